@@ -1,0 +1,87 @@
+# What people run. CI runs the nox sessions (noxfile.py), which call the same things.
+#
+#   make smoke                      environment, whole tiny pipeline, verdict table
+#   make test                       every test that needs no GPU
+#   make reproduce                  the paper recipe, on a GPU server
+#   make sft RECIPE=tiny            any stage alone
+#   make grpo RECIPE=tiny SET="grpo.steps=5"
+
+RECIPE ?= paper
+SET ?=
+PYTHON ?=
+UV_VERSION := 0.13.9
+
+STAGES := fetch synthesize sft merge select grpo evaluate
+BIN := .venv/bin
+STAMP := .venv/.migrl-stamp
+VOCABULARY := boxes answers prompts records errors stats scores claims recipe evidence pipeline
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup lock smoke test reproduce $(STAGES) report verify claims tiny-base picture lint types clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  STAGE        one stage of RECIPE (default $(RECIPE)): $(STAGES) report"
+
+setup: $(STAMP) ## create .venv from the hashed lock (needs Python 3.11 or 3.12, nothing else)
+
+# The stamp comes last, so an interrupted setup is repeated; a whole virtual environment is kept.
+# Each candidate is run, not only looked up: a version manager's shim may exist and still not start.
+$(STAMP): pyproject.toml requirements.lock
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  chosen=; \
+	  for candidate in $(PYTHON) python3 python3.12 python3.11; do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1; \
+	    then chosen=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$chosen" ]; then \
+	    echo "setup: no Python 3.11 or 3.12 found (python3 is: $$(python3 --version 2>&1 | head -n 1));" \
+	      "install one, or run: make setup PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "setup: .venv with $$("$$chosen" --version)"; \
+	  "$$chosen" -m venv --clear .venv; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table (CPU)
+	$(BIN)/migrl reproduce --recipe tiny $(SET)
+
+test: $(STAMP) ## every test that needs no GPU: unit, golden, claims, and the pipeline on the test recipe
+	$(BIN)/python -m pytest tests --ignore=tests/gpu
+
+reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE
+	$(BIN)/migrl reproduce --recipe $(RECIPE) $(SET)
+
+$(STAGES) report: $(STAMP)
+	$(BIN)/migrl $@ --recipe $(RECIPE) $(SET)
+
+verify: $(STAMP) ## recompute the committed tiny scores and claims from their samples (no GPU)
+	$(BIN)/migrl verify results/tiny
+
+claims: $(STAMP) ## print the committed tiny verdict table
+	$(BIN)/migrl claims results/tiny
+
+tiny-base: $(STAMP) ## train the tiny base model again from its seed
+	$(BIN)/python -m migrl.world.base --out reproduce/tiny_base
+
+picture: $(STAMP) ## draw the README's picture of the tiny world again
+	$(BIN)/python -m migrl.world.picture results/tiny/figures/world.png
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict on the modules that everything else stands on
+	$(BIN)/mypy --strict $(VOCABULARY:%=src/migrl/%.py)
+
+clean: ## remove runs/, the working state; nothing else
+	rm -rf runs

@@ -1,0 +1,104 @@
+"""Boxes and their frames: the one place where coordinates are converted, and the one IoU.
+
+A box is `(x1, y1, x2, y2)`. What the numbers mean is its frame:
+
+    unit         fractions of the original image, 0 to 1
+    permille     thousandths of the original image, 0 to 1000 (Qwen2-VL, Migician, UniVG-R1)
+    original_px  pixels of the original image
+    resized_px   pixels of the image after `smart_resize`, which is what Qwen2.5-VL reads and writes
+
+Every box in this project carries its frame in its name (`box_unit`) or type; sizes are always
+(width, height), except in `smart_resize`, which keeps Qwen's (height, width) order.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+Frame = Literal["unit", "permille", "original_px", "resized_px"]
+FRAMES: tuple[Frame, ...] = get_args(Frame)
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+
+MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's image processor refuses longer strips
+
+
+class BoxError(ValueError):
+    """A box that is not a box: wrong length, not finite, inverted or empty."""
+
+
+def check_box(numbers: Sequence[float]) -> Box:
+    """Return `numbers` as a box, in whatever frame they are in.
+
+    Raises:
+        BoxError: not four finite numbers with x1 < x2 and y1 < y2.
+    """
+    if len(numbers) != 4:
+        raise BoxError(f"a box has four numbers, this one has {len(numbers)}")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in numbers):
+        raise BoxError(f"a box has four finite numbers, not {list(numbers)}")
+    x1, y1, x2, y2 = (float(v) for v in numbers)
+    if not (x1 < x2 and y1 < y2):
+        raise BoxError(f"box {[x1, y1, x2, y2]} is empty or inverted: x1 < x2 and y1 < y2 are required")
+    return (x1, y1, x2, y2)
+
+
+def compute_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes in the same frame, with continuous areas (no +1).
+
+    The same function is the training reward and the evaluation metric. Empty boxes have IoU 0.
+    """
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    intersection = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
+    return intersection / union if union > 0 else 0.0
+
+
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Size at which Qwen2.5-VL sees an image: sides are multiples of `factor`, area within the limits.
+
+    Args and result are in (height, width) order, as in transformers' `image_processing_qwen2_vl`.
+
+    Raises:
+        ValueError: a side below 1 px or an aspect ratio above 200.
+    """
+    if min(height, width) < 1:
+        raise ValueError(f"an image of {width}x{height} px has no pixels")
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise ValueError(f"an image of {width}x{height} px is longer than {MAX_ASPECT_RATIO}:1")
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    if new_height * new_width > max_pixels:
+        beta = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / beta / factor) * factor)
+        new_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        beta = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * beta / factor) * factor
+        new_width = math.ceil(width * beta / factor) * factor
+    return new_height, new_width
+
+
+def frame_size(frame: Frame, *, original_size: Size, resized_size: Size) -> tuple[float, float]:
+    """Width and height of the whole image in `frame`."""
+    match frame:
+        case "unit":
+            return (1.0, 1.0)
+        case "permille":
+            return (1000.0, 1000.0)
+        case "original_px":
+            return original_size
+        case "resized_px":
+            return resized_size
+    raise ValueError(f"unknown frame {frame!r}; the frames are {', '.join(FRAMES)}")
+
+
+def convert_box(box: Box, source: Frame, target: Frame, *, original_size: Size, resized_size: Size) -> Box:
+    """Express a box of `source` frame in `target` frame. Both sizes are (width, height) of the box's own image."""
+    source_width, source_height = frame_size(source, original_size=original_size, resized_size=resized_size)
+    target_width, target_height = frame_size(target, original_size=original_size, resized_size=resized_size)
+    scale_x, scale_y = target_width / source_width, target_height / source_height
+    return (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)

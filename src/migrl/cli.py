@@ -1,0 +1,166 @@
+"""The command `migrl`. Errors a user can mend are one message and exit code 1, never a traceback."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from migrl.errors import UserError, explain_full_disk, is_disk_full
+from migrl.evidence import read_json
+from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
+from migrl.readme import update_readme
+from migrl.recipe import Recipe, load_recipe
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rebuild the numbers of arXiv 2507.00748: multi-image grounding in MLLMs via reinforcement learning.",
+)
+console = Console(highlight=False)
+
+RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe in reproduce/recipes, or a YAML file.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Where stages keep their working state.")]
+Results = Annotated[Path, typer.Option("--results", help="Where the evidence goes, a folder per recipe.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again although the result is there.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, such as grpo.steps=5.")]
+
+
+def find_recipe(name: str, overrides: list[str] | None) -> Recipe:
+    """Load a recipe by name (from reproduce/recipes of the source tree) or by path."""
+    if name.endswith((".yaml", ".yml")):
+        return load_recipe(Path(name), overrides)
+    folder = Path("reproduce/recipes")
+    if not folder.is_dir():
+        folder = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
+    return load_recipe(folder / f"{name}.yaml", overrides)
+
+
+def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:
+    """A teller that prints one line a stage with its place in the order and its time."""
+    names = [stage.name for stage in plan_stages(recipe)]
+    started: dict[str, float] = {}
+
+    def tell(name: str, event: str) -> None:
+        place = f"[{names.index(name) + 1}/{len(names)}] {name}"
+        if event == "start":
+            started[name] = time.monotonic()
+        elif event == "skip":
+            console.print(f"{place}: already done, skipped")
+        else:
+            console.print(f"{place}: done in {time.monotonic() - started[name]:.1f} s")
+
+    return tell
+
+
+@app.command()
+def reproduce(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+    force: Force = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole pipeline; finished stages are skipped. Ends with the verdict table."""
+    settings = find_recipe(recipe, overrides)
+    report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
+    target = results / settings.name
+    publish_report(report, target)
+    print_claims(target)
+    console.print(f"report: {target / 'report.html'}")
+
+
+def publish_report(report: Path, target: Path) -> None:
+    """Make the results folder equal to the report stage's; `evidence.json` becomes its `manifest.json`, last."""
+    names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
+    for name in names:
+        copy = target / ("manifest.json" if name == "evidence.json" else name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(report / name, copy.with_name(copy.name + ".tmp"))
+        copy.with_name(copy.name + ".tmp").replace(copy)
+    for path in target.rglob("*"):
+        if path.is_file() and path.relative_to(target).as_posix() not in {*names, "manifest.json"}:
+            path.unlink()
+
+
+def print_claims(folder: Path) -> None:
+    """Print the verdict table of a results folder."""
+    table = Table(
+        "claim", "delta", "95 % interval", "n", "verdict", title=f"{folder.name} recipe", title_justify="left"
+    )
+    for claim in read_json(folder / "claims.json"):
+        if claim["delta"] is None:
+            table.add_row(claim["id"], "-", "-", "-", claim["verdict"])
+            continue
+        interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
+        table.add_row(claim["id"], f"{claim['delta']:+.1f}", interval, str(claim["n"]), claim["verdict"])
+    console.print(table)
+
+
+@app.command()
+def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
+    """Print the verdict table of committed evidence."""
+    print_claims(folder)
+
+
+@app.command()
+def readme(results: Results = Path("results"), path: Path = Path("README.md")) -> None:
+    """Write the verdict table of the committed results into the README."""
+    update_readme(path, results)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
+    """Recompute scores and verdicts from the raw completions; exit 1 on any difference."""
+    from migrl.verify import verify_results
+
+    differences = verify_results(folder)
+    for difference in differences:
+        console.print(f"different: {difference}", markup=False)
+    if differences:
+        raise UserError(f"{folder}: {len(differences)} differences; the evidence was changed or made by other code")
+    console.print(f"{folder}: every score and verdict follows from the samples")
+
+
+def add_stage_command(name: str) -> None:
+    """Register `migrl <stage>`: that stage alone, from its inputs' finished folders."""
+
+    def command(
+        recipe: RecipeName = "tiny", runs: Runs = Path("runs"), force: Force = False, overrides: Overrides = None
+    ) -> None:
+        settings = find_recipe(recipe, overrides)
+        if name not in [stage.name for stage in plan_stages(settings)]:
+            raise UserError(f"stage {name}: not part of recipe {settings.name!r}; add its arm to evaluate.arms")
+        run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+
+    command.__doc__ = f"Run stage {name} alone."
+    app.command(name)(command)
+
+
+for _stage in (*STAGES, *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
+    add_stage_command(_stage.name)
+
+
+@app.command("recipe")
+def show_recipe(recipe: RecipeName = "tiny", overrides: Overrides = None) -> None:
+    """Print a recipe with every default and override applied, as JSON."""
+    console.print_json(json.dumps(find_recipe(recipe, overrides).model_dump(mode="json")))
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.exit(f"error: {explain_full_disk(error, 'the runs folder')}")

@@ -1,0 +1,1 @@
+"""Sources of samples: the rendered world, and folders of prepared real data."""

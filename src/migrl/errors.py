@@ -1,0 +1,23 @@
+"""The one error a user is meant to read: what is wrong, where, and the remedy."""
+
+import errno
+
+
+class UserError(Exception):
+    """Bad input or a broken precondition. The command prints it without a traceback and exits 1.
+
+    The message names the file, record or key, then the reason, then the remedy.
+    """
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, of Python or of a library that writes by itself, means a full disk or quota."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or "os error 28" in str(error)
+
+
+def explain_full_disk(error: BaseException, place: str) -> str:
+    """The message for a full disk."""
+    where = getattr(error, "filename", None) or place
+    return f"{where}: the disk is full; free space or use --runs DIR on another disk, then start again: it resumes"

@@ -1,0 +1,120 @@
+"""Generation with transformers: sorted batches, left padding, and results that survive a kill.
+
+Batches are formed once from all inputs, sorted by image area and text length, and each batch seeds
+its own sampling. So a run that was killed and resumed, batch by batch, writes the same completions
+bit for bit on a CPU.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from migrl.errors import UserError
+from migrl.inputs import ModelInput
+from migrl.models import list_vision_token_ids
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to decode. Temperature 0 is greedy; `rollouts` completions a sample."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    rollouts: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Raw text, its length in tokens, and whether it stopped at the limit."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+def make_batches(inputs: list[ModelInput], size: int) -> list[list[ModelInput]]:
+    """Fixed batches of inputs of similar length: less padding, and the same batches on resume."""
+
+    def length(item: ModelInput) -> tuple[int, int, str]:
+        pixels = sum(width * height for width, height in item.resized_sizes)
+        return (pixels, len(item.sample.question), item.sample.uid)
+
+    ordered = sorted(inputs, key=length)
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    batch: list[ModelInput],
+    settings: GenerationSettings,
+) -> list[list[Completion]]:
+    """Completions of one batch, `settings.rollouts` a sample, in the batch's order."""
+    texts = [processor.apply_chat_template(x.messages, add_generation_prompt=True, tokenize=False) for x in batch]
+    images = [x.load_images() for x in batch]
+    encoded = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+    check_encoding(processor, batch, encoded["attention_mask"], encoded["image_grid_thw"])
+    tokenizer = processor.tokenizer
+    config = GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=settings.temperature > 0,
+        num_return_sequences=settings.rollouts,
+        suppress_tokens=list_vision_token_ids(processor),
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"temperature": settings.temperature, "top_k": 0, "top_p": 1.0} if settings.temperature > 0 else {}),
+    )
+    torch.manual_seed(derive_seed(settings.seed, batch))
+    output = model.generate(**encoded, generation_config=config)
+    new_ids = output[:, encoded["input_ids"].shape[1] :].tolist()
+    ends = set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
+    completions = [read_completion(tokenizer, ids, ends) for ids in new_ids]
+    k = settings.rollouts
+    return [completions[i * k : (i + 1) * k] for i in range(len(batch))]
+
+
+def read_completion(tokenizer: object, ids: list[int], ends: set[int]) -> Completion:
+    """Cut at the first end token and decode as trainers do, without special tokens."""
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[:stop]
+    text: str = tokenizer.decode(kept, skip_special_tokens=True)  # type: ignore[attr-defined]
+    return Completion(text=text, tokens=len(kept) + (stop is not None), truncated=stop is None)
+
+
+def check_encoding(
+    processor: Qwen2_5_VLProcessor, batch: list[ModelInput], mask: torch.Tensor, grids: torch.Tensor
+) -> None:
+    """Assert left padding, and that the processor resized every image to the size we map boxes with."""
+    if not bool(mask[:, -1].all()):
+        raise UserError("processor: prompts were padded on the right, completions would be blind; pad on the left")
+    patch = processor.image_processor.patch_size
+    found = [(int(w) * patch, int(h) * patch) for _, h, w in grids.tolist()]
+    expected = [size for item in batch for size in item.resized_sizes]
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        if a != b:
+            raise UserError(
+                f"image {index} of the batch: the processor resized to {a}, smart_resize says {b}; "
+                "use the pinned transformers"
+            )
+
+
+def derive_seed(seed: int, batch: list[ModelInput]) -> int:
+    """Seed of a batch's sampling, from the stage seed and the batch's content."""
+    text = "|".join([str(seed), *(item.sample.uid for item in batch)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+def track(batches: list[list[ModelInput]], label: str) -> Iterator[list[ModelInput]]:
+    """Iterate over batches under a progress bar with counts and remaining time."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn()) as progress:
+        task = progress.add_task(label, total=sum(len(batch) for batch in batches))
+        for batch in batches:
+            yield batch
+            progress.advance(task, len(batch))

@@ -1,0 +1,97 @@
+"""From a sample to what the model reads: pictures, their sizes in both frames, and chat messages."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from transformers import Qwen2_5_VLProcessor
+
+from migrl.boxes import Frame, Size
+from migrl.errors import UserError
+from migrl.models import compute_resized_size
+from migrl.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
+from migrl.records import BoxTarget, Sample
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One sample ready for the model. Sizes are (width, height), one an image."""
+
+    sample: Sample
+    paths: tuple[Path, ...]
+    sizes: tuple[Size, ...]
+    resized_sizes: tuple[Size, ...]
+    messages: list[dict[str, Any]]
+    frame: Frame
+
+    @property
+    def prompt_hash(self) -> str:
+        return hash_messages(self.messages)
+
+    def load_images(self) -> list[Image.Image]:
+        return [read_image(path) for path in self.paths]
+
+    def describe(self) -> dict[str, Any]:
+        """The part of an evidence row that says what was asked."""
+        sample = self.sample
+        return {
+            "uid": sample.uid,
+            "benchmark": sample.benchmark,
+            "task": sample.task,
+            "cluster": sample.cluster,
+            "images": list(sample.images),
+            "sizes": [list(size) for size in self.sizes],
+            "resized_sizes": [list(size) for size in self.resized_sizes],
+            "question": sample.question,
+            "prompt_hash": self.prompt_hash,
+            "frame": self.frame,
+            "target": describe_target(sample),
+        }
+
+
+def describe_target(sample: Sample) -> dict[str, Any]:
+    """A sample's target as JSON."""
+    target = asdict(sample.target)
+    if isinstance(sample.target, BoxTarget):
+        target["box_unit"] = list(sample.target.box_unit)
+    return target
+
+
+def read_image(path: Path) -> Image.Image:
+    """A picture in RGB.
+
+    Raises:
+        UserError: the file is missing or no picture; evaluation never goes on without it.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error
+
+
+def prepare_input(
+    sample: Sample, root: Path, processor: Qwen2_5_VLProcessor, *, frame: Frame, style: PromptStyle
+) -> ModelInput:
+    """Sizes and messages of one sample whose images lie under `root`; boxes in the question change to `frame`."""
+    paths = tuple(root / name for name in sample.images)
+    sizes = tuple(read_image_size(path) for path in paths)
+    resized = tuple(compute_resized_size(processor, size) for size in sizes)
+    question = quote_boxes(sample.question, frame, original_size=sizes[0], resized_size=resized[0])
+    kind = "box" if isinstance(sample.target, BoxTarget) else "choice"
+    messages = build_messages(question, len(paths), style, kind)
+    return ModelInput(sample, paths, sizes, resized, messages, frame)
+
+
+def read_image_size(path: Path) -> Size:
+    """(width, height) of a picture, from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error

@@ -1,0 +1,78 @@
+"""Loading Qwen2.5-VL and its processor, the same way for every stage and arm."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers.utils import logging
+
+from migrl.boxes import smart_resize
+from migrl.errors import UserError
+from migrl.recipe import ModelSettings
+
+VISION_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""Never sampled: a placeholder in a completion breaks the next forward pass (trl #3847)."""
+
+
+def load_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> Qwen2_5_VLProcessor:
+    """Processor with explicit pixel limits and left padding (trl sets the side only for its own)."""
+    processor = Qwen2_5_VLProcessor.from_pretrained(folder, min_pixels=min_pixels, max_pixels=max_pixels)
+    limits = processor.image_processor.size
+    if (limits["shortest_edge"], limits["longest_edge"]) != (min_pixels, max_pixels):
+        raise UserError(f"{folder}: the image processor ignored the pixel limits; use the pinned transformers")
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditionalGeneration:
+    """The model in the recipe's dtype and attention kernel; a missing or unexpected weight is an error.
+
+    Raises:
+        UserError: weights that do not fit the architecture, or an attention kernel that is not installed.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    logging.disable_progress_bar()
+    try:
+        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=settings.attention,
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise UserError(f"model.attention={settings.attention}: {error}; install it or use sdpa") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            raise UserError(f"{folder}: {kind.replace('_', ' ')} {sorted(report[kind])[:3]}; the weights are not whole")
+    return model
+
+
+def pick_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def list_vision_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+    """Ids of the vision placeholders, to be suppressed in generation."""
+    return [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
+
+
+def compute_resized_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of an image after the processor's resizing; `size` is the original (width, height)."""
+    images: Any = processor.image_processor
+    height, width = smart_resize(
+        size[1],
+        size[0],
+        factor=images.patch_size * images.merge_size,
+        min_pixels=images.size["shortest_edge"],
+        max_pixels=images.size["longest_edge"],
+    )
+    return (width, height)

@@ -1,0 +1,102 @@
+"""The spine: which stages there are, in which order, and what each reads.
+
+    fetch -> synthesize -> sft -> merge -> select -> grpo -> evaluate -> report
+
+Every stage is one file in `migrl/stages` with one entry, `run(context)`. Stages meet through files
+only. A stage's key covers the recipe sections named here and the digests of the stages it reads, so
+changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing before.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrl.evidence import StageContext, StageWork, run_stage
+from migrl.prompts import hash_prompts
+from migrl.recipe import Arm, Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Name, what it reads, and the recipe sections that decide its result."""
+
+    name: str
+    reads: tuple[str, ...]
+    sections: tuple[str, ...]
+    format: int = 1
+    module: str = ""
+
+
+STAGES = (
+    Stage("fetch", (), ("source", "model")),
+    Stage("synthesize", ("fetch",), ("synthesize", "model")),
+    Stage("sft", ("fetch", "synthesize"), ("sft", "model", "launch")),
+    Stage("merge", ("fetch", "sft"), ("sft", "model")),
+    Stage("select", ("fetch", "merge"), ("select", "grpo", "model")),
+    Stage("grpo", ("fetch", "merge", "select"), ("grpo", "model", "launch")),
+    Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model")),
+    Stage("report", ("fetch", "synthesize", "sft", "select", "grpo", "evaluate"), ("name", "claims", "resamples")),
+)
+
+# Optional arms, off unless `evaluate.arms` names them. The same stage code, other inputs.
+EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
+    "sft_direct": (
+        Stage("sft_direct", ("fetch", "synthesize"), ("sft", "model", "launch"), module="sft"),
+        Stage("merge_direct", ("fetch", "sft_direct"), ("sft", "model"), module="merge"),
+    ),
+    "rl_no_cold_start": (
+        Stage("select_base", ("fetch",), ("select", "grpo", "model"), module="select"),
+        Stage("grpo_no_cold_start", ("fetch", "select_base"), ("grpo", "model", "launch"), module="grpo"),
+    ),
+    "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
+}
+
+
+def plan_stages(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe in order, with those of its optional arms before `evaluate`."""
+    *front, evaluate, report = STAGES
+    extra = [stage for arm in recipe.evaluate.arms for stage in EXTRA_STAGES.get(arm, ())]
+    reads = tuple(stage.name for stage in extra if not stage.name.startswith("select"))
+    return [*front, *extra, Stage("evaluate", evaluate.reads + reads, evaluate.sections), report]
+
+
+def run_pipeline(
+    recipe: Recipe,
+    runs: Path,
+    *,
+    only: str | None = None,
+    force: bool = False,
+    tell: Callable[[str, str], None] = lambda name, what: None,
+) -> Path:
+    """Run every stage whose result is not there yet, or just `only`; return the last stage's folder.
+
+    `tell(stage, event)` is called with the events "start", "skip" and "done".
+    """
+    folder = runs / recipe.name
+    for stage in plan_stages(recipe):
+        folder = runs / recipe.name / stage.name
+        if only is not None and stage.name != only:
+            continue
+        work = prepare_stage(stage, recipe, runs / recipe.name)
+        tell(stage.name, "start")
+        ran = run_stage(work, recipe, folder, force=force)
+        tell(stage.name, "done" if ran else "skip")
+        if only is not None:
+            break
+    return folder
+
+
+def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
+    """Bind a stage to a recipe and to its folders under `home` (`runs/<recipe>`)."""
+    settings = recipe.model_dump(mode="json")
+    sections: dict[str, Any] = {name: settings[name] for name in stage.sections}
+    sections["prompts"] = hash_prompts()
+
+    def run(context: StageContext) -> dict[str, Any]:
+        module = importlib.import_module(f"migrl.stages.{stage.module or stage.name}")
+        facts: dict[str, Any] = module.run(context)
+        return facts
+
+    return StageWork(stage.name, stage.format, sections, {name: home / name for name in stage.reads}, run)

@@ -1,0 +1,203 @@
+"""Samples, their targets, and JSONL logs that survive a kill.
+
+A sample is one question over 1..n images with its target. Samples travel between stages as JSONL;
+reading is strict, because files may come from elsewhere: every error names file, line and key.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+
+from migrl.boxes import Box, BoxError, check_box
+from migrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class BoxTarget:
+    """The true box, in unit frame of image number `image` (1-based)."""
+
+    image: int
+    box_unit: Box
+
+
+@dataclass(frozen=True)
+class ChoiceTarget:
+    """The true letter among `options` lettered options."""
+
+    letter: str
+    options: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question over images.
+
+    `images` are paths relative to the data folder; `cluster` names the image set, so that questions
+    over the same pictures are resampled together; `facts` is what the scripted teacher knows.
+    """
+
+    uid: str
+    benchmark: str
+    task: str
+    images: tuple[str, ...]
+    question: str
+    target: BoxTarget | ChoiceTarget
+    cluster: str
+    facts: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "box" if isinstance(self.target, BoxTarget) else "choice"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_sample(data: Any, where: str) -> Sample:
+    """Build a sample from decoded JSON, refusing anything that is not exactly one.
+
+    Raises:
+        UserError: naming `where` and the key at fault.
+    """
+
+    def fail(key: str, reason: str) -> UserError:
+        return UserError(f"{where}: key {key!r}: {reason}; rebuild the file or remove the record")
+
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: a sample is a JSON object, not {type(data).__name__}; rebuild the file")
+    known = {field.name for field in fields(Sample)}
+    for key in data.keys() - known:
+        raise fail(key, "not a key of a sample")
+    for key in known - data.keys() - {"facts"}:
+        raise fail(key, "missing")
+    for key in ("uid", "benchmark", "task", "question", "cluster"):
+        if not isinstance(data[key], str) or not data[key]:
+            raise fail(key, "must be a non-empty text")
+    images = data["images"]
+    if not isinstance(images, list | tuple) or not images or not all(isinstance(p, str) and p for p in images):
+        raise fail("images", "must be a non-empty list of paths")
+    for path in images:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise fail("images", f"{path!r} leaves the data folder")
+    return Sample(
+        uid=data["uid"],
+        benchmark=data["benchmark"],
+        task=data["task"],
+        images=tuple(images),
+        question=data["question"],
+        target=_parse_target(data["target"], len(images), fail),
+        cluster=data["cluster"],
+        facts=str(data.get("facts", "")),
+    )
+
+
+def _parse_target(data: Any, image_count: int, fail: Any) -> BoxTarget | ChoiceTarget:
+    match data:
+        case {"image": int(image), "box_unit": [*numbers]} if not isinstance(image, bool):
+            if not 1 <= image <= image_count:
+                raise fail("target", f"image {image} of {image_count}")
+            try:
+                box_unit = check_box(numbers)
+            except BoxError as error:
+                raise fail("target", str(error)) from error
+            if not all(0 <= v <= 1 for v in box_unit):
+                raise fail("target", f"box_unit {list(box_unit)} is outside 0 to 1: another frame?")
+            return BoxTarget(image, box_unit)
+        case {"letter": str(letter), "options": int(options)} if not isinstance(options, bool):
+            if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < options:
+                raise fail("target", f"letter {letter!r} is not one of {options} options")
+            return ChoiceTarget(letter, options)
+    raise fail("target", "must be {image, box_unit} or {letter, options}")
+
+
+def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> int:
+    """Write rows, one JSON object a line; return their number."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Every row of a finished JSONL file.
+
+    Raises:
+        UserError: the file is missing, or a line is torn or no JSON object (its number is named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the stage that writes it") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); delete it and run its stage again") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: torn or not JSON ({error}); delete it and run its stage again"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object; delete it and run its stage again")
+        rows.append(row)
+    return rows
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Every sample of a JSONL file, uids unique.
+
+    Raises:
+        UserError: a broken line or record, or a uid that comes twice.
+    """
+    samples, seen = [], set()
+    for number, row in enumerate(read_jsonl(path), 1):
+        sample = parse_sample(row, f"{path}, record {number}")
+        if sample.uid in seen:
+            raise UserError(f"{path}, record {number}: uid {sample.uid!r} comes twice; remove one of them")
+        seen.add(sample.uid)
+        samples.append(sample)
+    return samples
+
+
+class ProgressLog:
+    """An append-only JSONL log of finished samples, keyed by uid, for stages that may be killed.
+
+    Opening it drops a torn last line (the only place a kill can tear); a broken line elsewhere is an
+    error. Each appended batch is flushed to disk before the call returns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                with path.open("r+b") as file:
+                    file.truncate(len(whole))
+            for number, row in enumerate(read_jsonl(path), 1):
+                if not isinstance(row.get("uid"), str):
+                    raise UserError(f"{path}, record {number}: key 'uid' is missing; delete it and run its stage again")
+                self.rows[row["uid"]] = row
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self.rows
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Add finished rows, each with its `uid`."""
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.update((row["uid"], row) for row in rows)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,1 @@
+"""The report: verdicts, scores, curves and a gallery of samples in one self-contained HTML file."""

@@ -1,0 +1,286 @@
+"""From evaluation rows to `scores.json`: one scoring function, one table, and checks that arms compare.
+
+A row is one arm's answer to one sample. `score_completion` is the only place where text becomes a
+hit: evaluation calls it, and verification calls it again on the raw completion.
+"""
+
+import gzip
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from migrl.answers import READABLE, STATUSES, Answer, Status, parse_box_answer, parse_choice_answer
+from migrl.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
+from migrl.errors import UserError
+from migrl.records import parse_sample
+from migrl.stats import bootstrap_macro, wilson_interval
+
+IOU_THRESHOLD = 0.5
+IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
+IOU_DECIMALS = 9
+BOX_DECIMALS = 6
+PERCENT_DECIMALS = 4
+
+Row = dict[str, Any]
+_SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "question", "target", "cluster")
+_SHARED_KEYS = ("prompt_hash", "frame", "resized_sizes", "sizes", *_SAMPLE_KEYS[1:])
+_Side = Annotated[int, Field(gt=0)]
+
+
+class _RowShape(BaseModel):
+    """What a row holds beside its sample; keys beyond these travel along unread."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    arm: Annotated[str, Field(min_length=1)]
+    prompt_hash: str
+    frame: Frame
+    sizes: list[Annotated[list[_Side], Field(min_length=2, max_length=2)]]
+    resized_sizes: list[Annotated[list[_Side], Field(min_length=2, max_length=2)]]
+    completion: str
+    tokens: Annotated[int, Field(ge=0)]
+    truncated: bool
+    status: Status
+    image: int | None
+    boxes: dict[Frame, list[float]] | None
+    letter: str | None
+    iou: Annotated[float, Field(ge=0, le=1)] | None
+    hit: bool
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Every row of `samples.jsonl` or `samples.jsonl.gz`.
+
+    Raises:
+        UserError: the file is missing or torn, or a line is not a row (its number and the key are named).
+    """
+    remedy = "restore the file or run the evaluate stage again"
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {remedy}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: torn or not what its name says ({error}); {remedy}") from error
+    lines = text.split("\n")
+    if lines.pop():
+        raise UserError(f"{path}, line {len(lines) + 1}: torn, it does not end in a newline; {remedy}")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); {remedy}") from error
+        _check_shape(row, f"{path}, line {number}")
+        rows.append(row)
+    return rows
+
+
+def _check_shape(row: Any, where: str) -> None:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a row is a JSON object, not {type(row).__name__}; run the evaluate stage again")
+    parse_sample({key: row[key] for key in _SAMPLE_KEYS if key in row}, where)
+    try:
+        _RowShape.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: key {key!r}: {first['msg']}; run the evaluate stage again") from error
+    for key in ("sizes", "resized_sizes"):
+        if len(row[key]) != len(row["images"]):
+            raise UserError(
+                f"{where}: key {key!r}: {len(row[key])} sizes for {len(row['images'])} images; "
+                "run the evaluate stage again"
+            )
+    if (row["iou"] is None) != ("letter" in row["target"]):
+        raise UserError(f"{where}: key 'iou': a box has one, a choice has none; run the evaluate stage again")
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Refuse rows whose arms cannot be compared.
+
+    Raises:
+        UserError: an (arm, uid) comes twice, arms answered different samples, or one sample was put to
+            two arms with another prompt, frame, image size, target or image set (the key is named).
+    """
+    arms: dict[str, set[str]] = {}
+    firsts: dict[str, Row] = {}
+    for row in rows:
+        arm, uid = row["arm"], row["uid"]
+        uids = arms.setdefault(arm, set())
+        if uid in uids:
+            raise UserError(f"arm {arm!r}, sample {uid!r}: comes twice; remove one of the two rows")
+        uids.add(uid)
+        first = firsts.setdefault(uid, row)
+        for key in _SHARED_KEYS:
+            if row[key] != first[key]:
+                raise UserError(
+                    f"sample {uid!r}: key {key!r} is {row[key]!r} for arm {arm!r} and {first[key]!r} for arm "
+                    f"{first['arm']!r}; evaluate both arms with the same prompts, images and limits"
+                )
+    for arm, uids in arms.items():
+        missing = sorted(firsts.keys() - uids)
+        if missing:
+            raise UserError(
+                f"arm {arm!r}: {len(missing)} samples that other arms answered are missing, such as {missing[0]!r}; "
+                "finish its evaluation"
+            )
+
+
+def is_hit(iou: float, threshold: float = IOU_THRESHOLD) -> bool:
+    """Whether an IoU reaches the threshold; exactly reaching it counts."""
+    return iou >= threshold - IOU_TOLERANCE
+
+
+def score_completion(
+    completion: str,
+    target: dict[str, Any],
+    *,
+    frame: Frame,
+    sizes: Sequence[Sequence[int]],
+    resized_sizes: Sequence[Sequence[int]],
+    truncated: bool,
+) -> dict[str, Any]:
+    """Score one raw completion.
+
+    Args:
+        completion: raw text of the model; any text is scored, none raises.
+        target: `{"image", "box_unit"}` or `{"letter", "options"}`.
+        frame: the frame the model writes in.
+        sizes, resized_sizes: (width, height) in px of each input image, as stored and as the model saw it.
+        truncated: whether the text stopped at the token limit.
+
+    Returns:
+        status, image (1-based, None unless it names an input image), boxes (in all four frames, None if
+        unreadable), letter, iou (0 if unreadable or on the wrong image, None for choices), hit.
+    """
+    if "letter" in target:
+        answer = parse_choice_answer(completion, options=target["options"], truncated=truncated)
+        hit = answer.readable and answer.letter == target["letter"]
+        return _build_score(answer, image=None, boxes=None, iou=None, hit=hit)
+    pairs = [(_as_size(original), _as_size(resized)) for original, resized in zip(sizes, resized_sizes, strict=True)]
+    limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
+    answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated)
+    image = answer.image if answer.image is not None and 1 <= answer.image <= len(pairs) else None
+    if not answer.readable or answer.box is None or image is None:
+        return _build_score(answer, image=image, boxes=None, iou=0.0, hit=False)
+    original_size, resized_size = pairs[image - 1]
+    boxes = {
+        to: convert_box(answer.box, frame, to, original_size=original_size, resized_size=resized_size) for to in FRAMES
+    }
+    right = image == target["image"]
+    iou = round(compute_iou(boxes["unit"], tuple(target["box_unit"])), IOU_DECIMALS) if right else 0.0
+    rounded = {to: [round(v, BOX_DECIMALS) for v in box] for to, box in boxes.items()}
+    return _build_score(answer, image=image, boxes=rounded, iou=iou, hit=right and is_hit(iou))
+
+
+def _build_score(
+    answer: Answer, *, image: int | None, boxes: dict[Frame, list[float]] | None, iou: float | None, hit: bool
+) -> dict[str, Any]:
+    return {
+        "status": answer.status,
+        "image": image,
+        "boxes": boxes,
+        "letter": answer.letter,
+        "iou": iou,
+        "hit": hit,
+    }
+
+
+def _as_size(size: Sequence[int]) -> Size:
+    width, height = size
+    return width, height
+
+
+def rescore_row(row: Row) -> Row:
+    """The row as its raw completion, sizes and target say it must be; stored scores are not looked at."""
+    return {
+        **row,
+        **score_completion(
+            row["completion"],
+            row["target"],
+            frame=row["frame"],
+            sizes=row["sizes"],
+            resized_sizes=row["resized_sizes"],
+            truncated=row["truncated"],
+        ),
+    }
+
+
+def compute_scores(rows: Sequence[Row]) -> dict[str, Any]:
+    """The content of `scores.json`: arm -> benchmark -> accuracies in percent, intervals, parse ledger.
+
+    Raises:
+        UserError: as `check_rows`.
+    """
+    check_rows(rows)
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row["arm"], {}).setdefault(row["benchmark"], []).append(row)
+    return {
+        arm: {benchmark: _score_benchmark(groups[arm][benchmark]) for benchmark in sorted(groups[arm])}
+        for arm in sorted(groups)
+    }
+
+
+def _score_benchmark(rows: list[Row]) -> dict[str, Any]:
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    low, high = None, None
+    if all(len({row["cluster"] for row in task_rows}) > 1 for task_rows in tasks.values()):
+        interval = bootstrap_macro(
+            [row["hit"] for row in rows], [row["task"] for row in rows], [row["cluster"] for row in rows]
+        )
+        low, high = round(interval.low, PERCENT_DECIMALS), round(interval.high, PERCENT_DECIMALS)
+    statuses = Counter(row["status"] for row in rows)
+    return {
+        "macro": round(sum(_share(r["hit"] for r in tasks[t]) for t in sorted(tasks)) / len(tasks), PERCENT_DECIMALS),
+        "micro": _percent(row["hit"] for row in rows),
+        "low": low,  # None where a task has a single image set: there is nothing to resample
+        "high": high,
+        "n": len(rows),
+        "tasks": {task: _score_task(tasks[task]) for task in sorted(tasks)},
+        "ledger": {status: statuses[status] for status in STATUSES},
+        "parse_rate": _percent(row["status"] in READABLE for row in rows),
+        "truncation_rate": _percent(row["truncated"] for row in rows),
+        "mean_tokens": round(sum(row["tokens"] for row in rows) / len(rows), PERCENT_DECIMALS),
+    }
+
+
+def _score_task(rows: list[Row]) -> dict[str, Any]:
+    low, high = wilson_interval(sum(row["hit"] for row in rows), len(rows))
+    score: dict[str, Any] = {
+        "accuracy": _percent(row["hit"] for row in rows),
+        "n": len(rows),
+        "low": round(100 * low, PERCENT_DECIMALS),
+        "high": round(100 * high, PERCENT_DECIMALS),
+        "mean_iou": None,
+        "image_accuracy": None,
+        "acc_30": None,
+        "acc_70": None,
+    }
+    boxed = [row for row in rows if "box_unit" in row["target"]]
+    if boxed:
+        score["mean_iou"] = round(math.fsum(row["iou"] for row in boxed) / len(boxed), IOU_DECIMALS)
+        score["image_accuracy"] = _percent(
+            row["status"] in READABLE and row["image"] == row["target"]["image"] for row in boxed
+        )
+        score["acc_30"] = _percent(is_hit(row["iou"], 0.3) for row in boxed)
+        score["acc_70"] = _percent(is_hit(row["iou"], 0.7) for row in boxed)
+    return score
+
+
+def _share(flags: Iterable[bool]) -> float:
+    values = list(flags)
+    return 100 * sum(values) / len(values)
+
+
+def _percent(flags: Iterable[bool]) -> float:
+    return round(_share(flags), PERCENT_DECIMALS)

@@ -1,0 +1,1 @@
+"""The stages: one file each, one entry each, `run(context) -> facts`. They meet through files only."""

@@ -1,0 +1,79 @@
+"""fetch: bring data and base model, check what came, and lay them out the same way for every recipe.
+
+Writes `data/<split>.jsonl` with pictures beside them, and `model/` with weights, tokenizer and
+processor. The world source is rendered; folders and Hub models are copied or downloaded at their
+pinned revision.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from migrl.data.world_source import TRAINING_SPLITS, build_world
+from migrl.errors import UserError
+from migrl.evidence import StageContext, hash_file
+from migrl.inputs import read_image_size
+from migrl.recipe import ModelSettings, WorldSource
+from migrl.records import read_samples
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Fill `data/` and `model/`; return counts per split.
+
+    Raises:
+        UserError: a wrong hash, a broken record, or a missing or corrupt image.
+    """
+    source = context.recipe.source
+    data = context.folder / "data"
+    if isinstance(source, WorldSource):
+        facts = build_world(source, data)
+    else:
+        if not source.path.is_dir():
+            raise UserError(f"source.path={source.path}: no such folder; prepare the data as README, Data, says")
+        shutil.copytree(source.path, data, dirs_exist_ok=True)
+        facts = {}
+    facts["checked"] = check_data(data)
+    fetch_model(context.recipe.model, context.folder / "model")
+    return facts
+
+
+def check_data(data: Path) -> dict[str, int]:
+    """Read every split and every image header before anything else runs."""
+    counts = {}
+    for path in sorted(data.glob("*.jsonl")):
+        samples = read_samples(path)
+        for name in {name for sample in samples for name in sample.images}:
+            read_image_size(data / name)
+        counts[path.stem] = len(samples)
+    for split in TRAINING_SPLITS:
+        if not counts.get(split):
+            raise UserError(f"{data / split}.jsonl: no samples; every source has the splits {TRAINING_SPLITS}")
+    return counts
+
+
+def fetch_model(settings: ModelSettings, folder: Path) -> None:
+    """Copy a local model, or download a Hub model at its pinned revision, and check the stated hashes."""
+    local = find_local_model(settings.path)
+    if local is not None:
+        shutil.copytree(local, folder, dirs_exist_ok=True)
+    else:
+        from huggingface_hub import snapshot_download
+
+        if settings.revision is None:
+            raise UserError(f"model.revision: a Hub model such as {settings.path!r} needs a pinned revision; add it")
+        patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+        snapshot_download(settings.path, revision=settings.revision, local_dir=folder, allow_patterns=patterns)
+    for name, expected in settings.sha256.items():
+        path = folder / name
+        found = hash_file(path) if path.is_file() else "no such file"
+        if found != expected:
+            raise UserError(
+                f"{path}: sha256 is {found}, the recipe says {expected}; fetch it again, "
+                "or rebuild the tiny base with `make tiny-base` and put its hash into model.sha256"
+            )
+
+
+def find_local_model(path: str) -> Path | None:
+    """The model folder, seen from here or from the source tree; None means a Hub id."""
+    root = Path(__file__).resolve().parents[3]
+    return next((folder for folder in (Path(path), root / path) if (folder / "config.json").is_file()), None)

@@ -1,0 +1,172 @@
+"""grpo: rule-based reinforcement learning with trl's GRPOTrainer on DeepSpeed.
+
+Starts from the merged cold start (or, for the ablation, from the base), on the selected samples (or
+on the whole RL pool). Rewards are those of rewards.py, by the evaluation's own scorer. Gates before
+step 1: batch arithmetic (in the recipe), left padding, and that a perfect completion earns full
+reward through the trainer's own decoding.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import List, Value
+from transformers import Qwen2_5_VLProcessor
+from trl import GRPOConfig, GRPOTrainer
+
+from migrl.answers import format_box_answer, format_choice_answer
+from migrl.boxes import convert_box
+from migrl.errors import UserError
+from migrl.evidence import StageContext, check_disk, read_json, write_json
+from migrl.inputs import ModelInput, prepare_input
+from migrl.launch import find_checkpoint, launch_training, run_child
+from migrl.models import list_vision_token_ids, load_model, load_processor
+from migrl.records import BoxTarget, read_samples
+from migrl.rewards import make_reward_functions
+from migrl.training import build_dataset, check_trainable, make_callbacks, make_lora_config, save_trained
+
+TARGET = {
+    "image": Value("int64"),
+    "box_unit": List(Value("float64")),
+    "letter": Value("string"),
+    "options": Value("int64"),
+}
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Write `adapter/` (LoRA) or `model/` (full), and `log.jsonl`."""
+    start = find_start(context)
+    check_disk(context.folder, 3 * sum(path.stat().st_size for path in start.glob("*.safetensors")))
+    launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
+    facts: dict[str, Any] = read_json(context.folder / "facts.json")
+    return facts
+
+
+def find_start(context: StageContext) -> Path:
+    """Folder of the model RL starts from: the merged cold start, or the base for `rl_no_cold_start`."""
+    return context.inputs.get("merge", context.inputs["fetch"]) / "model"
+
+
+def find_pool(context: StageContext) -> Path:
+    """File of the RL samples: the selected ones, or the whole pool for `rl_no_selection`."""
+    selected = next((folder for name, folder in context.inputs.items() if name.startswith("select")), None)
+    return selected / "rl.jsonl" if selected else context.inputs["fetch"] / "data" / "rl.jsonl"
+
+
+def train(context: StageContext) -> None:
+    """The training process."""
+    recipe, settings = context.recipe, context.recipe.grpo
+    start = find_start(context)
+    processor = load_processor(start, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
+    data = context.inputs["fetch"] / "data"
+    pool = find_pool(context)
+    samples = read_samples(pool)
+    if len(samples) < settings.prompts_per_step:
+        raise UserError(
+            f"{pool}: {len(samples)} samples, fewer than grpo.prompts_per_step={settings.prompts_per_step}; "
+            "enlarge the RL pool or look at pass_rates.json beside it"
+        )
+    items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
+    asked = [item.describe() for item in items]
+    columns = {
+        "target": [{key: row["target"].get(key) for key in TARGET} for row in asked],
+        "sizes": [row["sizes"] for row in asked],
+        "resized_sizes": [row["resized_sizes"] for row in asked],
+    }
+    pairs = List(List(Value("int64")))
+    dataset = build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs})
+    rewards = make_reward_functions(settings.accuracy_reward, settings.group, recipe.model.frame)
+    check_perfect_reward(items[0], processor, rewards)
+    trainer = GRPOTrainer(
+        model=load_model(start, recipe.model),
+        reward_funcs=rewards,
+        args=make_config(context, processor),
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=make_lora_config(settings.lora) if settings.lora else None,
+        callbacks=make_callbacks(context.folder),
+    )
+    if settings.lora is None:
+        trainer.model.model.visual.requires_grad_(False)
+    trainable = check_trainable(trainer.model)
+    if trainer.processing_class.tokenizer.padding_side != "left":
+        raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
+    trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
+    if trainer.is_world_process_zero():
+        facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
+        write_json(context.folder / "facts.json", facts)
+    save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"), context.folder / "checkpoints")
+
+
+def make_config(context: StageContext, processor: Qwen2_5_VLProcessor) -> GRPOConfig:
+    """The recipe in trl's words. `steps_per_generation` covers one optimizer step: rollouts are on-policy."""
+    recipe, settings = context.recipe, context.recipe.grpo
+    micro_steps = settings.completions_per_step // settings.micro_batch // recipe.launch.processes
+    return GRPOConfig(
+        output_dir=str(context.folder / "checkpoints"),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=micro_steps,
+        steps_per_generation=micro_steps,
+        num_generations=settings.group,
+        max_completion_length=settings.max_completion_tokens,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup_ratio * settings.steps),
+        max_grad_norm=settings.max_grad_norm,
+        beta=settings.kl,
+        epsilon=settings.clip,
+        temperature=settings.temperature,
+        loss_type=settings.loss,
+        scale_rewards=settings.scale_rewards,
+        reward_weights=[settings.accuracy_weight, settings.format_weight],
+        generation_kwargs={"suppress_tokens": list_vision_token_ids(processor)},
+        use_vllm=settings.engine == "vllm",
+        bf16=recipe.model.dtype == "bfloat16",
+        gradient_checkpointing=recipe.model.dtype == "bfloat16",
+        logging_steps=1,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        save_only_model=settings.save_only_model,
+        report_to="none",  # make_callbacks logs to a folder of our own
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=False,
+    )
+
+
+def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewards: list[Any]) -> None:
+    """Encode and decode a perfect completion as the trainer does, and ask every reward for its maximum.
+
+    Tags that are special tokens vanish in decoding, and every reward would silently be 0.
+
+    Raises:
+        UserError: a reward is below 1.
+    """
+    asked = item.describe()
+    target = item.sample.target
+    if isinstance(target, BoxTarget):
+        index = target.image - 1
+        sizes = {"original_size": item.sizes[index], "resized_size": item.resized_sizes[index]}
+        answer = format_box_answer(target.image, convert_box(target.box_unit, "unit", item.frame, **sizes))
+    else:
+        answer = format_choice_answer(target.letter)
+    ids = processor.tokenizer(f"<think>Image 1.</think>{answer}").input_ids
+    text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+    for reward in rewards:
+        (value,) = reward(
+            completions=[[{"role": "assistant", "content": text}]],
+            target=[asked["target"]],
+            sizes=[asked["sizes"]],
+            resized_sizes=[asked["resized_sizes"]],
+            log_metric=lambda name, metric: None,
+        )
+        if value < 0.8:  # a perfect box rounds to whole numbers, so its IoU may be a little below 1
+            raise UserError(
+                f"grpo: a perfect completion earns only {value} from reward {reward.__name__}: {json.dumps(text)}; "
+                "the answer tags must be ordinary tokens, special ones vanish in decoding"
+            )
+
+
+if __name__ == "__main__":
+    run_child(train)

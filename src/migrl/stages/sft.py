@@ -1,0 +1,118 @@
+"""sft: LoRA cold start on synthesized reasoning, with trl's SFTTrainer.
+
+The vision tower is frozen and the loss is on the completion only; both are checked before the first
+step. Stage `sft_direct` is the same training on answers without reasoning, asked the same prompt.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2_5_VLProcessor
+from trl import SFTConfig, SFTTrainer
+
+from migrl.errors import UserError
+from migrl.evidence import StageContext, check_disk, read_json, write_json
+from migrl.inputs import ModelInput, prepare_input
+from migrl.launch import find_checkpoint, launch_training, run_child
+from migrl.models import load_model, load_processor
+from migrl.records import parse_sample, read_jsonl
+from migrl.training import MESSAGES, build_dataset, check_trainable, make_callbacks, make_lora_config, save_trained
+
+IGNORED = -100
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Write `adapter/` (PEFT) and `log.jsonl`."""
+    weights = sum(path.stat().st_size for path in (context.inputs["fetch"] / "model").glob("*.safetensors"))
+    check_disk(context.folder, 2 * weights)
+    launch_training("migrl.stages.sft", context, context.recipe.sft.parallel)
+    facts: dict[str, Any] = read_json(context.folder / "facts.json")
+    return facts
+
+
+def train(context: StageContext) -> None:
+    """The training process."""
+    recipe, settings = context.recipe, context.recipe.sft
+    base = context.inputs["fetch"] / "model"
+    processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
+    items, completions = load_cot(context, processor, reasoning="sft_direct" not in context.folder.name)
+    messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
+    dataset = build_dataset(items, {"completion": messages}, {"completion": MESSAGES})
+    steps = -(-len(items) // settings.batch) * settings.epochs
+    arguments = SFTConfig(
+        output_dir=str(context.folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=settings.batch // settings.micro_batch // recipe.launch.processes,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_ratio * steps),
+        bf16=recipe.model.dtype == "bfloat16",
+        gradient_checkpointing=recipe.model.dtype == "bfloat16",
+        max_length=None,  # over-long samples are dropped with a count, never cut through image tokens
+        completion_only_loss=True,
+        logging_steps=1,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        report_to="none",  # make_callbacks logs to a folder of our own
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        disable_tqdm=False,
+    )
+    trainer = SFTTrainer(
+        model=load_model(base, recipe.model),
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=make_lora_config(settings.lora),
+        callbacks=make_callbacks(context.folder),
+    )
+    trainable = check_trainable(trainer.model)
+    loss_tokens = check_labels(trainer, processor, completions)
+    trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
+    facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
+    if trainer.is_world_process_zero():
+        write_json(context.folder / "facts.json", facts)
+    save_trained(trainer, context.folder / "adapter", context.folder / "checkpoints")
+
+
+def load_cot(
+    context: StageContext, processor: Qwen2_5_VLProcessor, *, reasoning: bool
+) -> tuple[list[ModelInput], list[str]]:
+    """Model inputs and completions of the cold start; without `reasoning` the think block is dropped."""
+    path: Path = context.inputs["synthesize"] / "cot.jsonl"
+    items, completions = [], []
+    for number, row in enumerate(read_jsonl(path), 1):
+        completion = row.pop("completion", None)
+        if not isinstance(completion, str):
+            raise UserError(f"{path}, record {number}: key 'completion': must be a text; run synthesize again")
+        sample = parse_sample(row, f"{path}, record {number}")
+        root = context.inputs["fetch"] / "data"
+        items.append(prepare_input(sample, root, processor, frame=context.recipe.model.frame, style="think"))
+        completions.append(completion if reasoning else completion[completion.index("<answer>") :])
+    if not items:
+        raise UserError(f"{path}: no sample passed the filters; see filters.json beside it, then loosen synthesize")
+    return items, completions
+
+
+def check_labels(trainer: SFTTrainer, processor: Qwen2_5_VLProcessor, completions: list[str]) -> int:
+    """Assert on a real batch that exactly the completion carries loss; return its number of tokens.
+
+    Raises:
+        UserError: prompt or image tokens carry loss, or the completion does not.
+    """
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(4, len(completions)))])
+    total = 0
+    for labels, completion in zip(batch["labels"], completions, strict=False):
+        ids = labels[labels != IGNORED].tolist()
+        text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+        if text.strip() != completion.strip():
+            raise UserError(f"sft: loss falls on {text[:200]!r}, not on {completion[:200]!r}; use the pinned trl")
+        total += len(ids)
+    return total
+
+
+if __name__ == "__main__":
+    run_child(train)

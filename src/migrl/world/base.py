@@ -1,0 +1,275 @@
+"""Training of the tiny base: Qwen2.5-VL's architecture at about 1.4 M parameters, from scratch.
+
+Two phases, both from one seed. `see` trains the vision tower alone: a linear head on every visual
+token names the colour, the shape and the box digits of the thing in that cell, as dense a signal
+as there is. `speak` trains the whole model on lessons, loss on the completion, with the vision
+head kept at a low weight. The head is dropped afterwards. What was tried, with figures:
+reproduce/tiny_base/LOG.md.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import IterableDataset
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from migrl.prompts import build_messages
+from migrl.world.corpus import draw_corpus
+from migrl.world.lessons import Lesson, box_resized_px, draw_lesson
+from migrl.world.scenes import COLOURS, SHAPES, Scene, draw_looks, draw_scene, render_scene
+from migrl.world.tasks import crop_thing
+from migrl.world.tokenizer import build_processor
+
+CHUNK_BATCHES = 8  # lessons are sorted by length within this many batches, then dealt out
+IGNORED = -100
+WARMUP_STEPS = 100
+LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class BaseTraining:
+    """Sizes of the training; the defaults are the committed base's."""
+
+    seed: int = 0
+    batch: int = 32
+    see_steps: int = 700
+    speak_steps: int = 2800
+    lr_see: float = 2e-3
+    lr_speak: float = 2e-3
+    see_weight: float = 0.2
+    threads: int = 2
+
+
+def build_config(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLConfig:
+    """Architecture of the tiny base."""
+    token = processor.tokenizer.convert_tokens_to_ids
+    special = {
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+    }
+    text = {
+        "vocab_size": 64 * math.ceil(len(processor.tokenizer) / 64),
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": token("<|im_end|>"),
+        "pad_token_id": token("<|endoftext|>"),
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_heads": 4,
+        "out_hidden_size": 128,
+        "window_size": 168,  # one window a picture: fewer, larger attention calls
+        "fullatt_block_indexes": [1],
+    }
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+
+
+def build_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGeneration:
+    """The untrained model: normal weights with std fan_in^-0.5, embeddings 0.3.
+
+    Transformers' default (0.02) never learned to see at this size.
+    """
+    config = build_config(processor)
+    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    model.set_attn_implementation({"text_config": "eager"})  # its backward is faster than sdpa's at this size
+    for name, weight in model.named_parameters():
+        if "embed_tokens" in name:
+            nn.init.normal_(weight, std=0.3)
+        elif weight.dim() > 1:
+            nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(weight)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model
+
+
+class SeeHead(nn.Module):
+    """Linear read-out of one visual token: colour, shape (0 = nothing) and 4 x 3 digits of the box in px."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.sizes = [len(COLOURS) + 1, len(SHAPES) + 1] + [10] * 12
+        self.linear = nn.Linear(hidden, sum(self.sizes))
+
+    def compute_loss(self, tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy; `tokens` (n, hidden), `cells` (n, 14) with IGNORED where nothing is to say."""
+        parts = self.linear(tokens).split(self.sizes, dim=1)
+        losses = [F.cross_entropy(part, cells[:, i], ignore_index=IGNORED) for i, part in enumerate(parts)]
+        return torch.stack(losses).mean()
+
+
+def label_cells(scene: Scene) -> list[list[int]]:
+    """What each visual token of a scene's picture shows, row by row (see SeeHead)."""
+    cells = [[0, 0] + [IGNORED] * 12 for _ in range(scene.rows * scene.columns)]
+    for thing in scene.things:
+        digits = [int(d) for v in box_resized_px(scene, thing) for d in f"{round(v):03d}"]
+        colour, shape = list(COLOURS).index(thing.look.colour), SHAPES.index(thing.look.shape)
+        cells[thing.row * scene.columns + thing.column] = [colour + 1, shape + 1, *digits]
+    return cells
+
+
+class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
+    """Endless batches of pictures with their cell labels (phase `see`)."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
+        self.processor, self.training = processor, training
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rng = Random(f"see-{self.training.seed}")
+        while True:
+            looks = [draw_looks(rng, rng.randint(1, 6), tuple(COLOURS), SHAPES) for _ in range(self.training.batch)]
+            scenes = [draw_scene(rng, some, specks=rng.choice((0, 0, 6))) for some in looks]
+            scenes += [crop_thing(rng, scene.things[0]) for scene in scenes[: self.training.batch // 4]]
+            batch = self.processor.image_processor(images=[render_scene(s) for s in scenes], return_tensors="pt")
+            cells = torch.tensor([cell for scene in scenes for cell in label_cells(scene)])
+            yield {**batch, "cells": cells}
+
+
+class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
+    """Endless batches of lessons (phase `speak`); the number of things an image holds grows with time."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
+        self.processor, self.training = processor, training
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rng = Random(f"speak-{self.training.seed}")
+        step = 0
+        while True:
+            most = 2 if step < self.training.speak_steps * 0.1 else 3
+            lessons = [draw_lesson(rng, most) for _ in range(self.training.batch * CHUNK_BATCHES)]
+            lessons.sort(key=lambda lesson: (len(lesson.scenes), len(lesson.question + lesson.completion)))
+            size = self.training.batch
+            batches = [lessons[i : i + size] for i in range(0, len(lessons), size)]
+            rng.shuffle(batches)
+            for batch in batches:
+                yield self.encode(batch)
+                step += 1
+
+    def encode(self, lessons: list[Lesson]) -> dict[str, torch.Tensor]:
+        """Tokens padded on the left, labels on the completion and its end token only."""
+        processor = self.processor
+        end = processor.tokenizer.eos_token
+        messages = [build_messages(x.question, len(x.scenes), x.style, x.kind) for x in lessons]
+        prompts = [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages]
+        texts = [prompt + lesson.completion + end for prompt, lesson in zip(prompts, lessons, strict=True)]
+        images = [[render_scene(scene) for scene in lesson.scenes] for lesson in lessons]
+        batch = processor(text=texts, images=images, padding=True, return_tensors="pt")
+        lengths = [len(processor.tokenizer(lesson.completion + end).input_ids) for lesson in lessons]
+        # Only the last positions carry loss, so only their logits are computed.
+        labels = batch["input_ids"][:, -max(lengths) :].clone()
+        for row, length in enumerate(lengths):
+            labels[row, :-length] = IGNORED
+        cells = torch.tensor([cell for lesson in lessons for scene in lesson.scenes for cell in label_cells(scene)])
+        return {**batch, "labels": labels, "cells": cells}
+
+
+def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None = None) -> dict[str, list[float]]:
+    """Train from scratch, save model and processor in `folder`, return the loss of every step by phase.
+
+    `stop_after` ends each phase after so many steps of its unchanged schedule: for the invariant test.
+    """
+    torch.set_num_threads(training.threads)
+    torch.manual_seed(training.seed)
+    processor = build_processor(draw_corpus(training.seed), folder)
+    model = build_model(processor)
+    head = SeeHead(model.config.text_config.hidden_size)
+    seen: list[torch.Tensor] = []
+    model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
+
+    def see(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.clear()
+        model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+        return head.compute_loss(seen[0], batch["cells"])
+
+    def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.clear()
+        cells, labels = batch.pop("cells"), batch.pop("labels")
+        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+        losses["speak_text"].append(loss.item())
+        return loss + training.see_weight * head.compute_loss(seen[0], cells)
+
+    losses: dict[str, list[float]] = {"see": [], "speak": [], "speak_text": []}
+    vision = [*model.model.visual.parameters(), *head.parameters()]
+    scenes = islice(iter(SceneBatches(processor, training)), stop_after)
+    losses["see"] = train_phase("see", see, scenes, vision, training.see_steps, training.lr_see)
+    every = [*model.parameters(), *head.parameters()]
+    lessons = islice(iter(LessonBatches(processor, training)), stop_after)
+    losses["speak"] = train_phase("speak", speak, lessons, every, training.speak_steps, training.lr_speak)
+    model.save_pretrained(folder)
+    return losses
+
+
+def train_phase(
+    name: str,
+    compute_loss: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    batches: Iterator[dict[str, torch.Tensor]],
+    parameters: list[nn.Parameter],
+    steps: int,
+    lr: float,
+) -> list[float]:
+    """AdamW with warm-up and linear decay over `steps`; ends early if the batches do. Returns the losses."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = min(WARMUP_STEPS, max(1, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / (steps - warmup)))
+    )
+    losses: list[float] = []
+    start = time.monotonic()
+    for step, batch in zip(range(1, steps + 1), batches, strict=False):
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # a fifth faster here; weights stay float32
+            loss = compute_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if step % LOG_EVERY == 0 or step == steps:
+            recent, rate = losses[-LOG_EVERY:], (time.monotonic() - start) / step
+            left = f"{rate * (steps - step) / 60:.1f} min left"
+            print(f"{name} {step}/{steps} loss {sum(recent) / len(recent):.4f} {rate:.3f} s/step, {left}", flush=True)
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Rebuild the tiny base model from its seed (about 40 minutes on 2 cores)."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and processor")
+    parser.add_argument("--see-steps", type=int, default=BaseTraining.see_steps)
+    parser.add_argument("--speak-steps", type=int, default=BaseTraining.speak_steps)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop-after", type=int, help="end each phase early, and record its losses beside the weights")
+    arguments = parser.parse_args()
+    training = BaseTraining(seed=arguments.seed, see_steps=arguments.see_steps, speak_steps=arguments.speak_steps)
+    losses = train_base(training, arguments.out, stop_after=arguments.stop_after)
+    if arguments.stop_after is not None:
+        trajectory = {phase: [round(value, 5) for value in values] for phase, values in losses.items()}
+        (arguments.out / "first_losses.json").write_text(json.dumps(trajectory, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

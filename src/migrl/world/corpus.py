@@ -1,0 +1,22 @@
+"""Texts of the world: what the tokenizer is trained on."""
+
+from random import Random
+
+from migrl.prompts import SUFFIXES
+from migrl.world.lessons import draw_lesson
+from migrl.world.tasks import CONCLUSIONS, SETS
+
+
+def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
+    """Lessons, questions, thoughts and prompt texts, `rounds` of each task."""
+    rng = Random(f"corpus-{seed}")
+    texts = [*SUFFIXES.values(), *CONCLUSIONS.values(), "system\nYou are a helpful assistant.", "user\n", "assistant\n"]
+    texts = texts * rounds
+    for makers, palette in SETS.values():
+        for make in makers.values():
+            for _ in range(rounds):
+                texts += [text for case in make(rng, palette) for text in (case.question, case.facts)]
+    for _ in range(rounds * 25):
+        lesson = draw_lesson(rng, 3)
+        texts += [lesson.question, lesson.completion]
+    return texts

@@ -1,0 +1,179 @@
+"""Lessons of the tiny base model: what it knows before any fine-tuning.
+
+Like the paper's base it is strong in one image (it names, points, reads back a box, answers
+simple choices) and can list what several images hold, but it was never taught to *compare*
+images: that is left to the cold start and to RL.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from migrl.answers import format_box_answer, format_choice_answer
+from migrl.prompts import PromptStyle, TargetKind
+from migrl.world.scenes import CELL_PX, COLOURS, SHAPES, Scene, Thing, draw_looks, draw_scene
+from migrl.world.tasks import CONCLUSIONS, SETS, crop_thing
+
+POINT_WORDS = ("Locate", "Find", "Where is")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training example. `style` None means a bare question without the form of the answer."""
+
+    scenes: tuple[Scene, ...]
+    question: str
+    completion: str
+    style: PromptStyle | None
+    kind: TargetKind = "box"
+
+
+def box_resized_px(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
+    """Box of a thing in the frame the model sees: 28 px a cell."""
+    x1, y1, x2, y2 = scene.box_unit(thing)
+    width, height = scene.columns * CELL_PX, scene.rows * CELL_PX
+    return (x1 * width, y1 * height, x2 * width, y2 * height)
+
+
+def format_bare_box(box: tuple[float, float, float, float]) -> str:
+    return f"[{', '.join(str(round(v)) for v in box)}]"
+
+
+def list_looks(scenes: tuple[Scene, ...] | list[Scene]) -> str:
+    """`Image 1: red circle; blue star. Image 2: ...`, things in reading order."""
+    return " ".join(
+        f"Image {number}: {'; '.join(look.name for look in scene.looks)}." for number, scene in enumerate(scenes, 1)
+    )
+
+
+def _draw_scenes(rng: Random, count: int, most: int) -> list[Scene]:
+    return [
+        draw_scene(rng, draw_looks(rng, rng.randint(1, most), tuple(COLOURS), SHAPES), specks=rng.choice((0, 0, 6)))
+        for _ in range(count)
+    ]
+
+
+def point(rng: Random, most: int) -> Lesson:
+    """Point at a named thing in the only image."""
+    (scene,) = _draw_scenes(rng, 1, most + 1)
+    thing = rng.choice(scene.things)
+    question = f"{rng.choice(POINT_WORDS)} the {thing.look.name}."
+    return _point_lesson(rng, [scene], 1, thing, question)
+
+
+def point_in_image(rng: Random, most: int) -> Lesson:
+    """Point at a named thing in image k of several."""
+    scenes = _draw_scenes(rng, rng.randint(2, 3), most)
+    number = rng.randint(1, len(scenes))
+    thing = rng.choice(scenes[number - 1].things)
+    question = f"{rng.choice(POINT_WORDS)} the {thing.look.name} in image {number}."
+    return _point_lesson(rng, scenes, number, thing, question)
+
+
+def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, question: str) -> Lesson:
+    answer = format_box_answer(number, box_resized_px(scenes[number - 1], thing))
+    if rng.random() < 0.3:
+        return Lesson(tuple(scenes), question, answer, "direct")
+    hint = rng.choice(list(CONCLUSIONS.values())).format(look=thing.look.name, image=number)
+    listing = f"{list_looks(scenes)} " if rng.random() < 0.5 else ""
+    return Lesson(tuple(scenes), question, f"<think>{listing}{hint}</think>{answer}", "think")
+
+
+def describe(rng: Random, most: int) -> Lesson:
+    """Name every thing of one image with its box: the densest lesson."""
+    scenes = _draw_scenes(rng, rng.randint(1, 2), most + 1)
+    number = rng.randint(1, len(scenes))
+    scene = scenes[number - 1]
+    parts = [f"{thing.look.name} {format_bare_box(box_resized_px(scene, thing))}" for thing in scene.things]
+    return Lesson(tuple(scenes), f"Describe image {number}.", "; ".join(parts) + ".", None)
+
+
+def list_all(rng: Random, most: int) -> Lesson:
+    """List the things of every image."""
+    scenes = _draw_scenes(rng, rng.randint(2, 3), most)
+    if rng.random() < 0.3:
+        scenes[-1] = crop_thing(rng, rng.choice(scenes[-1].things))
+    listing = list_looks(scenes)
+    completion = f"<think>{listing}</think>" if rng.random() < 0.5 else listing
+    return Lesson(tuple(scenes), "List the objects of each image.", completion, None)
+
+
+def read_box(rng: Random, most: int) -> Lesson:
+    """Name the thing inside a given box."""
+    scenes = _draw_scenes(rng, rng.randint(1, 3), most)
+    number = rng.randint(1, len(scenes))
+    scene = scenes[number - 1]
+    thing = rng.choice(scene.things)
+    box = format_bare_box(box_resized_px(scene, thing))
+    completion = f"The object of image {number} is a {thing.look.name}."
+    question = f"What is the object at {box} of image {number}?"
+    if rng.random() < 0.5:
+        completion = f"<think>{completion}</think>"
+    return Lesson(tuple(scenes), question, completion, None)
+
+
+def repeat(rng: Random, most: int) -> Lesson:
+    """Say a sentence again: how the base meets the words of questions it was never taught to answer."""
+    makers, palette = rng.choice(list(SETS.values()))
+    case = rng.choice(rng.choice(list(makers.values()))(rng, palette))
+    sentence = case.question.split("<|box_start|>")[0] if rng.random() < 0.6 or not case.facts else case.facts
+    return Lesson(tuple(_draw_scenes(rng, 1, most)), f"Repeat: {sentence}", sentence, None)
+
+
+def choose(rng: Random, most: int) -> Lesson:
+    """Single-fact multiple choice: how many, what colour, what shape, which object."""
+    scenes = _draw_scenes(rng, rng.randint(1, 2), most)
+    number = rng.randint(1, len(scenes))
+    scene = scenes[number - 1]
+    match rng.choice(("count", "which", "where")):
+        case "count":
+            question, options = f"How many objects are in image {number}?", [str(n) for n in range(1, 5)]
+            truth = str(len(scene.things))
+            options = rng.sample([o for o in options if o != truth], 2) + [truth]
+        case "which":
+            question, truth = f"Which object is in image {number}?", rng.choice(scene.looks).name
+            here = {look.name for look in scene.looks}
+            other = [look.name for look in draw_looks(rng, 12, tuple(COLOURS), SHAPES) if look.name not in here]
+            options = [truth, *other[:2]]
+        case _:
+            look = rng.choice(scene.looks)
+            same_colour = sum(other.colour == look.colour for other in scene.looks) > 1
+            asked = look.name if same_colour else f"{look.colour} object"
+            question, truth = f"What is the shape of the {asked} in image {number}?", look.shape
+            options = [truth, *rng.sample([shape for shape in SHAPES if shape != truth], 2)]
+    return choice_lesson(rng, scenes, question, options, truth, list_looks(scenes))
+
+
+def choice_lesson(
+    rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str, thought: str
+) -> Lesson:
+    text, letter = format_options(rng, question, options, truth)
+    answer = format_choice_answer(letter)
+    if rng.random() < 0.4:
+        return Lesson(tuple(scenes), text, answer, "direct", "choice")
+    return Lesson(tuple(scenes), text, f"<think>{thought} The answer is {truth}.</think>{answer}", "think", "choice")
+
+
+def format_options(rng: Random, question: str, options: list[str], truth: str) -> tuple[str, str]:
+    """Shuffle the options, letter them, and return the whole question with the true letter."""
+    shuffled = rng.sample(options, len(options))
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    text = " ".join(f"({letter}) {option}" for letter, option in zip(letters, shuffled, strict=True))
+    return f"{question} {text}", letters[shuffled.index(truth)]
+
+
+LESSONS: dict[Callable[[Random, int], Lesson], float] = {
+    point: 3.0,
+    point_in_image: 3.0,
+    describe: 2.0,
+    list_all: 1.5,
+    read_box: 1.5,
+    choose: 1.5,
+    repeat: 0.7,
+}
+
+
+def draw_lesson(rng: Random, most: int) -> Lesson:
+    """One lesson of the mixture; `most` bounds the things in an image."""
+    (kind,) = rng.choices(list(LESSONS), weights=list(LESSONS.values()))
+    return kind(rng, most)

@@ -1,0 +1,104 @@
+"""Processor of the tiny base: Qwen2.5-VL's own classes and chat template over a small vocabulary.
+
+The tokenizer is a byte-level BPE like Qwen's, trained on the world's texts, so any text encodes.
+Digits are single tokens. The tags and the fixed parts of an
+answer are ordinary added tokens: special ones would be dropped when trainers decode completions,
+and every reward would silently be 0.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+ANSWER_TOKENS = (
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    '{"image": ',
+    ', "bbox_2d": [',
+    "]}",
+    ", ",  # these three make completions a fifth shorter, and rollouts are what training waits for
+    "Image ",
+    " image ",
+)
+BPE_SIZE = 512  # 256 bytes, then every word of the world
+MIN_PIXELS = 56 * 56
+MAX_PIXELS = 16_000  # a little above 5 x 4 cells of 28 px: larger pictures are shrunk to the grid
+
+# The chat template of Qwen/Qwen2.5-VL-7B-Instruct.
+CHAT_TEMPLATE = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
+    """Qwen's byte-level BPE tokenizer (its splitting rule, digits apart) with merges learned from `texts`."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=BPE_SIZE, initial_alphabet=alphabet, show_progress=False)
+    apart = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS + ANSWER_TOKENS))
+    trained.train_from_iterator((part for text in texts for part in apart.split(text)), trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        unk_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=1024,
+        padding_side="left",
+    )
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ANSWER_TOKENS])
+    return tokenizer
+
+
+def build_processor(texts: Iterable[str], folder: Path) -> Qwen2_5_VLProcessor:
+    """Train the tokenizer on `texts` and save a complete Qwen2.5-VL processor in `folder`."""
+    tokenizer = train_tokenizer(texts)
+    limits = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **limits),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**limits),
+        chat_template=CHAT_TEMPLATE,
+    )
+    processor.save_pretrained(folder)
+    return Qwen2_5_VLProcessor.from_pretrained(folder)

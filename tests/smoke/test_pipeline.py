@@ -1,0 +1,142 @@
+"""The true pipeline on the test recipe: real trainers, DeepSpeed, real files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
+
+STAGES = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "report")
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_stage_leaves_a_manifest_and_the_evidence_verifies(finished: FinishedRun) -> None:
+    for stage in STAGES:
+        manifest = json.loads((finished.stage(stage) / "manifest.json").read_text())
+        assert manifest["stage"] == stage and manifest["outputs"]
+    result = call_migrl("verify", finished.results)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_second_run_skips_everything_within_fifteen_seconds(finished: FinishedRun) -> None:
+    start = time.monotonic()
+    result = call_migrl(*reproduce_arguments(finished.runs.parent))
+    assert result.returncode == 0 and result.stdout.count("skipped") == len(STAGES)
+    assert time.monotonic() - start < 15
+
+
+def test_splits_share_no_picture(finished: FinishedRun) -> None:
+    facts = json.loads((finished.stage("fetch") / "manifest.json").read_text())["facts"]
+    assert facts["scenes"] > 100
+    hashes: dict[str, str] = {}
+    for name, output in json.loads((finished.stage("fetch") / "manifest.json").read_text())["outputs"].items():
+        if name.endswith(".png"):
+            split = name.split("/")[1]
+            assert hashes.setdefault(output["sha256"], split) == split, name
+
+
+def test_every_planted_fault_of_the_teacher_is_caught(finished: FinishedRun) -> None:
+    planted = json.loads((finished.stage("synthesize") / "filters.json").read_text())["planted"]
+    assert set(planted) == {"wrong_object", "leaked_truth", "malformed", "too_long"}
+    assert all(counts["caught"] == counts["planted"] > 0 for counts in planted.values())
+
+
+def test_training_moves_the_language_model_and_not_the_vision_tower(finished: FinishedRun) -> None:
+    base = load_file(finished.stage("fetch") / "model" / "model.safetensors")
+    merged = load_file(finished.stage("merge") / "model" / "model.safetensors")
+    assert base.keys() == merged.keys()
+    moved = {name for name in base if not torch.equal(base[name], merged[name])}
+    assert moved and not any("visual" in name for name in moved)
+    for stage in ("sft", "grpo"):
+        adapter = load_file(finished.stage(stage) / "adapter" / "adapter_model.safetensors")
+        assert not any("visual" in name for name in adapter)
+        assert all(float(weight.abs().max()) > 0 for name, weight in adapter.items() if "lora_B" in name)
+
+
+def test_grpo_logs_reward_kl_zero_variance_length_and_truncation_of_every_step(finished: FinishedRun) -> None:
+    rows = read_rows(finished.stage("grpo") / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert {"reward", "kl", "zero_variance", "completion_length", "truncation", "hit_reward"} <= row.keys()
+    assert list((finished.stage("grpo") / "tensorboard").glob("events.*"))
+
+
+def test_every_arm_answers_every_sample_with_the_same_prompt(finished: FinishedRun) -> None:
+    rows = read_rows(finished.stage("evaluate") / "samples.jsonl")
+    asked = {
+        arm: {row["uid"]: row["prompt_hash"] for row in rows if row["arm"] == arm} for arm in ("base", "sft", "rl")
+    }
+    assert asked["base"] == asked["sft"] == asked["rl"] and len(asked["rl"]) == 20 + 12 + 12
+
+
+def test_a_changed_key_reruns_its_stage_and_nothing_before(finished: FinishedRun, tmp_path: Path) -> None:
+    shutil.copytree(finished.runs, tmp_path / "runs")
+    result = call_migrl(*reproduce_arguments(tmp_path), "resamples=500")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("skipped") == len(STAGES) - 1 and "report: done" in result.stdout
+
+
+def test_a_run_killed_in_every_stage_ends_in_identical_scores(finished: FinishedRun, tmp_path: Path) -> None:
+    killed = []
+    for stage in STAGES:
+        if kill_during(stage, tmp_path):
+            killed.append(stage)
+    result = call_migrl(*reproduce_arguments(tmp_path))
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert {"sft", "grpo", "evaluate"} <= set(killed)
+    again = tmp_path / "results" / "test" / "scores.json"
+    assert again.read_bytes() == (finished.results / "scores.json").read_bytes()
+    assert read_rows(tmp_path / "runs/test/evaluate/samples.jsonl") == read_rows(
+        finished.stage("evaluate") / "samples.jsonl"
+    )
+
+
+def kill_during(stage: str, folder: Path) -> bool:
+    """Start the pipeline and kill -9 its whole process group while `stage` is at work; True if it was."""
+    home = folder / "runs" / "test"
+    command = [str(Path(sys.executable).with_name("migrl")), *map(str, reproduce_arguments(folder))]
+    sinks = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **sinks)
+    signs = {
+        "sft": lambda: (home / "sft.partial/log.jsonl").exists() and list(home.glob("sft.partial/checkpoints/*-2")),
+        "grpo": lambda: (home / "grpo.partial/log.jsonl").exists() and list(home.glob("grpo.partial/checkpoints/*-2")),
+        "select": lambda: (home / "select.partial/rollouts.jsonl").exists(),
+        "evaluate": lambda: (home / "evaluate.partial/sft.jsonl").exists(),
+    }
+    at_work = signs.get(stage, lambda: (home / f"{stage}.partial/.key").exists())
+    try:
+        while process.poll() is None and not at_work() and not (home / stage / "manifest.json").exists():
+            time.sleep(0.02)
+        time.sleep(0.3)
+        return not (home / stage / "manifest.json").exists()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_with_one_error_and_keeps_what_is_finished(finished: FinishedRun, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mount is not allowed here")
+    try:
+        result = call_migrl("reproduce", "--recipe", "test", "--runs", disk / "runs", "--results", tmp_path / "results")
+        assert result.returncode == 1
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ") and ("disk is full" in last or "GB free" in last), result.stderr[-2000:]
+        assert (disk / "runs/test/fetch/manifest.json").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)

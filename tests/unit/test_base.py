@@ -1,0 +1,64 @@
+"""The tiny base: its weights are the committed ones, and its training still follows the recorded path."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import Qwen2_5_VLProcessor
+
+from migrl.evidence import hash_file
+from migrl.models import VISION_TOKENS
+from migrl.world.base import BaseTraining, train_base
+from migrl.world.tokenizer import ANSWER_TOKENS
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "reproduce" / "tiny_base"
+
+# The tolerances follow from what was measured: runs on other thread counts and CPU kernels differ by
+# rounding in bfloat16 (relative 2^-8 a product), which grows over 20 steps to at most MAX_DEVIATION of
+# the loss; a change of data, initialisation or optimizer moves the mean by far more than MEAN_DRIFT.
+MAX_DEVIATION = 0.10
+MEAN_DRIFT = 0.03
+
+
+def test_the_committed_weights_are_the_ones_the_recipes_name() -> None:
+    for recipe in ("tiny", "test"):
+        named = yaml.safe_load((ROOT / "reproduce/recipes" / f"{recipe}.yaml").read_text())["model"]["sha256"]
+        assert named == {"model.safetensors": hash_file(BASE / "model.safetensors")}
+
+
+@pytest.mark.parametrize("phase", ["see", "speak"])
+def test_the_first_steps_of_training_follow_the_recorded_losses(
+    phase: str, trajectory: tuple[dict[str, list[float]], dict[str, list[float]]]
+) -> None:
+    found, recorded = (torch.tensor(losses[phase]) for losses in trajectory)
+    deviation = (found - recorded).abs() / recorded
+    assert len(found) == len(recorded) == 20
+    assert float(deviation.max()) < MAX_DEVIATION
+    assert abs(float((found - recorded).mean() / recorded.mean())) < MEAN_DRIFT
+
+
+@pytest.fixture(scope="module")
+def trajectory(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    threads = torch.get_num_threads()
+    found = train_base(BaseTraining(), tmp_path_factory.mktemp("base"), stop_after=20)
+    torch.set_num_threads(threads)
+    return found, json.loads((BASE / "first_losses.json").read_text())
+
+
+def test_answer_tags_survive_the_decoding_that_trainers_use() -> None:
+    tokenizer = Qwen2_5_VLProcessor.from_pretrained(BASE).tokenizer
+    text = '<think>Image 1: red circle.</think><answer>{"image": 1, "bbox_2d": [1, 22, 103, 40]}</answer>'
+    ids = tokenizer(text).input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert all(len(tokenizer(tag).input_ids) == 1 for tag in ANSWER_TOKENS)
+    assert all(tokenizer.convert_tokens_to_ids(token) != tokenizer.unk_token_id for token in VISION_TOKENS)
+    assert "red" not in tokenizer.decode(tokenizer.convert_tokens_to_ids(list(VISION_TOKENS)), skip_special_tokens=True)
+
+
+def test_any_text_encodes_and_decodes() -> None:
+    tokenizer = Qwen2_5_VLProcessor.from_pretrained(BASE).tokenizer
+    text = "Zürich 東京 \u202e 12.5 {}[]"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text

@@ -1,0 +1,189 @@
+"""Scoring of single completions, checks that arms compare, and the score table."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migrl.answers import STATUSES
+from migrl.boxes import FRAMES, Frame
+from migrl.errors import UserError
+from migrl.scores import Row, check_rows, compute_scores, load_rows, rescore_row, score_completion
+
+SIZES, RESIZED = [[200, 100], [50, 80]], [[112, 56], [56, 84]]
+TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.75, 0.75]}
+
+
+def write_answer(image: int, *numbers: float) -> str:
+    return f'<answer>{{"image": {image}, "bbox_2d": {list(numbers)}}}</answer>'
+
+
+def score(
+    completion: str, target: dict[str, Any] = TARGET, frame: Frame = "resized_px", truncated: bool = False
+) -> dict[str, Any]:
+    return score_completion(completion, target, frame=frame, sizes=SIZES, resized_sizes=RESIZED, truncated=truncated)
+
+
+def make_row(arm: str = "rl", number: int = 0, completion: str | None = None, **changes: Any) -> Row:
+    row: Row = {
+        "uid": f"mini_mig:{number % 2}:{number}",
+        "arm": arm,
+        "benchmark": "mini_mig",
+        "task": f"task {number % 2}",
+        "cluster": f"set {number}",
+        "images": ["a.png", "b.png"],
+        "sizes": SIZES,
+        "resized_sizes": RESIZED,
+        "question": "Where is it?",
+        "prompt_hash": "0123",
+        "frame": "resized_px",
+        "target": TARGET,
+        "completion": write_answer(2, 14, 21, 42, 63) if completion is None else completion,
+        "tokens": 10,
+        "truncated": False,
+    } | changes
+    return rescore_row(row)
+
+
+@pytest.mark.parametrize(
+    ("frame", "numbers"),
+    [
+        ("resized_px", (14, 21, 42, 63)),
+        ("original_px", (12.5, 20, 37.5, 60)),
+        ("permille", (250, 250, 750, 750)),
+        ("unit", (0.25, 0.25, 0.75, 0.75)),
+    ],
+)
+def test_the_true_box_is_a_hit_in_every_frame_and_stands_in_all_four(frame: Frame, numbers: tuple[float, ...]) -> None:
+    result = score(write_answer(2, *numbers), frame=frame)
+    assert (result["status"], result["image"], result["iou"], result["hit"]) == ("ok", 2, 1.0, True)
+    assert set(result["boxes"]) == set(FRAMES)
+    assert result["boxes"]["original_px"] == [12.5, 20.0, 37.5, 60.0]
+    assert result["boxes"]["permille"] == [250.0, 250.0, 750.0, 750.0]
+
+
+def test_the_size_used_is_that_of_the_image_the_answer_names() -> None:
+    result = score(write_answer(1, 0, 0, 112, 56))
+    assert result["boxes"]["unit"] == [0.0, 0.0, 1.0, 1.0]
+    assert result["boxes"]["original_px"] == [0.0, 0.0, 200.0, 100.0]
+
+
+def test_the_right_box_on_the_wrong_image_is_a_miss() -> None:
+    result = score(write_answer(1, 28, 14, 84, 42))
+    assert (result["status"], result["iou"], result["hit"]) == ("ok", 0.0, False)
+
+
+def test_an_iou_of_exactly_one_half_is_a_hit_and_just_below_is_not() -> None:
+    half = score(write_answer(2, 0.25, 0.25, 0.75, 0.5), frame="unit")
+    below = score(write_answer(2, 0.25, 0.25, 0.75, 0.499999), frame="unit")
+    assert (half["iou"], half["hit"]) == (0.5, True)
+    assert below["hit"] is False
+
+
+def test_a_choice_is_its_letter() -> None:
+    target = {"letter": "B", "options": 3}
+    assert score("<answer>(B)</answer>", target)["hit"] is True
+    assert score("<answer>(C)</answer>", target)["hit"] is False
+    assert score("<answer>(D)</answer>", target)["status"] == "out_of_range"
+    assert score("<answer>(B)</answer>", target)["iou"] is None
+
+
+@settings(deadline=None)
+@given(completion=st.text() | st.from_regex(r"<answer>\{\"image\": -?\d+, \"bbox_2d\": \[.*\]\}</answer>"))
+def test_any_text_can_be_scored_and_stored(completion: str) -> None:
+    for target in (TARGET, {"letter": "A", "options": 2}):
+        result = score(completion, target)
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+        assert result["hit"] <= (result["status"] in ("ok", "repaired", "several"))
+
+
+def test_rescoring_a_row_ignores_what_is_stored() -> None:
+    row = make_row()
+    assert rescore_row(row | {"hit": False, "iou": 0.1, "boxes": None, "status": "none"}) == row
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"prompt_hash": "ffff"}, "prompt_hash"),
+        ({"frame": "permille"}, "frame"),
+        ({"resized_sizes": [[56, 28], [28, 56]]}, "resized_sizes"),
+        ({"target": {"image": 1, "box_unit": [0, 0, 1, 1]}}, "target"),
+    ],
+)
+def test_arms_that_were_asked_differently_are_refused(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=f"mini_mig:0:0.*{key}.*'rl'.*'sft'"):
+        check_rows([make_row("sft"), make_row("rl", **changes)])
+
+
+def test_a_row_that_comes_twice_and_a_row_one_arm_lacks_are_refused() -> None:
+    with pytest.raises(UserError, match="twice"):
+        check_rows([make_row(), make_row()])
+    with pytest.raises(UserError, match="arm 'sft'.*missing.*mini_mig:1:1"):
+        check_rows([make_row("rl", 0), make_row("rl", 1), make_row("sft", 0)])
+
+
+def test_the_table_holds_macro_micro_and_every_status() -> None:
+    # Task 0: two of three hit; task 1: none of two, one cut short and one on the wrong image.
+    rows = [
+        make_row(number=0),
+        make_row(number=2),
+        make_row(number=4, completion=write_answer(2, 0, 0, 14, 21)),
+        make_row(number=1, completion="<think>the sh", truncated=True, tokens=60),
+        make_row(number=3, completion=write_answer(1, 14, 21, 42, 50)),
+    ]
+    scores = compute_scores(rows)["rl"]["mini_mig"]
+    assert (scores["macro"], scores["micro"], scores["n"]) == (33.3333, 40.0, 5)
+    assert scores["low"] <= scores["macro"] <= scores["high"]
+    assert scores["ledger"] == dict.fromkeys(STATUSES, 0) | {"ok": 4, "truncated": 1}
+    assert (scores["parse_rate"], scores["truncation_rate"], scores["mean_tokens"]) == (80.0, 20.0, 20.0)
+    assert scores["tasks"]["task 0"]["accuracy"] == 66.6667
+    assert scores["tasks"]["task 1"]["image_accuracy"] == 0.0
+    assert scores == compute_scores(rows[::-1])["rl"]["mini_mig"]
+
+
+def test_a_task_with_one_image_set_has_scores_but_no_macro_interval() -> None:
+    scores = compute_scores([make_row()])["rl"]["mini_mig"]
+    assert (scores["macro"], scores["low"], scores["high"]) == (100.0, None, None)
+
+
+def test_rows_survive_the_way_to_disk_and_back(tmp_path: Path) -> None:
+    rows = [make_row(number=n) for n in range(3)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "samples.jsonl").write_text(text)
+    (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    assert load_rows(tmp_path / "samples.jsonl") == load_rows(tmp_path / "samples.jsonl.gz") == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", "line 2: a row is a JSON object"),
+        (json.dumps(make_row() | {"hit": 1}), "line 2: key 'hit'"),
+        (json.dumps(make_row() | {"iou": float("nan")}), "line 2: key 'iou'"),
+        (json.dumps(make_row() | {"iou": None}), "line 2: key 'iou'"),
+        (json.dumps(make_row() | {"sizes": SIZES[:1]}), "line 2: key 'sizes'"),
+        (json.dumps(make_row() | {"target": {"image": 3, "box_unit": [0, 0, 1, 1]}}), "line 2: key 'target'"),
+        (json.dumps({k: v for k, v in make_row().items() if k != "completion"}), "line 2: key 'completion'"),
+    ],
+)
+def test_a_broken_row_is_named_by_file_line_and_key(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(make_row()) + "\n" + line + "\n")
+    with pytest.raises(UserError, match=f"samples.jsonl, {reason}"):
+        load_rows(path)
+
+
+def test_a_torn_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(make_row()).encode() + b"\n")[:-9])
+    with pytest.raises(UserError, match="torn"):
+        load_rows(path)
+    (tmp_path / "samples.jsonl").write_text(json.dumps(make_row()))
+    with pytest.raises(UserError, match="line 1: torn"):
+        load_rows(tmp_path / "samples.jsonl")

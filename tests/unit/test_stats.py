@@ -1,0 +1,143 @@
+"""Intervals: known values, invariances, agreement with a naive loop, and calibration by simulation."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from migrl.stats import bootstrap_macro, bootstrap_macro_delta, wilson_interval
+
+
+def simulate(
+    generator: np.random.Generator, first_rate: float, second_rate: float, tasks: int = 3, clusters: int = 60
+) -> tuple[list[bool], list[bool], list[str], list[str]]:
+    """Two arms on tasks of clusters of 1 to 3 questions; a cluster's ease moves both arms and all its questions."""
+    first: list[bool] = []
+    second: list[bool] = []
+    names: list[str] = []
+    ids: list[str] = []
+    for task in range(tasks):
+        for cluster in range(clusters):
+            ease = generator.uniform(-0.25, 0.25)
+            for _ in range(1 + cluster % 3):
+                first.append(bool(generator.random() < first_rate + ease))
+                second.append(bool(generator.random() < second_rate + ease))
+                names.append(f"task {task}")
+                ids.append(f"cluster {cluster}")
+    return first, second, names, ids
+
+
+def resample_naively(
+    values: list[int], tasks: list[str], clusters: list[str], resamples: int
+) -> npt.NDArray[np.float64]:
+    """The definition, one cluster at a time: draw as many clusters of each task as it has, pool, average."""
+    generator = np.random.default_rng(1)
+    results = []
+    for _ in range(resamples):
+        accuracies = []
+        for task in sorted(set(tasks)):
+            units = sorted({c for t, c in zip(tasks, clusters, strict=True) if t == task})
+            pool: list[int] = []
+            for drawn in generator.choice(units, size=len(units)):
+                pool += [v for v, t, c in zip(values, tasks, clusters, strict=True) if (t, c) == (task, drawn)]
+            accuracies.append(sum(pool) / len(pool))
+        results.append(100 * sum(accuracies) / len(accuracies))
+    return np.array(results)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 5000), share=st.floats(0, 1))
+def test_wilson_agrees_with_scipy(n: int, share: float) -> None:
+    hits = round(n * share)
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson_interval(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_delta_of_identical_arms_is_zero_with_zero_width() -> None:
+    hits, _, tasks, clusters = simulate(np.random.default_rng(0), 0.5, 0.5)
+    interval = bootstrap_macro_delta(hits, hits, tasks, clusters)
+    assert (interval.delta, interval.low, interval.high, interval.standard_error) == (0, 0, 0, 0)
+
+
+def test_a_macro_average_weighs_small_and_large_tasks_alike() -> None:
+    tasks, clusters = ["small"] * 2 + ["large"] * 98, [str(i) for i in range(100)]
+    interval = bootstrap_macro([True] * 2 + [False] * 98, tasks, clusters)
+    assert (interval.macro, interval.low, interval.high) == (50, 50, 50)
+
+
+def test_the_vectorised_bootstrap_agrees_with_a_naive_loop() -> None:
+    first, second, tasks, clusters = simulate(np.random.default_rng(5), 0.6, 0.4, tasks=2, clusters=8)
+    naive = resample_naively(
+        [int(a) - int(b) for a, b in zip(first, second, strict=True)], tasks, clusters, resamples=2000
+    )
+    interval = bootstrap_macro_delta(first, second, tasks, clusters)
+    assert interval.standard_error == pytest.approx(float(np.std(naive, ddof=1)), rel=0.05)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=2.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(range(24)))
+def test_the_order_of_the_samples_does_not_matter(order: list[int]) -> None:
+    first, second, tasks, clusters = simulate(np.random.default_rng(3), 0.6, 0.4, tasks=2, clusters=6)
+
+    def shuffle(values: list[Any]) -> list[Any]:
+        return [values[i] for i in order]
+
+    plain = bootstrap_macro_delta(first, second, tasks, clusters, resamples=100)
+    mixed = bootstrap_macro_delta(shuffle(first), shuffle(second), shuffle(tasks), shuffle(clusters), resamples=100)
+    assert mixed == plain
+
+
+def test_swapping_the_arms_turns_the_sign() -> None:
+    first, second, tasks, clusters = simulate(np.random.default_rng(4), 0.6, 0.4)
+    there = bootstrap_macro_delta(first, second, tasks, clusters)
+    back = bootstrap_macro_delta(second, first, tasks, clusters)
+    assert back.delta == pytest.approx(-there.delta)
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low), abs=0.5)
+
+
+def test_questions_over_the_same_pictures_count_less_than_independent_ones() -> None:
+    hits = [i % 2 == 0 for i in range(50) for _ in range(4)]
+    together = bootstrap_macro(hits, ["t"] * 200, [str(i) for i in range(50) for _ in range(4)])
+    alone = bootstrap_macro(hits, ["t"] * 200, [str(i) for i in range(200)])
+    assert together.standard_error == pytest.approx(2 * alone.standard_error, rel=0.05)
+
+
+def test_a_cluster_id_in_two_tasks_is_a_unit_in_each() -> None:
+    interval = bootstrap_macro([True, False, True, False], ["a", "a", "b", "b"], ["x", "y", "x", "y"])
+    assert (interval.n, interval.clusters) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("hits", "tasks", "clusters", "reason"),
+    [
+        ([], [], [], "no samples"),
+        ([True, False], ["t", "t"], ["x", "x"], "single cluster"),
+        ([True, False], ["t"], ["x", "y"], "one a sample"),
+    ],
+)
+def test_data_without_an_interval_is_refused(
+    hits: list[bool], tasks: list[str], clusters: list[str], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        bootstrap_macro(hits, tasks, clusters)
+
+
+@pytest.mark.parametrize(("first_rate", "second_rate"), [(0.5, 0.5), (0.6, 0.5), (0.7, 0.3)])
+def test_the_95_percent_interval_covers_the_true_delta_as_often_as_it_says(
+    first_rate: float, second_rate: float
+) -> None:
+    generator = np.random.default_rng(7)
+    truth, runs = 100 * (first_rate - second_rate), 300
+    covered = above = 0
+    for _ in range(runs):
+        interval = bootstrap_macro_delta(*simulate(generator, first_rate, second_rate), resamples=200)
+        covered += interval.low <= truth <= interval.high
+        above += interval.low > truth
+    # Four binomial standard errors on both sides; "above" is the false alarm of a claim with a true delta of 0.
+    assert abs(covered / runs - 0.95) < 4 * (0.95 * 0.05 / runs) ** 0.5
+    assert above / runs < 0.025 + 4 * (0.025 * 0.975 / runs) ** 0.5
