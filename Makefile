@@ -8,6 +8,7 @@
 
 RECIPE ?= paper
 SET ?=
+SEEDS ?= 1 2 3 4 5
 PYTHON ?=
 UV_VERSION := 0.13.9
 
@@ -18,7 +19,7 @@ VOCABULARY := boxes answers prompts records errors stats scores claims recipe ev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock smoke test reproduce $(STAGES) report verify claims tiny-base picture lint types clean
+.PHONY: help setup lock smoke test seeds readme reproduce $(STAGES) report verify claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +59,16 @@ smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table
 test: $(STAMP) ## every test that needs no GPU: unit, golden, claims, and the pipeline on the test recipe
 	$(BIN)/python -m pytest tests --ignore=tests/gpu
 
+# Raw scores of further seeds, kept as the reference that new runs are compared with.
+seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results/reference_runs/tiny
+	@for seed in $(SEEDS); do \
+	  $(BIN)/migrl reproduce --recipe tiny --seed $$seed --runs runs/seed_$$seed --results runs/seed_$$seed/results $(SET) \
+	    || exit 1; \
+	  mkdir -p results/reference_runs/tiny/seed_$$seed; \
+	  cp runs/seed_$$seed/results/tiny/scores.json runs/seed_$$seed/results/tiny/claims.json \
+	    results/reference_runs/tiny/seed_$$seed/; \
+	done
+
 reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE
 	$(BIN)/migrl reproduce --recipe $(RECIPE) $(SET)
 
@@ -66,6 +77,9 @@ $(STAGES) report: $(STAMP)
 
 verify: $(STAMP) ## recompute the committed tiny scores and claims from their samples (no GPU)
 	$(BIN)/migrl verify results/tiny
+
+readme: $(STAMP) ## write the verdict table of results/ into the README
+	$(BIN)/migrl readme
 
 claims: $(STAMP) ## print the committed tiny verdict table
 	$(BIN)/migrl claims results/tiny

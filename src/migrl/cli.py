@@ -16,7 +16,7 @@ from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
 from migrl.readme import update_readme
-from migrl.recipe import Recipe, load_recipe
+from migrl.recipe import SEEDED_SECTIONS, Recipe, load_recipe
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +30,7 @@ RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe in r
 Runs = Annotated[Path, typer.Option("--runs", help="Where stages keep their working state.")]
 Results = Annotated[Path, typer.Option("--results", help="Where the evidence goes, a folder per recipe.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although the result is there.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Set every seed of the recipe: world, training, sampling.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, such as grpo.steps=5.")]
 
 
@@ -66,10 +67,12 @@ def reproduce(
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
     force: Force = False,
+    seed: Seed = None,
     overrides: Overrides = None,
 ) -> None:
     """Run the whole pipeline; finished stages are skipped. Ends with the verdict table."""
-    settings = find_recipe(recipe, overrides)
+    seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED_SECTIONS]
+    settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     target = results / settings.name
     publish_report(report, target)

@@ -201,6 +201,9 @@ class Recipe(Section):
     resamples: Count = 10_000
 
 
+SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")
+
+
 def check_divides(small_key: str, small: int, large_key: str, large: int) -> None:
     """Refuse a micro-batch that does not divide its batch, and print the legal values."""
     if large % small:

@@ -1,0 +1,78 @@
+"""The stage contract: skipped, resumed or run again, and never half there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrl.errors import UserError
+from migrl.evidence import StageContext, StageWork, check_disk, run_stage
+from migrl.recipe import Recipe, load_recipe
+
+RECIPE: Recipe = load_recipe(Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml")
+
+
+def make_work(sections: dict[str, Any], calls: list[Path], *, fail: bool = False, format: int = 1) -> StageWork:
+    def run(context: StageContext) -> dict[str, Any]:
+        calls.append(context.folder)
+        with (context.folder / "out.txt").open("a") as file:
+            file.write("x")
+        if fail:
+            raise RuntimeError("killed")
+        return {"n": 1}
+
+    return StageWork("demo", format, sections, {}, run)
+
+
+def test_a_finished_stage_is_skipped_until_its_key_changes(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder = tmp_path / "demo"
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert not run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert run_stage(make_work({"a": 2}, calls), RECIPE, folder)
+    assert run_stage(make_work({"a": 2}, calls, format=2), RECIPE, folder)
+    assert run_stage(make_work({"a": 2}, calls, format=2), RECIPE, folder, force=True)
+    assert len(calls) == 4 and not (tmp_path / "demo.partial").exists()
+
+
+def test_an_interrupted_stage_resumes_in_its_partial_folder_and_keeps_the_old_result(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder = tmp_path / "demo"
+    run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    with pytest.raises(RuntimeError):
+        run_stage(make_work({"a": 2}, calls, fail=True), RECIPE, folder)
+    assert json.loads((folder / "manifest.json").read_text())["recipe"] == {"a": 1}
+    run_stage(make_work({"a": 2}, calls), RECIPE, folder)
+    assert (folder / "out.txt").read_text() == "xx"
+
+
+def test_work_left_for_another_key_is_thrown_away(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder = tmp_path / "demo"
+    with pytest.raises(RuntimeError):
+        run_stage(make_work({"a": 1}, calls, fail=True), RECIPE, folder)
+    run_stage(make_work({"a": 2}, calls), RECIPE, folder)
+    assert (folder / "out.txt").read_text() == "x"
+
+
+def test_an_output_that_changed_since_is_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    run_stage(make_work({}, []), RECIPE, folder)
+    (folder / "out.txt").write_text("longer")
+    with pytest.raises(UserError, match=r"out\.txt: missing or changed.*--force"):
+        run_stage(make_work({}, []), RECIPE, folder)
+
+
+def test_a_folder_of_another_format_version_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    run_stage(make_work({}, []), RECIPE, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "run_format": 99}))
+    with pytest.raises(UserError, match="run format 99, this version reads 1"):
+        run_stage(make_work({}, []), RECIPE, folder)
+
+
+def test_too_little_disk_is_refused_before_the_work_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="GB needed"):
+        check_disk(tmp_path, 10**18)
