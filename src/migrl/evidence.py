@@ -31,8 +31,9 @@ RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed", "accel
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage gets: the recipe, the finished folders it reads, and the folder it writes in."""
+    """What a stage gets: its name, the recipe, the finished folders it reads, and the folder it writes in."""
 
+    name: str
     recipe: Recipe
     inputs: dict[str, Path]
     folder: Path
@@ -131,7 +132,7 @@ def run_stage(work: StageWork, recipe: Recipe, folder: Path, *, force: bool = Fa
     partial = folder.with_name(folder.name + ".partial")
     claim_partial(partial, key, fresh=force)
     start = time.monotonic()
-    facts = work.run(StageContext(recipe=recipe, inputs=work.inputs, folder=partial))
+    facts = work.run(StageContext(work.name, recipe, work.inputs, partial))
     seconds = time.monotonic() - start
     outputs = hash_outputs(partial)
     manifest = {

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+)
 
 from migrl.errors import UserError
 from migrl.inputs import ModelInput
@@ -79,11 +84,11 @@ def generate_batch(
     return [completions[i * k : (i + 1) * k] for i in range(len(batch))]
 
 
-def read_completion(tokenizer: object, ids: list[int], ends: set[int]) -> Completion:
+def read_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> Completion:
     """Cut at the first end token and decode as trainers do, without special tokens."""
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[:stop]
-    text: str = tokenizer.decode(kept, skip_special_tokens=True)  # type: ignore[attr-defined]
+    text: str = tokenizer.decode(kept, skip_special_tokens=True)
     return Completion(text=text, tokens=len(kept) + (stop is not None), truncated=stop is None)
 
 

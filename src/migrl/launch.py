@@ -31,7 +31,12 @@ def launch_training(module: str, context: StageContext, parallel: Parallel) -> N
     """
     path = context.folder / CONTEXT
     inputs = {name: str(folder.resolve()) for name, folder in context.inputs.items()}
-    data = {"recipe": context.recipe.model_dump(mode="json"), "inputs": inputs, "folder": str(context.folder.resolve())}
+    data = {
+        "name": context.name,
+        "recipe": context.recipe.model_dump(mode="json"),
+        "inputs": inputs,
+        "folder": str(context.folder.resolve()),
+    }
     write_json(path, data)
     (context.folder / ERROR).unlink(missing_ok=True)
     settings = context.recipe.launch
@@ -66,7 +71,7 @@ def run_child(train: Callable[[StageContext], None]) -> None:
     folder = Path(data["folder"])
     inputs = {name: Path(path) for name, path in data["inputs"].items()}
     try:
-        train(StageContext(Recipe.model_validate(data["recipe"]), inputs, folder))
+        train(StageContext(data["name"], Recipe.model_validate(data["recipe"]), inputs, folder))
     except Exception as error:
         if not isinstance(error, UserError) and not is_disk_full(error):
             raise

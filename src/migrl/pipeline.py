@@ -10,6 +10,8 @@ changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing befo
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from migrl.recipe import Arm, Recipe
 
 @dataclass(frozen=True)
 class Stage:
-    """Name, what it reads, and the recipe sections that decide its result."""
+    """Name, what it reads, and the recipe sections or keys that decide its result."""
 
     name: str
     reads: tuple[str, ...]
@@ -29,12 +31,13 @@ class Stage:
     module: str = ""
 
 
+SELECT_SECTIONS = ("select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
 STAGES = (
-    Stage("fetch", (), ("source", "model")),
-    Stage("synthesize", ("fetch",), ("synthesize", "model")),
+    Stage("fetch", (), ("source", "model.path", "model.revision", "model.sha256")),
+    Stage("synthesize", ("fetch",), ("synthesize", "sft.max_pixels", "model.frame", "model.min_pixels")),
     Stage("sft", ("fetch", "synthesize"), ("sft", "model", "launch")),
-    Stage("merge", ("fetch", "sft"), ("sft", "model")),
-    Stage("select", ("fetch", "merge"), ("select", "grpo", "model")),
+    Stage("merge", ("fetch", "sft"), ("sft.max_pixels", "model")),
+    Stage("select", ("fetch", "merge"), SELECT_SECTIONS),
     Stage("grpo", ("fetch", "merge", "select"), ("grpo", "model", "launch")),
     Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model")),
     Stage("report", ("fetch", "synthesize", "sft", "select", "grpo", "evaluate"), ("name", "claims", "resamples")),
@@ -44,10 +47,10 @@ STAGES = (
 EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
     "sft_direct": (
         Stage("sft_direct", ("fetch", "synthesize"), ("sft", "model", "launch"), module="sft"),
-        Stage("merge_direct", ("fetch", "sft_direct"), ("sft", "model"), module="merge"),
+        Stage("merge_direct", ("fetch", "sft_direct"), ("sft.max_pixels", "model"), module="merge"),
     ),
     "rl_no_cold_start": (
-        Stage("select_base", ("fetch",), ("select", "grpo", "model"), module="select"),
+        Stage("select_base", ("fetch",), SELECT_SECTIONS, module="select"),
         Stage("grpo_no_cold_start", ("fetch", "select_base"), ("grpo", "model", "launch"), module="grpo"),
     ),
     "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
@@ -91,7 +94,7 @@ def run_pipeline(
 def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     """Bind a stage to a recipe and to its folders under `home` (`runs/<recipe>`)."""
     settings = recipe.model_dump(mode="json")
-    sections: dict[str, Any] = {name: settings[name] for name in stage.sections}
+    sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     sections["prompts"] = hash_prompts()
 
     def run(context: StageContext) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def train(context: StageContext) -> None:
     recipe, settings = context.recipe, context.recipe.sft
     base = context.inputs["fetch"] / "model"
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
-    items, completions = load_cot(context, processor, reasoning="sft_direct" not in context.folder.name)
+    items, completions = load_cot(context, processor, reasoning=context.name != "sft_direct")
     messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
     dataset = build_dataset(items, {"completion": messages}, {"completion": MESSAGES})
     steps = -(-len(items) // settings.batch) * settings.epochs

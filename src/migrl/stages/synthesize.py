@@ -127,7 +127,7 @@ def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSett
 def leaks_truth(answer: Answer, box: Box) -> bool:
     """Whether a thought says that the truth was given, or quotes the true box."""
     thought = answer.thought or ""
-    numbers = r"\D{1,3}".join(str(round(v)) for v in box)
+    numbers = r"\D{1,6}".join(str(round(v)) for v in box)
     return LEAK_WORDS.search(thought) is not None or re.search(rf"\b{numbers}\b", thought) is not None
 
 

@@ -1,0 +1,65 @@
+"""Filters of the synthesized reasoning: each catches its fault, none catches good work."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from migrl.inputs import ModelInput
+from migrl.prompts import build_messages
+from migrl.recipe import TeacherSettings, load_recipe
+from migrl.records import BoxTarget, Sample
+from migrl.stages.synthesize import count_filters, judge_candidates, judge_completion, true_box
+from migrl.world.teacher import FAULTS, write_candidate
+
+SETTINGS = load_recipe(Path(__file__).resolve().parents[2] / "reproduce/recipes/tiny.yaml").synthesize
+FACTS = "Image 1: red circle. Image 2: red circle; blue star. The target is the red circle in image 2."
+SAMPLE = Sample("u", "cot", "referring", ("a.png", "b.png"), "Q", BoxTarget(2, (0.25, 0.25, 0.5, 0.5)), "c", FACTS)
+ITEM = ModelInput(
+    sample=SAMPLE,
+    paths=(Path("a.png"), Path("b.png")),
+    sizes=((100, 100), (130, 104)),
+    resized_sizes=((112, 112), (140, 112)),
+    messages=build_messages("Q", 2, "think", "box"),
+    frame="resized_px",
+)
+GOOD = f'<think>{FACTS}</think><answer>{{"image": 2, "bbox_2d": [35, 28, 70, 56]}}</answer>'
+
+
+@pytest.mark.parametrize(
+    ("completion", "verdict"),
+    [
+        (GOOD, None),
+        (GOOD.replace("</answer>", ""), "parse"),
+        (GOOD.replace("bbox_2d", "bbox"), "parse"),
+        (GOOD + " done", "parse"),
+        (GOOD.replace("[35, 28", "[5, 8"), "iou"),
+        (GOOD.replace('{"image": 2', '{"image": 1'), "iou"),
+        (GOOD.replace("</think>", " As given.</think>"), "leak"),
+        (GOOD.replace("</think>", " The box is (35, 28), (70, 56).</think>"), "leak"),
+        (GOOD.replace(FACTS, "It is the red circle."), "image"),
+        (GOOD.replace(FACTS, FACTS * 12), "length"),
+    ],
+)
+def test_each_filter_catches_its_fault(completion: str, verdict: str | None) -> None:
+    assert judge_completion(ITEM, completion, SETTINGS) == verdict
+
+
+def test_a_repeated_candidate_is_a_duplicate() -> None:
+    assert judge_candidates(ITEM, [GOOD, GOOD], SETTINGS) == [None, "duplicate"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_teacher_that_always_errs_gets_nothing_through(fault: str) -> None:
+    teacher = TeacherSettings(engine="scripted", **{fault: 1.0})
+    image, box = true_box(ITEM)
+    rows = []
+    for seed in range(40):
+        candidate = write_candidate(
+            Random(seed), teacher, facts=FACTS, image=image, box=box, resized_size=ITEM.resized_sizes[1]
+        )
+        verdict = judge_completion(ITEM, candidate.completion, SETTINGS)
+        rows.append({"planted": candidate.planted, "rejected": verdict})
+    facts = count_filters(rows, 0)
+    assert facts["planted"] == {fault: {"planted": 40, "caught": 40}}
+    assert sum(facts["rejected"].values()) == 40
