@@ -1,15 +1,17 @@
 """Training of the tiny base: Qwen2.5-VL's architecture at about 1.4 M parameters, from scratch.
 
-Two phases, both from one seed. `see` trains the vision tower alone: a linear head on every visual
+Three phases, from one seed. `see` trains the vision tower alone: a linear head on every visual
 token names the colour, the shape and the box digits of the thing in that cell, as dense a signal
 as there is. `speak` trains the whole model on lessons, loss on the completion, with the vision
-head kept at a low weight. The head is dropped afterwards. What was tried, with figures:
+head kept at a low weight. `point` goes on with short lessons, mostly pointing: looking a named thing
+up is what takes longest to learn. The head is dropped. What was tried, with figures:
 reproduce/tiny_base/LOG.md.
 """
 
 import argparse
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +21,14 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from migrl.prompts import build_messages
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import Lesson, box_resized_px, draw_lesson
+from migrl.world.lessons import MIXTURES, Lesson, box_resized_px, draw_lesson
 from migrl.world.scenes import COLOURS, SHAPES, Scene, draw_looks, draw_scene, render_scene
 from migrl.world.tasks import crop_thing
 from migrl.world.tokenizer import build_processor
@@ -45,7 +48,9 @@ class BaseTraining:
     see_steps: int = 700
     speak_steps: int = 2800
     lr_see: float = 2e-3
+    point_steps: int = 5000
     lr_speak: float = 2e-3
+    lr_point: float = 1.5e-3
     see_weight: float = 0.2
     threads: int = 2
 
@@ -105,6 +110,18 @@ def build_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGener
     return model
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One part of the training."""
+
+    name: str
+    compute_loss: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+    batches: IterableDataset[dict[str, torch.Tensor]]
+    parameters: list[nn.Parameter]
+    steps: int
+    lr: float
+
+
 class SeeHead(nn.Module):
     """Linear read-out of one visual token: colour, shape (0 = nothing) and 4 x 3 digits of the box in px."""
 
@@ -148,19 +165,20 @@ class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless batches of lessons (phase `speak`); the number of things an image holds grows with time."""
+    """Endless batches of lessons (phases `speak` and `point`); images hold fewer things at first."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
-        self.processor, self.training = processor, training
+    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining, phase: str) -> None:
+        self.processor, self.training, self.phase = processor, training, phase
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rng = Random(f"speak-{self.training.seed}")
+        rng = Random(f"{self.phase}-{self.training.seed}")
+        size = self.training.batch
+        easy_steps = self.training.speak_steps * 0.1 if self.phase == "speak" else 0
         step = 0
         while True:
-            most = 2 if step < self.training.speak_steps * 0.1 else 3
-            lessons = [draw_lesson(rng, most) for _ in range(self.training.batch * CHUNK_BATCHES)]
+            most = 2 if step < easy_steps else 3
+            lessons = [draw_lesson(rng, most, MIXTURES[self.phase]) for _ in range(size * CHUNK_BATCHES)]
             lessons.sort(key=lambda lesson: (len(lesson.scenes), len(lesson.question + lesson.completion)))
-            size = self.training.batch
             batches = [lessons[i : i + size] for i in range(0, len(lessons), size)]
             rng.shuffle(batches)
             for batch in batches:
@@ -186,15 +204,18 @@ class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
 
 
 def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None = None) -> dict[str, list[float]]:
-    """Train from scratch, save model and processor in `folder`, return the loss of every step by phase.
+    """Train from scratch in `folder`, phase by phase; return the loss of every step of the phases run now.
 
-    `stop_after` ends each phase after so many steps of its unchanged schedule: for the invariant test.
+    A phase that a killed training finished is not run again. `stop_after` ends each phase after so many
+    steps of its unchanged schedule: for the invariant test.
     """
     torch.set_num_threads(training.threads)
     torch.manual_seed(training.seed)
     processor = build_processor(draw_corpus(training.seed), folder)
     model = build_model(processor)
     head = SeeHead(model.config.text_config.hidden_size)
+    state = folder / "phases"
+    done = load_phases(state, model, head)
     seen: list[torch.Tensor] = []
     model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
 
@@ -204,53 +225,81 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
         return head.compute_loss(seen[0], batch["cells"])
 
     def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        cells = batch.pop("cells")
         seen.clear()
-        cells, labels = batch.pop("cells"), batch.pop("labels")
-        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
-        losses["speak_text"].append(loss.item())
+        loss = point(batch)
         return loss + training.see_weight * head.compute_loss(seen[0], cells)
 
-    losses: dict[str, list[float]] = {"see": [], "speak": [], "speak_text": []}
+    def point(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        batch.pop("cells", None)
+        labels = batch.pop("labels")
+        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
     vision = [*model.model.visual.parameters(), *head.parameters()]
-    scenes = islice(iter(SceneBatches(processor, training)), stop_after)
-    losses["see"] = train_phase("see", see, scenes, vision, training.see_steps, training.lr_see)
     every = [*model.parameters(), *head.parameters()]
-    lessons = islice(iter(LessonBatches(processor, training)), stop_after)
-    losses["speak"] = train_phase("speak", speak, lessons, every, training.speak_steps, training.lr_speak)
+    speaking, pointing = (LessonBatches(processor, training, phase) for phase in ("speak", "point"))
+    phases = (
+        Phase("see", see, SceneBatches(processor, training), vision, training.see_steps, training.lr_see),
+        Phase("speak", speak, speaking, every, training.speak_steps, training.lr_speak),
+        Phase("point", point, pointing, [*model.parameters()], training.point_steps, training.lr_point),
+    )
+    losses = {}
+    for phase in phases:
+        if phase.name not in done:
+            losses[phase.name] = train_phase(phase, stop_after)
+            done.append(phase.name)
+            save_phases(state, model, head, done)
     model.save_pretrained(folder)
+    shutil.rmtree(state)
     return losses
 
 
-def train_phase(
-    name: str,
-    compute_loss: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-    batches: Iterator[dict[str, torch.Tensor]],
-    parameters: list[nn.Parameter],
-    steps: int,
-    lr: float,
-) -> list[float]:
-    """AdamW with warm-up and linear decay over `steps`; ends early if the batches do. Returns the losses."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+def load_phases(folder: Path, model: nn.Module, head: nn.Module) -> list[str]:
+    """Names of the finished phases of a killed training, its weights loaded; empty for a new one."""
+    if not (folder / "done.json").exists():
+        return []
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # tied weights are stored once
+    head.load_state_dict(load_file(folder / "head.safetensors"))
+    done: list[str] = json.loads((folder / "done.json").read_text())
+    return done
+
+
+def save_phases(folder: Path, model: nn.Module, head: nn.Module, done: list[str]) -> None:
+    """Keep the weights after a finished phase."""
+    folder.mkdir(exist_ok=True)
+    save_model(model, str(folder / "model.safetensors"))
+    save_file(head.state_dict(), folder / "head.safetensors")
+    (folder / "done.json").write_text(json.dumps(done))
+
+
+def train_phase(phase: Phase, stop_after: int | None) -> list[float]:
+    """AdamW with warm-up and linear decay; returns the losses."""
+    steps = phase.steps
+    optimizer = torch.optim.AdamW(phase.parameters, lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / (steps - warmup)))
     )
+    batches = islice(iter(phase.batches), stop_after)
     losses: list[float] = []
     start = time.monotonic()
     for step, batch in zip(range(1, steps + 1), batches, strict=False):
         with torch.autocast("cpu", dtype=torch.bfloat16):  # a fifth faster here; weights stay float32
-            loss = compute_loss(batch)
+            loss = phase.compute_loss(batch)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(phase.parameters, 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
         if step % LOG_EVERY == 0 or step == steps:
             recent, rate = losses[-LOG_EVERY:], (time.monotonic() - start) / step
             left = f"{rate * (steps - step) / 60:.1f} min left"
-            print(f"{name} {step}/{steps} loss {sum(recent) / len(recent):.4f} {rate:.3f} s/step, {left}", flush=True)
+            print(
+                f"{phase.name} {step}/{steps} loss {sum(recent) / len(recent):.4f} {rate:.3f} s/step, {left}",
+                flush=True,
+            )
     return losses
 
 
@@ -261,10 +310,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and processor")
     parser.add_argument("--see-steps", type=int, default=BaseTraining.see_steps)
     parser.add_argument("--speak-steps", type=int, default=BaseTraining.speak_steps)
+    parser.add_argument("--point-steps", type=int, default=BaseTraining.point_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="end each phase early, and record its losses beside the weights")
     arguments = parser.parse_args()
-    training = BaseTraining(seed=arguments.seed, see_steps=arguments.see_steps, speak_steps=arguments.speak_steps)
+    training = BaseTraining(
+        seed=arguments.seed,
+        see_steps=arguments.see_steps,
+        speak_steps=arguments.speak_steps,
+        point_steps=arguments.point_steps,
+    )
     losses = train_base(training, arguments.out, stop_after=arguments.stop_after)
     if arguments.stop_after is not None:
         trajectory = {phase: [round(value, 5) for value in values] for phase, values in losses.items()}

@@ -53,29 +53,34 @@ def _draw_scenes(rng: Random, count: int, most: int) -> list[Scene]:
     ]
 
 
-def point(rng: Random, most: int) -> Lesson:
-    """Point at a named thing in the only image."""
+def point(rng: Random, most: int, listed: float = 0.5) -> Lesson:
+    """Point at a named thing in the only image; a share `listed` of the thoughts lists everything first."""
     (scene,) = _draw_scenes(rng, 1, most + 1)
     thing = rng.choice(scene.things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name}."
-    return _point_lesson(rng, [scene], 1, thing, question)
+    return _point_lesson(rng, [scene], 1, thing, question, listed)
 
 
-def point_in_image(rng: Random, most: int) -> Lesson:
-    """Point at a named thing in image k of several."""
+def point_in_image(rng: Random, most: int, listed: float = 0.5) -> Lesson:
+    """Point at a named thing in image k of several; `listed` as in `point`."""
     scenes = _draw_scenes(rng, rng.randint(2, 3), most)
     number = rng.randint(1, len(scenes))
     thing = rng.choice(scenes[number - 1].things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name} in image {number}."
-    return _point_lesson(rng, scenes, number, thing, question)
+    return _point_lesson(rng, scenes, number, thing, question, listed)
 
 
-def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, question: str) -> Lesson:
+def point_briefly(rng: Random, most: int) -> Lesson:
+    """Point without listing first, in one image or in one of several."""
+    return point(rng, most, 0.1) if rng.random() < 0.45 else point_in_image(rng, most, 0.1)
+
+
+def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, question: str, listed: float) -> Lesson:
     answer = format_box_answer(number, box_resized_px(scenes[number - 1], thing))
     if rng.random() < 0.3:
         return Lesson(tuple(scenes), question, answer, "direct")
     hint = rng.choice(list(CONCLUSIONS.values())).format(look=thing.look.name, image=number)
-    listing = f"{list_looks(scenes)} " if rng.random() < 0.5 else ""
+    listing = f"{list_looks(scenes)} " if rng.random() < listed else ""
     return Lesson(tuple(scenes), question, f"<think>{listing}{hint}</think>{answer}", "think")
 
 
@@ -162,18 +167,30 @@ def format_options(rng: Random, question: str, options: list[str], truth: str) -
     return f"{question} {text}", letters[shuffled.index(truth)]
 
 
-LESSONS: dict[Callable[[Random, int], Lesson], float] = {
-    point: 3.0,
-    point_in_image: 3.0,
-    describe: 2.0,
-    list_all: 1.5,
-    read_box: 1.5,
-    choose: 1.5,
-    repeat: 0.7,
+Mixture = dict[Callable[[Random, int], Lesson], float]
+MIXTURES: dict[str, Mixture] = {
+    "speak": {
+        point: 3.0,
+        point_in_image: 3.0,
+        describe: 2.0,
+        list_all: 1.5,
+        read_box: 1.5,
+        choose: 1.5,
+        repeat: 0.7,
+    },
+    "point": {
+        point_briefly: 9.0,
+        describe: 0.7,
+        list_all: 1.2,
+        read_box: 1.5,
+        choose: 0.8,
+        repeat: 0.3,
+    },
 }
+"""Lessons and their weights, by training phase."""
 
 
-def draw_lesson(rng: Random, most: int) -> Lesson:
+def draw_lesson(rng: Random, most: int, mixture: Mixture) -> Lesson:
     """One lesson of the mixture; `most` bounds the things in an image."""
-    (kind,) = rng.choices(list(LESSONS), weights=list(LESSONS.values()))
+    (kind,) = rng.choices(list(mixture), weights=list(mixture.values()))
     return kind(rng, most)
