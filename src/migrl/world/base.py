@@ -1,10 +1,9 @@
 """Training of the tiny base: Qwen2.5-VL's architecture at about 1.4 M parameters, from scratch.
 
-Three phases, from one seed. `see` trains the vision tower alone: a linear head on every visual
+Two phases, from one seed. `see` trains the vision tower alone: a head on every visual
 token names the colour, the shape and the box digits of the thing in that cell, as dense a signal
 as there is. `speak` trains the whole model on lessons, loss on the completion, with the vision
-head kept at a low weight. `point` goes on with short lessons, mostly pointing: looking a named thing
-up is what takes longest to learn. The head is dropped. What was tried, with figures:
+head kept at a low weight. The head is dropped. What was tried, with figures:
 reproduce/tiny_base/LOG.md.
 """
 
@@ -28,7 +27,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from migrl.prompts import build_messages
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import MIXTURES, Lesson, box_resized_px, draw_lesson
+from migrl.world.lessons import Lesson, box_resized_px, draw_lesson
 from migrl.world.scenes import COLOURS, SHAPES, Scene, draw_looks, draw_scene, render_scene
 from migrl.world.tasks import crop_thing
 from migrl.world.tokenizer import build_processor
@@ -46,11 +45,9 @@ class BaseTraining:
     seed: int = 0
     batch: int = 32
     see_steps: int = 700
-    speak_steps: int = 2800
+    speak_steps: int = 3000
     lr_see: float = 2e-3
-    point_steps: int = 5000
     lr_speak: float = 2e-3
-    lr_point: float = 1.5e-3
     see_weight: float = 0.2
     threads: int = 2
 
@@ -123,18 +120,35 @@ class Phase:
 
 
 class SeeHead(nn.Module):
-    """Linear read-out of one visual token: colour, shape (0 = nothing) and 4 x 3 digits of the box in px."""
+    """Read-out of one visual token: colour, shape (0 = nothing) and 4 x 3 digits of the box in px.
 
-    def __init__(self, hidden: int) -> None:
+    Colours and shapes are scored against the language model's own word embeddings, so that a visual
+    token points where its words point: the model later finds a named thing by likeness. Digits and
+    "nothing" have a linear layer.
+    """
+
+    def __init__(self, embeddings: nn.Embedding, word_ids: list[int]) -> None:
         super().__init__()
-        self.sizes = [len(COLOURS) + 1, len(SHAPES) + 1] + [10] * 12
-        self.linear = nn.Linear(hidden, sum(self.sizes))
+        self.words = [embeddings]  # in a list, so that the module does not own the model's weights
+        self.word_ids = word_ids
+        self.linear = nn.Linear(embeddings.embedding_dim, 2 + 10 * 12)
+        self.scale = nn.Parameter(torch.tensor(0.1))
 
     def compute_loss(self, tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy; `tokens` (n, hidden), `cells` (n, 14) with IGNORED where nothing is to say."""
-        parts = self.linear(tokens).split(self.sizes, dim=1)
+        words = self.scale * tokens @ self.words[0].weight[self.word_ids].T
+        colours, shapes = words.split([len(COLOURS), len(SHAPES)], dim=1)
+        no_colour, no_shape, *digits = self.linear(tokens).split([1, 1] + [10] * 12, dim=1)
+        parts = [torch.cat([no_colour, colours], 1), torch.cat([no_shape, shapes], 1), *digits]
         losses = [F.cross_entropy(part, cells[:, i], ignore_index=IGNORED) for i, part in enumerate(parts)]
         return torch.stack(losses).mean()
+
+
+def find_word_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+    """Token ids of the colour and shape words, each a single token with its space."""
+    ids = [processor.tokenizer(f" {word}").input_ids for word in (*COLOURS, *SHAPES)]
+    assert all(len(some) == 1 for some in ids), "the tokenizer's corpus must merge every colour and shape"
+    return [some[0] for some in ids]
 
 
 def label_cells(scene: Scene) -> list[list[int]]:
@@ -165,19 +179,18 @@ class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless batches of lessons (phases `speak` and `point`); images hold fewer things at first."""
+    """Endless batches of lessons (phase `speak`); images hold fewer things at first."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining, phase: str) -> None:
-        self.processor, self.training, self.phase = processor, training, phase
+    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
+        self.processor, self.training = processor, training
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rng = Random(f"{self.phase}-{self.training.seed}")
+        rng = Random(f"speak-{self.training.seed}")
         size = self.training.batch
-        easy_steps = self.training.speak_steps * 0.1 if self.phase == "speak" else 0
         step = 0
         while True:
-            most = 2 if step < easy_steps else 3
-            lessons = [draw_lesson(rng, most, MIXTURES[self.phase]) for _ in range(size * CHUNK_BATCHES)]
+            most = 2 if step < self.training.speak_steps * 0.1 else 3
+            lessons = [draw_lesson(rng, most) for _ in range(size * CHUNK_BATCHES)]
             lessons.sort(key=lambda lesson: (len(lesson.scenes), len(lesson.question + lesson.completion)))
             batches = [lessons[i : i + size] for i in range(0, len(lessons), size)]
             rng.shuffle(batches)
@@ -213,7 +226,8 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
     torch.manual_seed(training.seed)
     processor = build_processor(draw_corpus(training.seed), folder)
     model = build_model(processor)
-    head = SeeHead(model.config.text_config.hidden_size)
+    embeddings = model.get_input_embeddings()
+    head = SeeHead(embeddings, find_word_ids(processor))
     state = folder / "phases"
     done = load_phases(state, model, head)
     seen: list[torch.Tensor] = []
@@ -225,24 +239,17 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
         return head.compute_loss(seen[0], batch["cells"])
 
     def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        cells = batch.pop("cells")
         seen.clear()
-        loss = point(batch)
+        cells, labels = batch.pop("cells"), batch.pop("labels")
+        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
         return loss + training.see_weight * head.compute_loss(seen[0], cells)
 
-    def point(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        batch.pop("cells", None)
-        labels = batch.pop("labels")
-        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
-
-    vision = [*model.model.visual.parameters(), *head.parameters()]
+    vision = [*model.model.visual.parameters(), embeddings.weight, *head.parameters()]
     every = [*model.parameters(), *head.parameters()]
-    speaking, pointing = (LessonBatches(processor, training, phase) for phase in ("speak", "point"))
     phases = (
         Phase("see", see, SceneBatches(processor, training), vision, training.see_steps, training.lr_see),
-        Phase("speak", speak, speaking, every, training.speak_steps, training.lr_speak),
-        Phase("point", point, pointing, [*model.parameters()], training.point_steps, training.lr_point),
+        Phase("speak", speak, LessonBatches(processor, training), every, training.speak_steps, training.lr_speak),
     )
     losses = {}
     for phase in phases:
@@ -310,7 +317,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and processor")
     parser.add_argument("--see-steps", type=int, default=BaseTraining.see_steps)
     parser.add_argument("--speak-steps", type=int, default=BaseTraining.speak_steps)
-    parser.add_argument("--point-steps", type=int, default=BaseTraining.point_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="end each phase early, and record its losses beside the weights")
     arguments = parser.parse_args()
@@ -318,7 +324,6 @@ def main() -> None:
         seed=arguments.seed,
         see_steps=arguments.see_steps,
         speak_steps=arguments.speak_steps,
-        point_steps=arguments.point_steps,
     )
     losses = train_base(training, arguments.out, stop_after=arguments.stop_after)
     if arguments.stop_after is not None:

@@ -3,7 +3,7 @@
 from random import Random
 
 from migrl.prompts import SUFFIXES
-from migrl.world.lessons import MIXTURES, draw_lesson
+from migrl.world.lessons import draw_lesson
 from migrl.world.tasks import CONCLUSIONS, SETS
 
 
@@ -17,6 +17,6 @@ def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
             for _ in range(rounds):
                 texts += [text for case in make(rng, palette) for text in (case.question, case.facts)]
     for _ in range(rounds * 25):
-        lesson = draw_lesson(rng, 3, MIXTURES["speak"])
+        lesson = draw_lesson(rng, 3)
         texts += [lesson.question, lesson.completion]
     return texts
