@@ -5,9 +5,11 @@ the child's failure into one error. The child runs the same stage file with `--c
 """
 
 import argparse
+import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from migrl.recipe import Parallel, Recipe
 
 CONTEXT = ".context.json"
 ERROR = ".error.txt"
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def launch_training(module: str, context: StageContext, parallel: Parallel) -> None:
@@ -47,7 +50,7 @@ def launch_training(module: str, context: StageContext, parallel: Parallel) -> N
     if not torch.cuda.is_available():
         # DeepSpeed and accelerate would look for an accelerator and find none.
         environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(context.recipe.model.threads or os.cpu_count())}
-    result = subprocess.run(command, env=environment, check=False)
+    result = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
     error = context.folder / ERROR
     if error.exists():
         raise UserError(error.read_text())
@@ -58,6 +61,16 @@ def launch_training(module: str, context: StageContext, parallel: Parallel) -> N
         )
 
 
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies.
+
+    A killed pipeline must not leave a trainer behind that writes into the folder the next run resumes;
+    launchers start workers in sessions of their own, which no signal to the process group reaches.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def find_launch_file(parallel: Parallel) -> Path:
     """The accelerate config of this name, beside the recipes."""
     return Path(__file__).resolve().parents[2] / "reproduce" / "launch" / f"{parallel}.yaml"
@@ -65,6 +78,7 @@ def find_launch_file(parallel: Parallel) -> Path:
 
 def run_child(train: Callable[[StageContext], None]) -> None:
     """Entry of a training process: read the context and train; a user error is left for the parent."""
+    die_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--context", type=Path, required=True)
     data = read_json(parser.parse_args().context)

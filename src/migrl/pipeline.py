@@ -7,14 +7,16 @@ only. A stage's key covers the recipe sections named here and the digests of the
 changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing before.
 """
 
+import fcntl
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork, run_stage
 from migrl.prompts import hash_prompts
 from migrl.recipe import Arm, Recipe
@@ -78,17 +80,32 @@ def run_pipeline(
     `tell(stage, event)` is called with the events "start", "skip" and "done".
     """
     folder = runs / recipe.name
-    for stage in plan_stages(recipe):
-        folder = runs / recipe.name / stage.name
-        if only is not None and stage.name != only:
-            continue
-        work = prepare_stage(stage, recipe, runs / recipe.name)
-        tell(stage.name, "start")
-        ran = run_stage(work, recipe, folder, force=force)
-        tell(stage.name, "done" if ran else "skip")
-        if only is not None:
-            break
+    with lock_folder(folder):
+        for stage in plan_stages(recipe):
+            if only is not None and stage.name != only:
+                continue
+            folder = runs / recipe.name / stage.name
+            work = prepare_stage(stage, recipe, runs / recipe.name)
+            tell(stage.name, "start")
+            ran = run_stage(work, recipe, folder, force=force)
+            tell(stage.name, "done" if ran else "skip")
     return folder
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Hold `folder` against a second run until the file is closed or this process ends, however it ends.
+
+    Raises:
+        UserError: another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(f"{folder}: another run is at work there; wait for it, or use --runs DIR") from error
+    return lock
 
 
 def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:

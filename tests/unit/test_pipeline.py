@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from migrl.pipeline import STAGES, plan_stages, prepare_stage
+from migrl.errors import UserError
+from migrl.pipeline import STAGES, lock_folder, plan_stages, prepare_stage
 from migrl.recipe import load_recipe
 
 TINY = Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml"
@@ -44,3 +45,9 @@ def test_every_stage_reads_only_what_comes_before_it() -> None:
         assert set(stage.reads) <= done, stage
         done.add(stage.name)
     assert {"merge_direct", "grpo_no_cold_start", "grpo_no_selection"} <= done
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(UserError, match="another run is at work"):
+        lock_folder(tmp_path)
+    lock_folder(tmp_path).close()
