@@ -21,7 +21,7 @@ from typing import Any
 from rich.progress import track
 
 from migrl.answers import Answer, has_exact_form, parse_box_answer
-from migrl.boxes import Box, Frame, compute_iou, convert_box
+from migrl.boxes import Box, compute_iou, convert_box, frame_size
 from migrl.evidence import StageContext, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.models import load_processor
@@ -107,7 +107,8 @@ def judge_candidates(item: ModelInput, completions: list[str], settings: Synthes
 def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSettings) -> str | None:
     """The first filter that rejects a completion, or None."""
     limits = [
-        frame_limits(item.frame, size, resized) for size, resized in zip(item.sizes, item.resized_sizes, strict=True)
+        frame_size(item.frame, original_size=size, resized_size=resized)
+        for size, resized in zip(item.sizes, item.resized_sizes, strict=True)
     ]
     answer = parse_box_answer(completion, frame_limits=limits)
     if not has_exact_form(completion, "box") or answer.box is None or answer.thought is None:
@@ -129,12 +130,6 @@ def leaks_truth(answer: Answer, box: Box) -> bool:
     thought = answer.thought or ""
     numbers = r"\D{1,6}".join(str(round(v)) for v in box)
     return LEAK_WORDS.search(thought) is not None or re.search(rf"\b{numbers}\b", thought) is not None
-
-
-def frame_limits(frame: Frame, size: tuple[int, int], resized: tuple[int, int]) -> tuple[float, float]:
-    """(width, height) of an image in the model's frame."""
-    _, _, width, height = convert_box((0, 0, 1, 1), "unit", frame, original_size=size, resized_size=resized)
-    return (width, height)
 
 
 def count_filters(rows: list[dict[str, Any]], kept: int) -> dict[str, Any]:

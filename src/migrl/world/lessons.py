@@ -12,7 +12,7 @@ from random import Random
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.prompts import PromptStyle, TargetKind
 from migrl.world.scenes import CELL_PX, COLOURS, SHAPES, Scene, Thing, draw_looks, draw_scene
-from migrl.world.tasks import CONCLUSIONS, SETS, crop_thing
+from migrl.world.tasks import CONCLUSIONS, SETS, crop_thing, list_images
 
 POINT_WORDS = ("Locate", "Find", "Where is")
 
@@ -39,11 +39,9 @@ def format_bare_box(box: tuple[float, float, float, float]) -> str:
     return f"[{', '.join(str(round(v)) for v in box)}]"
 
 
-def list_looks(scenes: tuple[Scene, ...] | list[Scene]) -> str:
+def list_looks(scenes: list[Scene]) -> str:
     """`Image 1: red circle; blue star. Image 2: ...`, things in reading order."""
-    return " ".join(
-        f"Image {number}: {'; '.join(look.name for look in scene.looks)}." for number, scene in enumerate(scenes, 1)
-    )
+    return list_images(tuple(scenes), list(range(1, len(scenes) + 1)))
 
 
 def _draw_scenes(rng: Random, count: int, most: int) -> list[Scene]:
