@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--show", type=int, default=0, help="completions to print per task")
     arguments = parser.parse_args()
-    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=16000)
+    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=9600)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(arguments.model, attn_implementation="sdpa").eval()
     by_task = defaultdict(list)
     for sample in read_samples(arguments.data):

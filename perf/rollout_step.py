@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=16000)
+    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=9600)
     samples = read_samples(arguments.data)
     picked = samples[:: max(1, len(samples) // arguments.prompts)][: arguments.prompts]
     root = arguments.data.parent

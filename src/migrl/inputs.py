@@ -1,5 +1,7 @@
 """From a sample to what the model reads: pictures, their sizes in both frames, and chat messages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from transformers import Qwen2_5_VLProcessor
 
-from migrl.boxes import Frame, Size
+from migrl.boxes import Box, Frame, Size, convert_box
 from migrl.errors import UserError
 from migrl.models import compute_resized_size
 from migrl.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
@@ -28,6 +30,19 @@ class ModelInput:
     @property
     def prompt_hash(self) -> str:
         return hash_messages(self.messages)
+
+    @property
+    def box_target(self) -> BoxTarget:
+        """The target of a grounding sample."""
+        assert isinstance(self.sample.target, BoxTarget)
+        return self.sample.target
+
+    @property
+    def true_box(self) -> Box:
+        """The true box of a grounding sample, in the model's frame."""
+        index = self.box_target.image - 1
+        sizes = {"original_size": self.sizes[index], "resized_size": self.resized_sizes[index]}
+        return convert_box(self.box_target.box_unit, "unit", self.frame, **sizes)
 
     def load_images(self) -> list[Image.Image]:
         return [read_image(path) for path in self.paths]
@@ -58,19 +73,32 @@ def describe_target(sample: Sample) -> dict[str, Any]:
     return target
 
 
-def read_image(path: Path) -> Image.Image:
-    """A picture in RGB.
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """A picture, opened.
 
     Raises:
-        UserError: the file is missing or no picture; evaluation never goes on without it.
+        UserError: the file is missing or no picture; nothing ever goes on without it.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """A picture in RGB."""
+    with open_image(path) as image:
+        return image.convert("RGB")
+
+
+def read_image_size(path: Path) -> Size:
+    """(width, height) of a picture, from its header."""
+    with open_image(path) as image:
+        return image.size
 
 
 def prepare_input(
@@ -84,14 +112,3 @@ def prepare_input(
     kind = "box" if isinstance(sample.target, BoxTarget) else "choice"
     messages = build_messages(question, len(paths), style, kind)
     return ModelInput(sample, paths, sizes, resized, messages, frame)
-
-
-def read_image_size(path: Path) -> Size:
-    """(width, height) of a picture, from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error

@@ -9,7 +9,7 @@ from migrl.inputs import ModelInput
 from migrl.prompts import build_messages
 from migrl.recipe import TeacherSettings, load_recipe
 from migrl.records import BoxTarget, Sample
-from migrl.stages.synthesize import count_filters, judge_candidates, judge_completion, true_box
+from migrl.stages.synthesize import count_filters, judge_candidates, judge_completion
 from migrl.world.teacher import FAULTS, write_candidate
 
 SETTINGS = load_recipe(Path(__file__).resolve().parents[2] / "reproduce/recipes/tiny.yaml").synthesize
@@ -52,7 +52,7 @@ def test_a_repeated_candidate_is_a_duplicate() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_teacher_that_always_errs_gets_nothing_through(fault: str) -> None:
     teacher = TeacherSettings(engine="scripted", **{fault: 1.0})
-    image, box = true_box(ITEM)
+    image, box = ITEM.box_target.image, ITEM.true_box
     rows = []
     for seed in range(40):
         candidate = write_candidate(

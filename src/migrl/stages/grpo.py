@@ -15,7 +15,6 @@ from transformers import Qwen2_5_VLProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from migrl.answers import format_box_answer, format_choice_answer
-from migrl.boxes import convert_box
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
@@ -146,9 +145,7 @@ def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewar
     asked = item.describe()
     target = item.sample.target
     if isinstance(target, BoxTarget):
-        index = target.image - 1
-        sizes = {"original_size": item.sizes[index], "resized_size": item.resized_sizes[index]}
-        answer = format_box_answer(target.image, convert_box(target.box_unit, "unit", item.frame, **sizes))
+        answer = format_box_answer(target.image, item.true_box)
     else:
         answer = format_choice_answer(target.letter)
     ids = processor.tokenizer(f"<think>Image 1.</think>{answer}").input_ids

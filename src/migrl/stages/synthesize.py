@@ -21,7 +21,7 @@ from typing import Any
 from rich.progress import track
 
 from migrl.answers import Answer, has_exact_form, parse_box_answer
-from migrl.boxes import Box, compute_iou, convert_box, frame_size
+from migrl.boxes import Box, compute_iou, frame_size
 from migrl.evidence import StageContext, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.models import load_processor
@@ -68,27 +68,18 @@ def run(context: StageContext) -> dict[str, Any]:
 def ask_teacher(item: ModelInput, settings: SynthesizeSettings) -> list[Candidate]:
     """`settings.candidates` completions for one sample, deterministic in its uid."""
     rng = Random(f"{settings.seed}/{item.sample.uid}")
-    image, box = true_box(item)
+    image = item.box_target.image
     return [
         write_candidate(
             rng,
             settings.teacher,
             facts=item.sample.facts,
             image=image,
-            box=box,
+            box=item.true_box,
             resized_size=item.resized_sizes[image - 1],
         )
         for _ in range(settings.candidates)
     ]
-
-
-def true_box(item: ModelInput) -> tuple[int, Box]:
-    """Number of the target image and its box in the model's frame."""
-    target = item.sample.target
-    assert isinstance(target, BoxTarget)
-    index = target.image - 1
-    sizes = {"original_size": item.sizes[index], "resized_size": item.resized_sizes[index]}
-    return target.image, convert_box(target.box_unit, "unit", item.frame, **sizes)
 
 
 def judge_candidates(item: ModelInput, completions: list[str], settings: SynthesizeSettings) -> list[str | None]:
@@ -113,10 +104,10 @@ def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSett
     answer = parse_box_answer(completion, frame_limits=limits)
     if not has_exact_form(completion, "box") or answer.box is None or answer.thought is None:
         return "parse"
-    image, box = true_box(item)
-    if answer.image != image or compute_iou(answer.box, box) < settings.min_iou:
+    image = item.box_target.image
+    if answer.image != image or compute_iou(answer.box, item.true_box) < settings.min_iou:
         return "iou"
-    if leaks_truth(answer, box):
+    if leaks_truth(answer, item.true_box):
         return "leak"
     if f"image {image}" not in answer.thought.lower():
         return "image"

@@ -11,8 +11,8 @@ from random import Random
 
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.prompts import PromptStyle, TargetKind
-from migrl.world.scenes import CELL_PX, COLOURS, SHAPES, Scene, Thing, draw_looks, draw_scene
-from migrl.world.tasks import CONCLUSIONS, SETS, crop_thing, list_images
+from migrl.world.scenes import CELL_PX, COLOURS, SHAPES, Scene, Thing, crop_thing, draw_looks, draw_scene
+from migrl.world.tasks import CONCLUSIONS, SETS, letter_options, list_images
 
 POINT_WORDS = ("Locate", "Find", "Where is")
 
@@ -80,6 +80,17 @@ def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, q
     hint = rng.choice(list(CONCLUSIONS.values())).format(look=thing.look.name, image=number)
     listing = f"{list_looks(scenes)} " if rng.random() < listed else ""
     return Lesson(tuple(scenes), question, f"<think>{listing}{hint}</think>{answer}", "think")
+
+
+def point_several(rng: Random, most: int) -> Lesson:
+    """Point at up to three named things, one after the other, in any order: looking up is what is practised."""
+    scenes = _draw_scenes(rng, rng.choice((1, 2, 2, 3)), most)
+    found = [(number, thing) for number, scene in enumerate(scenes, 1) for thing in scene.things]
+    found = rng.sample(found, min(3, len(found)))
+    named = [f"the {thing.look.name} in image {number}" for number, thing in found]
+    answers = [format_box_answer(number, box_resized_px(scenes[number - 1], thing)) for number, thing in found]
+    parts = [f"{name[0].upper()}{name[1:]}.{answer}" for name, answer in zip(named, answers, strict=True)]
+    return Lesson(tuple(scenes), f"{rng.choice(POINT_WORDS)} {', '.join(named)}.", " ".join(parts), None)
 
 
 def describe(rng: Random, most: int) -> Lesson:
@@ -150,26 +161,20 @@ def choose(rng: Random, most: int) -> Lesson:
 def choice_lesson(
     rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str, thought: str
 ) -> Lesson:
-    text, letter = format_options(rng, question, options, truth)
-    answer = format_choice_answer(letter)
+    shuffled = rng.sample(options, len(options))
+    text = f"{question} {letter_options(shuffled)}"
+    answer = format_choice_answer(chr(ord("A") + shuffled.index(truth)))
     if rng.random() < 0.4:
         return Lesson(tuple(scenes), text, answer, "direct", "choice")
     return Lesson(tuple(scenes), text, f"<think>{thought} The answer is {truth}.</think>{answer}", "think", "choice")
 
 
-def format_options(rng: Random, question: str, options: list[str], truth: str) -> tuple[str, str]:
-    """Shuffle the options, letter them, and return the whole question with the true letter."""
-    shuffled = rng.sample(options, len(options))
-    letters = [chr(ord("A") + i) for i in range(len(options))]
-    text = " ".join(f"({letter}) {option}" for letter, option in zip(letters, shuffled, strict=True))
-    return f"{question} {text}", letters[shuffled.index(truth)]
-
-
 LESSONS: dict[Callable[[Random, int], Lesson], float] = {
-    point_briefly: 6.0,
-    point: 1.0,
+    point_several: 4.0,
+    point_briefly: 3.5,
+    point: 0.7,
     point_in_image: 1.5,
-    describe: 1.2,
+    describe: 0.5,
     list_all: 1.5,
     read_box: 1.2,
     choose: 1.2,

@@ -11,7 +11,7 @@ learns to point (measured, reproduce/tiny_base/LOG.md).
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -19,6 +19,10 @@ from PIL import Image, ImageDraw
 from migrl.boxes import Box
 
 CELL_PX = 28  # one visual token of Qwen2.5-VL: patch 14, merge 2
+GRIDS = ((3, 3), (4, 3), (3, 4))  # (columns, rows)
+SCALES = (0.93, 1.0, 1.05, 1.25, 1.5)
+RADIUS_PX = 11  # of every thing, in a cell of 28 px
+JITTER_PX = 1  # a thing's centre is at most so far from its cell's, on either axis
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (235, 30, 30),
     "green": (20, 215, 50),
@@ -55,13 +59,12 @@ class Thing:
     row: int
     dx: float
     dy: float
-    radius: float
 
     @property
     def box_cell_px(self) -> Box:
         x = (self.column + 0.5) * CELL_PX + self.dx
         y = (self.row + 0.5) * CELL_PX + self.dy
-        return (x - self.radius, y - self.radius, x + self.radius, y + self.radius)
+        return (x - RADIUS_PX, y - RADIUS_PX, x + RADIUS_PX, y + RADIUS_PX)
 
 
 @dataclass(frozen=True)
@@ -103,11 +106,12 @@ def draw_looks(rng: Random, count: int, colours: tuple[str, ...], shapes: tuple[
 def place_things(rng: Random, looks: list[Look], columns: int, rows: int) -> tuple[Thing, ...]:
     """Put each look in its own random cell; result in reading order (row by row)."""
     cells = rng.sample([(column, row) for row in range(rows) for column in range(columns)], len(looks))
-    things = [
-        Thing(look, column, row, rng.randint(-2, 2), rng.randint(-2, 2), rng.choice((10, 11, 12)))
-        for look, (column, row) in zip(looks, cells, strict=True)
-    ]
-    return sort_things(things)
+    return sort_things([place_thing(rng, look, *cell) for look, cell in zip(looks, cells, strict=True)])
+
+
+def place_thing(rng: Random, look: Look, column: int, row: int) -> Thing:
+    """Put a look near the middle of a cell."""
+    return Thing(look, column, row, rng.randint(-JITTER_PX, JITTER_PX), rng.randint(-JITTER_PX, JITTER_PX))
 
 
 def sort_things(things: list[Thing]) -> tuple[Thing, ...]:
@@ -117,14 +121,46 @@ def sort_things(things: list[Thing]) -> tuple[Thing, ...]:
 
 def draw_scene(rng: Random, looks: list[Look], *, specks: int = 0) -> Scene:
     """A scene of random grid and scale that holds exactly these looks, and `specks` of clutter."""
-    columns, rows = rng.choice(((4, 4), (5, 4), (4, 5)))
+    columns, rows = rng.choice(GRIDS)
     return Scene(
         columns=columns,
         rows=rows,
-        scale=rng.choice((0.93, 1.0, 1.05, 1.25, 1.5)),
+        scale=rng.choice(SCALES),
         things=place_things(rng, looks, columns, rows),
         specks=tuple((rng.random(), rng.random()) for _ in range(specks)),
     )
+
+
+def replace_thing(scene: Scene, old: Look, new: Look) -> Scene:
+    """The same scene with one look exchanged."""
+    things = [replace(t, look=new) if t.look == old else t for t in scene.things]
+    return Scene(scene.columns, scene.rows, scene.scale, tuple(things), scene.specks)
+
+
+def move_things(rng: Random, scene: Scene) -> Scene:
+    """Every thing steps to a free neighbouring cell; one that is hemmed in stays."""
+    taken: set[tuple[int, int]] = {(t.column, t.row) for t in scene.things}
+    moved: list[Thing] = []
+    for t in scene.things:
+        steps = [(t.column + dc, t.row + dr) for dc, dr in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+        inside = [(c, r) for c, r in steps if 0 <= c < scene.columns and 0 <= r < scene.rows]
+        column, row = rng.choice([cell for cell in inside if cell not in taken] or [(t.column, t.row)])
+        taken.add((column, row))
+        moved.append(place_thing(rng, t.look, column, row))
+    return Scene(scene.columns, scene.rows, scene.scale, sort_things(moved), scene.specks)
+
+
+def mirror_scene(scene: Scene) -> Scene:
+    """Left and right swapped."""
+    things = [replace(t, column=scene.columns - 1 - t.column, dx=-t.dx) for t in scene.things]
+    specks = tuple((1 - x, y) for x, y in scene.specks)
+    return Scene(scene.columns, scene.rows, scene.scale, sort_things(things), specks)
+
+
+def crop_thing(rng: Random, thing: Thing) -> Scene:
+    """A close-up of one thing: two by two cells, the thing in one of them."""
+    close = replace(thing, column=rng.randint(0, 1), row=rng.randint(0, 1))
+    return Scene(2, 2, rng.choice((0.93, 1.0, 1.05)), (close,))
 
 
 def hash_scenes(scenes: list[Scene]) -> str:

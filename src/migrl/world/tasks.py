@@ -21,9 +21,12 @@ from migrl.world.scenes import (
     Look,
     Scene,
     Thing,
+    crop_thing,
     draw_looks,
     draw_scene,
-    sort_things,
+    mirror_scene,
+    move_things,
+    replace_thing,
 )
 
 
@@ -99,9 +102,13 @@ def ground(
 def choose(rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str) -> Case:
     """A multiple-choice case with shuffled, lettered options."""
     shuffled = rng.sample(options, len(options))
-    letters = [chr(ord("A") + i) for i in range(len(shuffled))]
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(letters, shuffled, strict=True))
-    return Case(tuple(scenes), f"{question} {listed}", options=tuple(shuffled), letter=letters[shuffled.index(truth)])
+    letter = chr(ord("A") + shuffled.index(truth))
+    return Case(tuple(scenes), f"{question} {letter_options(shuffled)}", options=tuple(shuffled), letter=letter)
+
+
+def letter_options(options: list[str]) -> str:
+    """`(A) first (B) second ...`"""
+    return " ".join(f"({chr(ord('A') + i)}) {option}" for i, option in enumerate(options))
 
 
 # --- in domain: the ten tasks of MIG-Bench -----------------------------------------------------------
@@ -295,41 +302,6 @@ def new_name(rng: Random, palette: Palette) -> list[Case]:
     scenes = [palette.scene(rng, [*kept, old]), palette.scene(rng, [*kept, new])]
     options = [new.name, *(look.name for look in kept)]
     return [choose(rng, scenes, "Which object of image 2 is not in image 1?", options, new.name)]
-
-
-# --- scene surgery -----------------------------------------------------------------------------------
-
-
-def replace_thing(scene: Scene, old: Look, new: Look) -> Scene:
-    """The same scene with one look exchanged."""
-    things = [Thing(new if t.look == old else t.look, t.column, t.row, t.dx, t.dy, t.radius) for t in scene.things]
-    return Scene(scene.columns, scene.rows, scene.scale, tuple(things), scene.specks)
-
-
-def move_things(rng: Random, scene: Scene) -> Scene:
-    """Every thing steps to a free neighbouring cell; one that is hemmed in stays."""
-    taken: set[tuple[int, int]] = {(t.column, t.row) for t in scene.things}
-    moved: list[Thing] = []
-    for t in scene.things:
-        steps = [(t.column + dc, t.row + dr) for dc, dr in ((1, 0), (-1, 0), (0, 1), (0, -1))]
-        inside = [(c, r) for c, r in steps if 0 <= c < scene.columns and 0 <= r < scene.rows]
-        column, row = rng.choice([cell for cell in inside if cell not in taken] or [(t.column, t.row)])
-        taken.add((column, row))
-        moved.append(Thing(t.look, column, row, rng.randint(-2, 2), rng.randint(-2, 2), t.radius))
-    return Scene(scene.columns, scene.rows, scene.scale, sort_things(moved), scene.specks)
-
-
-def mirror_scene(scene: Scene) -> Scene:
-    """Left and right swapped."""
-    things = [Thing(t.look, scene.columns - 1 - t.column, t.row, -t.dx, t.dy, t.radius) for t in scene.things]
-    specks = tuple((1 - x, y) for x, y in scene.specks)
-    return Scene(scene.columns, scene.rows, scene.scale, sort_things(things), specks)
-
-
-def crop_thing(rng: Random, thing: Thing) -> Scene:
-    """A close-up of one thing: two by two cells, the thing in one of them."""
-    close = Thing(thing.look, rng.randint(0, 1), rng.randint(0, 1), thing.dx, thing.dy, thing.radius)
-    return Scene(2, 2, rng.choice((0.93, 1.0, 1.05)), (close,))
 
 
 TaskMaker = Callable[[Random, Palette], list[Case]]

@@ -39,7 +39,7 @@ ANSWER_TOKENS = (
 )
 BPE_SIZE = 512  # 256 bytes, then every word of the world
 MIN_PIXELS = 56 * 56
-MAX_PIXELS = 16_000  # a little above 5 x 4 cells of 28 px: larger pictures are shrunk to the grid
+MAX_PIXELS = 9_600  # a little above 4 x 3 cells of 28 px: larger pictures are shrunk to the grid
 
 # The chat template of Qwen/Qwen2.5-VL-7B-Instruct.
 CHAT_TEMPLATE = (
