@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from migrl.errors import UserError
@@ -87,12 +87,34 @@ class JsonlLog(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **name_metrics(logs)}) + "\n")
 
 
+class ProgressBar(ProgressCallback):
+    """The trainer's bar with a few metrics behind it, in place of a line of all metrics a step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs:
+            metrics = name_metrics(logs)
+            self.training_bar.set_postfix({name: f"{metrics[name]:.3f}" for name in BAR_METRICS if name in metrics})
+
+
 def make_callbacks(folder: Path) -> list[TrainerCallback]:
     """Logs of a training stage: `log.jsonl`, and TensorBoard under `tensorboard/`."""
     callbacks: list[TrainerCallback] = [JsonlLog(folder / "log.jsonl")]
     if PartialState().is_main_process:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     return callbacks
+
+
+def replace_progress_bar(trainer: Trainer) -> None:
+    """Give the trainer our bar; its metrics go to `log.jsonl`."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressBar())
 
 
 def save_trained(trainer: Trainer, folder: Path, checkpoints: Path) -> None:
@@ -103,6 +125,7 @@ def save_trained(trainer: Trainer, folder: Path, checkpoints: Path) -> None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
+BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")
 METRICS = {
     "loss": "loss",
     "grad_norm": "grad_norm",

@@ -27,7 +27,6 @@ def test_committed_scores_and_verdicts_follow_from_the_committed_samples() -> No
     assert verify_results(TINY) == []
 
 
-@pytest.mark.xfail(strict=True, reason="not reached: the tiny base points too badly, see reproduce/tiny_base/LOG.md")
 @pytest.mark.parametrize("name", [*GROUNDING, "cold_start"])
 def test_rl_beats_the_cold_start_and_the_cold_start_beats_the_base(name: str) -> None:
     claim = read_claims(TINY)[name]

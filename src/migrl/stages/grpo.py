@@ -22,7 +22,14 @@ from migrl.launch import find_checkpoint, launch_training, run_child
 from migrl.models import list_vision_token_ids, load_model, load_processor
 from migrl.records import BoxTarget, read_samples
 from migrl.rewards import make_reward_functions
-from migrl.training import build_dataset, check_trainable, make_callbacks, make_lora_config, save_trained
+from migrl.training import (
+    build_dataset,
+    check_trainable,
+    make_callbacks,
+    make_lora_config,
+    replace_progress_bar,
+    save_trained,
+)
 
 TARGET = {
     "image": Value("int64"),
@@ -90,6 +97,7 @@ def train(context: StageContext) -> None:
     trainable = check_trainable(trainer.model)
     if trainer.processing_class.tokenizer.padding_side != "left":
         raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
+    replace_progress_bar(trainer)
     trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
     if trainer.is_world_process_zero():
         facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}

@@ -16,7 +16,15 @@ from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import find_checkpoint, launch_training, run_child
 from migrl.models import load_model, load_processor
 from migrl.records import parse_sample, read_jsonl
-from migrl.training import MESSAGES, build_dataset, check_trainable, make_callbacks, make_lora_config, save_trained
+from migrl.training import (
+    MESSAGES,
+    build_dataset,
+    check_trainable,
+    make_callbacks,
+    make_lora_config,
+    replace_progress_bar,
+    save_trained,
+)
 
 IGNORED = -100
 
@@ -71,6 +79,7 @@ def train(context: StageContext) -> None:
     )
     trainable = check_trainable(trainer.model)
     loss_tokens = check_labels(trainer, processor, completions)
+    replace_progress_bar(trainer)
     trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
     facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
     if trainer.is_world_process_zero():
