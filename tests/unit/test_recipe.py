@@ -34,7 +34,7 @@ def test_an_unknown_key_is_refused_with_a_legal_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("grpo.group=3", "legal values: 1, 2, 3, 4, 6, 8, 12, 16, 24, 48"),
+        ("grpo.group=3", "legal values: 1, 2, 3, 4, 6, 9, 12, 18, 36"),
         ("sft.micro_batch=5", "legal values: 1, 2, 4, 8, 16"),
         ("grpo.save_only_model=true", "cannot resume"),
         ("evaluate.arms=[base, base]", "at most once"),
