@@ -18,6 +18,7 @@ from migrl.inputs import prepare_input
 from migrl.models import load_processor
 from migrl.records import read_samples
 from migrl.scores import score_completion
+from migrl.world.tokenizer import MAX_PIXELS, MIN_PIXELS
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--show", type=int, default=0, help="completions to print per task")
     arguments = parser.parse_args()
-    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=9600)
+    processor = load_processor(arguments.model, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(arguments.model, attn_implementation="sdpa").eval()
     by_task = defaultdict(list)
     for sample in read_samples(arguments.data):

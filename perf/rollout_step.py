@@ -15,6 +15,7 @@ from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 from migrl.inputs import prepare_input
 from migrl.models import list_vision_token_ids, load_processor
 from migrl.records import read_samples
+from migrl.world.tokenizer import MAX_PIXELS, MIN_PIXELS
 
 KERNELS = {"sdpa": "sdpa", "eager text, sdpa vision": {"text_config": "eager", "vision_config": "sdpa"}}
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    processor = load_processor(arguments.model, min_pixels=3136, max_pixels=9600)
+    processor = load_processor(arguments.model, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     samples = read_samples(arguments.data)
     picked = samples[:: max(1, len(samples) // arguments.prompts)][: arguments.prompts]
     root = arguments.data.parent

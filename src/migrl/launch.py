@@ -6,7 +6,6 @@ the child's failure into one error. The child runs the same stage file with `--c
 
 import argparse
 import ctypes
-import json
 import os
 import shutil
 import signal
@@ -103,18 +102,3 @@ def leave_error(folder: Path, text: str) -> None:
     except OSError:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         path.write_text(text)
-
-
-def find_checkpoint(folder: Path) -> str | None:
-    """The last complete trainer checkpoint under `folder`, or None.
-
-    A checkpoint is complete once its trainer state is there and can be read: trainers write it last.
-    """
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        found.append((int(state["global_step"]), path))
-    return str(max(found)[1]) if found else None

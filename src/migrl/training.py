@@ -111,10 +111,26 @@ def make_callbacks(folder: Path) -> list[TrainerCallback]:
     return callbacks
 
 
-def replace_progress_bar(trainer: Trainer) -> None:
-    """Give the trainer our bar; its metrics go to `log.jsonl`."""
+def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
+    """Train under our bar, from the last complete checkpoint if there is one."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar())
+    trainer.train(resume_from_checkpoint=find_checkpoint(checkpoints))
+
+
+def find_checkpoint(folder: Path) -> str | None:
+    """The last complete trainer checkpoint under `folder`, or None.
+
+    A checkpoint is complete once its trainer state is there and can be read: trainers write it last.
+    """
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        found.append((int(state["global_step"]), path))
+    return str(max(found)[1]) if found else None
 
 
 def save_trained(trainer: Trainer, folder: Path, checkpoints: Path) -> None:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from migrl.world.lessons import LESSONS, box_resized_px, draw_lesson, point_several
+from migrl.world.lessons import LESSONS, draw_lesson, point_several
 
 ANSWER = re.compile(r"The (\w+ \w+) in image (\d)\.<answer>(.*?)</answer>")
 
@@ -19,7 +19,7 @@ def test_every_box_of_a_lesson_is_that_of_the_thing_it_names() -> None:
         for name, image, text in answers:
             scene = lesson.scenes[int(image) - 1]
             (thing,) = (thing for thing in scene.things if thing.look.name == name)
-            box = [round(v) for v in box_resized_px(scene, thing)]
+            box = [round(v) for v in thing.box_cell_px]
             assert json.loads(text) == {"image": int(image), "bbox_2d": box}
 
 

@@ -18,7 +18,7 @@ from migrl.answers import format_box_answer, format_choice_answer
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import find_checkpoint, launch_training, run_child
+from migrl.launch import launch_training, run_child
 from migrl.models import list_vision_token_ids, load_model, load_processor
 from migrl.records import BoxTarget, read_samples
 from migrl.rewards import make_reward_functions
@@ -27,8 +27,8 @@ from migrl.training import (
     check_trainable,
     make_callbacks,
     make_lora_config,
-    replace_progress_bar,
     save_trained,
+    train_resuming,
 )
 
 TARGET = {
@@ -97,8 +97,7 @@ def train(context: StageContext) -> None:
     trainable = check_trainable(trainer.model)
     if trainer.processing_class.tokenizer.padding_side != "left":
         raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
-    replace_progress_bar(trainer)
-    trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
+    train_resuming(trainer, context.folder / "checkpoints")
     if trainer.is_world_process_zero():
         facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import find_checkpoint, launch_training, run_child
+from migrl.launch import launch_training, run_child
 from migrl.models import load_model, load_processor
 from migrl.records import parse_sample, read_jsonl
 from migrl.training import (
@@ -22,8 +22,8 @@ from migrl.training import (
     check_trainable,
     make_callbacks,
     make_lora_config,
-    replace_progress_bar,
     save_trained,
+    train_resuming,
 )
 
 IGNORED = -100
@@ -79,8 +79,7 @@ def train(context: StageContext) -> None:
     )
     trainable = check_trainable(trainer.model)
     loss_tokens = check_labels(trainer, processor, completions)
-    replace_progress_bar(trainer)
-    trainer.train(resume_from_checkpoint=find_checkpoint(context.folder / "checkpoints"))
+    train_resuming(trainer, context.folder / "checkpoints")
     facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
     if trainer.is_world_process_zero():
         write_json(context.folder / "facts.json", facts)

@@ -11,8 +11,8 @@ from random import Random
 
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.prompts import PromptStyle, TargetKind
-from migrl.world.scenes import CELL_PX, COLOURS, SHAPES, Scene, Thing, crop_thing, draw_looks, draw_scene
-from migrl.world.tasks import CONCLUSIONS, SETS, letter_options, list_images
+from migrl.world.scenes import COLOURS, SHAPES, Scene, Thing, crop_thing, draw_looks, draw_scene
+from migrl.world.tasks import CONCLUSIONS, SETS, ask_choice, list_images
 
 POINT_WORDS = ("Locate", "Find", "Where is")
 
@@ -26,13 +26,6 @@ class Lesson:
     completion: str
     style: PromptStyle | None
     kind: TargetKind = "box"
-
-
-def box_resized_px(scene: Scene, thing: Thing) -> tuple[float, float, float, float]:
-    """Box of a thing in the frame the model sees: 28 px a cell."""
-    x1, y1, x2, y2 = scene.box_unit(thing)
-    width, height = scene.columns * CELL_PX, scene.rows * CELL_PX
-    return (x1 * width, y1 * height, x2 * width, y2 * height)
 
 
 def format_bare_box(box: tuple[float, float, float, float]) -> str:
@@ -74,7 +67,7 @@ def point_briefly(rng: Random, most: int) -> Lesson:
 
 
 def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, question: str, listed: float) -> Lesson:
-    answer = format_box_answer(number, box_resized_px(scenes[number - 1], thing))
+    answer = format_box_answer(number, thing.box_cell_px)
     if rng.random() < 0.3:
         return Lesson(tuple(scenes), question, answer, "direct")
     hint = rng.choice(list(CONCLUSIONS.values())).format(look=thing.look.name, image=number)
@@ -88,7 +81,7 @@ def point_several(rng: Random, most: int) -> Lesson:
     found = [(number, thing) for number, scene in enumerate(scenes, 1) for thing in scene.things]
     found = rng.sample(found, min(3, len(found)))
     named = [f"the {thing.look.name} in image {number}" for number, thing in found]
-    answers = [format_box_answer(number, box_resized_px(scenes[number - 1], thing)) for number, thing in found]
+    answers = [format_box_answer(number, thing.box_cell_px) for number, thing in found]
     parts = [f"{name[0].upper()}{name[1:]}.{answer}" for name, answer in zip(named, answers, strict=True)]
     return Lesson(tuple(scenes), f"{rng.choice(POINT_WORDS)} {', '.join(named)}.", " ".join(parts), None)
 
@@ -98,7 +91,7 @@ def describe(rng: Random, most: int) -> Lesson:
     scenes = _draw_scenes(rng, rng.randint(1, 2), most + 1)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
-    parts = [f"{thing.look.name} {format_bare_box(box_resized_px(scene, thing))}" for thing in scene.things]
+    parts = [f"{thing.look.name} {format_bare_box(thing.box_cell_px)}" for thing in scene.things]
     return Lesson(tuple(scenes), f"Describe image {number}.", "; ".join(parts) + ".", None)
 
 
@@ -118,7 +111,7 @@ def read_box(rng: Random, most: int) -> Lesson:
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     thing = rng.choice(scene.things)
-    box = format_bare_box(box_resized_px(scene, thing))
+    box = format_bare_box(thing.box_cell_px)
     completion = f"The object of image {number} is a {thing.look.name}."
     question = f"What is the object at {box} of image {number}?"
     if rng.random() < 0.5:
@@ -161,12 +154,13 @@ def choose(rng: Random, most: int) -> Lesson:
 def choice_lesson(
     rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str, thought: str
 ) -> Lesson:
-    shuffled = rng.sample(options, len(options))
-    text = f"{question} {letter_options(shuffled)}"
-    answer = format_choice_answer(chr(ord("A") + shuffled.index(truth)))
+    case = ask_choice(rng, scenes, question, options, truth)
+    assert case.letter is not None
+    answer = format_choice_answer(case.letter)
     if rng.random() < 0.4:
-        return Lesson(tuple(scenes), text, answer, "direct", "choice")
-    return Lesson(tuple(scenes), text, f"<think>{thought} The answer is {truth}.</think>{answer}", "think", "choice")
+        return Lesson(case.scenes, case.question, answer, "direct", "choice")
+    thought = f"<think>{thought} The answer is {truth}.</think>"
+    return Lesson(case.scenes, case.question, f"{thought}{answer}", "think", "choice")
 
 
 LESSONS: dict[Callable[[Random, int], Lesson], float] = {

@@ -62,6 +62,7 @@ class Thing:
 
     @property
     def box_cell_px(self) -> Box:
+        """Box in the frame the model sees: 28 px a cell."""
         x = (self.column + 0.5) * CELL_PX + self.dx
         y = (self.row + 0.5) * CELL_PX + self.dy
         return (x - RADIUS_PX, y - RADIUS_PX, x + RADIUS_PX, y + RADIUS_PX)
@@ -134,7 +135,7 @@ def draw_scene(rng: Random, looks: list[Look], *, specks: int = 0) -> Scene:
 def replace_thing(scene: Scene, old: Look, new: Look) -> Scene:
     """The same scene with one look exchanged."""
     things = [replace(t, look=new) if t.look == old else t for t in scene.things]
-    return Scene(scene.columns, scene.rows, scene.scale, tuple(things), scene.specks)
+    return replace(scene, things=tuple(things))
 
 
 def move_things(rng: Random, scene: Scene) -> Scene:
@@ -147,14 +148,14 @@ def move_things(rng: Random, scene: Scene) -> Scene:
         column, row = rng.choice([cell for cell in inside if cell not in taken] or [(t.column, t.row)])
         taken.add((column, row))
         moved.append(place_thing(rng, t.look, column, row))
-    return Scene(scene.columns, scene.rows, scene.scale, sort_things(moved), scene.specks)
+    return replace(scene, things=sort_things(moved))
 
 
 def mirror_scene(scene: Scene) -> Scene:
     """Left and right swapped."""
     things = [replace(t, column=scene.columns - 1 - t.column, dx=-t.dx) for t in scene.things]
     specks = tuple((1 - x, y) for x, y in scene.specks)
-    return Scene(scene.columns, scene.rows, scene.scale, sort_things(things), specks)
+    return replace(scene, things=sort_things(things), specks=specks)
 
 
 def crop_thing(rng: Random, thing: Thing) -> Scene:

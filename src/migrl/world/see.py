@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2_5_VLProcessor
 
-from migrl.world.lessons import box_resized_px
 from migrl.world.scenes import COLOURS, SHAPES, Scene
 
 IGNORED = -100  # label of a position that carries no loss
@@ -50,7 +49,7 @@ def label_cells(scene: Scene) -> list[list[int]]:
     """What each visual token of a scene's picture shows, row by row (see SeeHead)."""
     cells = [[0, 0] + [IGNORED] * 12 for _ in range(scene.rows * scene.columns)]
     for thing in scene.things:
-        digits = [int(d) for v in box_resized_px(scene, thing) for d in f"{round(v):03d}"]
+        digits = [int(d) for v in thing.box_cell_px for d in f"{round(v):03d}"]
         colour, shape = list(COLOURS).index(thing.look.colour), SHAPES.index(thing.look.shape)
         cells[thing.row * scene.columns + thing.column] = [colour + 1, shape + 1, *digits]
     return cells

@@ -99,16 +99,12 @@ def ground(
     return Case(every, question, image, look, " ".join(part for part in parts if part))
 
 
-def choose(rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str) -> Case:
+def ask_choice(rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str) -> Case:
     """A multiple-choice case with shuffled, lettered options."""
     shuffled = rng.sample(options, len(options))
-    letter = chr(ord("A") + shuffled.index(truth))
-    return Case(tuple(scenes), f"{question} {letter_options(shuffled)}", options=tuple(shuffled), letter=letter)
-
-
-def letter_options(options: list[str]) -> str:
-    """`(A) first (B) second ...`"""
-    return " ".join(f"({chr(ord('A') + i)}) {option}" for i, option in enumerate(options))
+    letters = [chr(ord("A") + i) for i in range(len(shuffled))]
+    listed = " ".join(f"({letter}) {option}" for letter, option in zip(letters, shuffled, strict=True))
+    return Case(tuple(scenes), f"{question} {listed}", options=tuple(shuffled), letter=letters[shuffled.index(truth)])
 
 
 # --- in domain: the ten tasks of MIG-Bench -----------------------------------------------------------
@@ -265,7 +261,7 @@ def which_image(rng: Random, palette: Palette) -> list[Case]:
     scenes = [palette.scene(rng, looks[i : i + 2]) for i in (0, 2, 4)]
     k = rng.randint(1, 3)
     question = f"Which image has the {rng.choice(scenes[k - 1].looks).name}?"
-    return [choose(rng, scenes, question, ["image 1", "image 2", "image 3"], f"image {k}")]
+    return [ask_choice(rng, scenes, question, ["image 1", "image 2", "image 3"], f"image {k}")]
 
 
 def similarity(rng: Random, palette: Palette) -> list[Case]:
@@ -276,7 +272,9 @@ def similarity(rng: Random, palette: Palette) -> list[Case]:
     if holder == 3:
         pairs.reverse()
     scenes = [palette.scene(rng, looks[:1]), *(palette.scene(rng, pair) for pair in pairs)]
-    return [choose(rng, scenes, "Which image has the object of image 1?", ["image 2", "image 3"], f"image {holder}")]
+    return [
+        ask_choice(rng, scenes, "Which image has the object of image 1?", ["image 2", "image 3"], f"image {holder}")
+    ]
 
 
 def counting(rng: Random, palette: Palette) -> list[Case]:
@@ -285,7 +283,7 @@ def counting(rng: Random, palette: Palette) -> list[Case]:
     k = rng.randint(1, 2)
     truth = str(len(scenes[k - 1].things))
     options = [truth, *rng.sample([str(n) for n in range(1, 5) if str(n) != truth], 2)]
-    return [choose(rng, scenes, f"How many objects are in image {k}?", options, truth)]
+    return [ask_choice(rng, scenes, f"How many objects are in image {k}?", options, truth)]
 
 
 def common_name(rng: Random, palette: Palette) -> list[Case]:
@@ -293,7 +291,7 @@ def common_name(rng: Random, palette: Palette) -> list[Case]:
     shared, *others = palette.draw(rng, 4)
     scenes = [palette.scene(rng, [shared, other]) for other in others]
     options = [shared.name, *(look.name for look in others[:2])]
-    return [choose(rng, scenes, "Which object is in every image?", options, shared.name)]
+    return [ask_choice(rng, scenes, "Which object is in every image?", options, shared.name)]
 
 
 def new_name(rng: Random, palette: Palette) -> list[Case]:
@@ -301,7 +299,7 @@ def new_name(rng: Random, palette: Palette) -> list[Case]:
     *kept, old, new = palette.draw(rng, 4)
     scenes = [palette.scene(rng, [*kept, old]), palette.scene(rng, [*kept, new])]
     options = [new.name, *(look.name for look in kept)]
-    return [choose(rng, scenes, "Which object of image 2 is not in image 1?", options, new.name)]
+    return [ask_choice(rng, scenes, "Which object of image 2 is not in image 1?", options, new.name)]
 
 
 TaskMaker = Callable[[Random, Palette], list[Case]]
