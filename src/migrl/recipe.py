@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 class WorldSource(Section):
-    """Sizes of the rendered world (world/tasks.py); every set is drawn from `seed`."""
+    """Sizes of the rendered world's sets (world/tasks.py); every set is drawn from `seed`."""
 
     kind: Literal["world"]
     seed: int = 0

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from migrl.boxes import smart_resize
+from migrl.world.cases import Case
 from migrl.world.picture import draw_world
 from migrl.world.scenes import CELL_PX, GRIDS, SCALES, Scene, render_scene
-from migrl.world.tasks import SETS, Case
+from migrl.world.tasks import SETS
 
 # As in world/tokenizer.py, which is not imported here: it would load transformers.
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 9_600
@@ -74,7 +75,7 @@ def test_every_thing_lies_within_its_image_in_a_cell_of_its_own(benchmark, task)
             assert [row for _, row in cells] == sorted(row for _, row in cells)  # reading order
 
 
-GROUNDING = [(b, t) for b, t in TASKS if b in ("mini_mig", "mini_reason", "mini_frames")]
+GROUNDING = [(b, t) for b, t in TASKS if b in ("mini_mig", "mini_reason", "mini_frames", "mini_relate")]
 
 
 @pytest.mark.parametrize(("benchmark", "task"), GROUNDING)
@@ -102,16 +103,16 @@ def test_no_other_object_answers_a_grounding_question(benchmark, task):
                 assert first.intersection(*others) == {case.look}
             case "referring" | "lookalike":
                 assert first & looks == {case.look}
-            case "reasoning":
+            case "reasoning" | "same_colour":
                 assert {look for look in looks if look.colour == next(iter(first)).colour} == {case.look}
-            case "correspondence":
+            case "correspondence" | "same_shape":
                 assert {look for look in looks if look.shape == next(iter(first)).shape} == {case.look}
             case "group_grounding":
                 assert sum(case.look in scene.looks for scene in case.scenes) == 1
             case "region":
                 number = int(case.question[len("Image ")])
                 assert case.scenes[number - 1].looks == (case.look,) and case.image == 1
-            case "object_tracking" | "multi_view" | "follow":
+            case "object_tracking" | "multi_view" | "follow" | "from_behind":
                 box = tuple(int(v) / 1000 for v in re.findall(r"\d+", case.question.split("<|box_start|>")[1])[:4])
                 quoted = case.scenes[0].box_unit(case.scenes[0].find(case.look))
                 assert box == pytest.approx(quoted, abs=0.0006)

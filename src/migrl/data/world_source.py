@@ -15,8 +15,10 @@ from rich.progress import track
 
 from migrl.recipe import WorldSource
 from migrl.records import BoxTarget, ChoiceTarget, Sample, write_jsonl
+from migrl.world.cases import SEEN, Case, Palette, TaskMaker
+from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import Scene, hash_scenes, render_scene
-from migrl.world.tasks import MINI_MIG, SEEN, SETS, Case, Palette, TaskMaker
+from migrl.world.tasks import SETS
 
 TRAINING_SPLITS = ("cot", "rl")
 

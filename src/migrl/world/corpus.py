@@ -3,8 +3,9 @@
 from random import Random
 
 from migrl.prompts import SUFFIXES
+from migrl.world.cases import CONCLUSIONS
 from migrl.world.lessons import draw_lesson
-from migrl.world.tasks import CONCLUSIONS, SETS
+from migrl.world.tasks import READ_SETS
 
 
 def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
@@ -12,7 +13,7 @@ def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
     rng = Random(f"corpus-{seed}")
     texts = [*SUFFIXES.values(), *CONCLUSIONS.values(), "system\nYou are a helpful assistant.", "user\n", "assistant\n"]
     texts = texts * rounds
-    for makers, palette in SETS.values():
+    for makers, palette in READ_SETS.values():
         for make in makers.values():
             for _ in range(rounds):
                 texts += [text for case in make(rng, palette) for text in (case.question, case.facts)]

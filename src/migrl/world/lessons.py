@@ -11,8 +11,9 @@ from random import Random
 
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.prompts import PromptStyle, TargetKind
+from migrl.world.cases import CONCLUSIONS, ask_choice, list_images
 from migrl.world.scenes import COLOURS, SHAPES, Scene, Thing, crop_thing, draw_looks, draw_scene
-from migrl.world.tasks import CONCLUSIONS, SETS, ask_choice, list_images
+from migrl.world.tasks import READ_SETS
 
 POINT_WORDS = ("Locate", "Find", "Where is")
 
@@ -121,7 +122,7 @@ def read_box(rng: Random, most: int) -> Lesson:
 
 def repeat(rng: Random, most: int) -> Lesson:
     """Say a sentence again: how the base meets the words of questions it was never taught to answer."""
-    makers, palette = rng.choice(list(SETS.values()))
+    makers, palette = rng.choice(list(READ_SETS.values()))
     case = rng.choice(rng.choice(list(makers.values()))(rng, palette))
     sentence = case.question.split("<|box_start|>")[0] if rng.random() < 0.6 or not case.facts else case.facts
     return Lesson(tuple(_draw_scenes(rng, 1, most)), f"Repeat: {sentence}", sentence, None)

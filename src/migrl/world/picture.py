@@ -14,8 +14,9 @@ from random import Random
 from PIL import Image, ImageDraw, ImageFont
 
 from migrl.boxes import Box
+from migrl.world.cases import SEEN, Case
+from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import render_scene
-from migrl.world.tasks import MINI_MIG, SEEN, Case
 
 Colour = tuple[int, int, int]
 
