@@ -6,7 +6,10 @@ from random import Random
 
 import pytest
 
+from migrl.world.cases import UNSEEN
+from migrl.world.corpus import draw_corpus
 from migrl.world.lessons import LESSONS, draw_lesson, point_several
+from migrl.world.out_of_domain import MINI_RELATE
 
 ANSWER = re.compile(r"The (\w+ \w+) in image (\d)\.<answer>(.*?)</answer>")
 
@@ -34,3 +37,10 @@ def test_no_lesson_asks_a_question_of_the_tasks() -> None:
     compares = re.compile(r"\b(difference|share|moves|view|region|same|every image|not in image|which image)\b", re.I)
     for lesson in (draw_lesson(rng, 3) for _ in range(2000)):
         assert lesson.question.startswith("Repeat: ") or not compares.search(lesson.question), lesson.question
+
+
+def test_the_base_has_read_no_question_of_mini_relate() -> None:
+    corpus = "\n".join(draw_corpus(0))
+    for make in MINI_RELATE.values():
+        relation = make(Random(0), UNSEEN)[0].question.split(". ")[0]
+        assert relation not in corpus
