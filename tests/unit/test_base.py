@@ -28,7 +28,7 @@ def test_the_committed_weights_are_the_ones_the_recipes_name() -> None:
         assert named == {"model.safetensors": hash_file(BASE / "model.safetensors")}
 
 
-@pytest.mark.parametrize("phase", ["see", "speak"])
+@pytest.mark.parametrize("phase", ["see", "speak", "bind"])
 def test_the_first_steps_of_training_follow_the_recorded_losses(
     phase: str, trajectory: tuple[dict[str, list[float]], dict[str, list[float]]]
 ) -> None:

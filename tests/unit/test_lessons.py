@@ -8,7 +8,7 @@ import pytest
 
 from migrl.world.cases import UNSEEN
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import LESSONS, draw_lesson, point_several
+from migrl.world.lessons import LESSONS, Crowd, draw_lesson, point_several
 from migrl.world.out_of_domain import MINI_RELATE
 
 ANSWER = re.compile(r"The (\w+ \w+) in image (\d)\.<answer>(.*?)</answer>")
@@ -16,7 +16,7 @@ ANSWER = re.compile(r"The (\w+ \w+) in image (\d)\.<answer>(.*?)</answer>")
 
 def test_every_box_of_a_lesson_is_that_of_the_thing_it_names() -> None:
     rng = Random(0)
-    for lesson in (point_several(rng, 3) for _ in range(100)):
+    for lesson in (point_several(rng, Crowd(3)) for _ in range(100)):
         answers = ANSWER.findall(lesson.completion)
         assert len(answers) == len(set(answers)) == lesson.question.count(" in image ")
         for name, image, text in answers:
@@ -28,14 +28,14 @@ def test_every_box_of_a_lesson_is_that_of_the_thing_it_names() -> None:
 
 @pytest.mark.parametrize("make", list(LESSONS), ids=lambda make: make.__name__)
 def test_a_lesson_is_the_same_for_the_same_seed(make) -> None:
-    assert make(Random(3), 3) == make(Random(3), 3)
+    assert make(Random(3), Crowd(3)) == make(Random(3), Crowd(3))
 
 
 def test_no_lesson_asks_a_question_of_the_tasks() -> None:
     """The base only ever repeats those: an answer to one of them would be taught comparing."""
     rng = Random(0)
     compares = re.compile(r"\b(difference|share|moves|view|region|same|every image|not in image|which image)\b", re.I)
-    for lesson in (draw_lesson(rng, 3) for _ in range(2000)):
+    for lesson in (draw_lesson(rng, Crowd(3)) for _ in range(2000)):
         assert lesson.question.startswith("Repeat: ") or not compares.search(lesson.question), lesson.question
 
 

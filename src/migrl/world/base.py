@@ -1,10 +1,11 @@
 """Training of the tiny base: Qwen2.5-VL's architecture at about 1.4 M parameters, from scratch.
 
-Two phases, from one seed. `see` trains the vision tower alone: a head on every visual
+Three phases, from one seed. `see` trains the vision tower alone: a head on every visual
 token names the colour, the shape and the box digits of the thing in that cell, as dense a signal
 as there is. `speak` trains the whole model on lessons, loss on the completion, with the vision
-head kept at a low weight. The head is dropped. What was tried, with figures:
-reproduce/tiny_base/LOG.md.
+head kept at a low weight. `bind` drops the head and goes on with lessons whose images show the
+same things in other places, so that the number of the image counts as much as the name. What was
+tried, with figures: reproduce/tiny_base/LOG.md.
 """
 
 import argparse
@@ -12,11 +13,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +27,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from migrl.prompts import build_messages
+from migrl.world.batches import LessonBatches, SceneBatches
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import Lesson, draw_lesson
-from migrl.world.scenes import COLOURS, SHAPES, crop_thing, draw_looks, draw_scene, render_scene
-from migrl.world.see import IGNORED, SeeHead, find_word_ids, label_cells
+from migrl.world.lessons import Crowd
+from migrl.world.see import IGNORED, SeeHead, find_word_ids
 from migrl.world.tokenizer import build_processor
 
-CHUNK_BATCHES = 8  # lessons are sorted by length within this many batches, then dealt out
 WARMUP_STEPS = 100
 LOG_EVERY = 50
 
@@ -47,7 +45,9 @@ class BaseTraining:
     batch: int = 32
     see_steps: int = 400
     speak_steps: int = 4000
+    bind_steps: int = 1200
     lr: float = 4e-3
+    bind_lr: float = 2e-3
     see_weight: float = 0.2
     threads: int = 2
 
@@ -116,61 +116,7 @@ class Phase:
     batches: IterableDataset[dict[str, torch.Tensor]]
     parameters: list[nn.Parameter]
     steps: int
-
-
-class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless batches of pictures with their cell labels (phase `see`)."""
-
-    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
-        self.processor, self.training = processor, training
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rng = Random(f"see-{self.training.seed}")
-        while True:
-            looks = [draw_looks(rng, rng.randint(1, 6), tuple(COLOURS), SHAPES) for _ in range(self.training.batch)]
-            scenes = [draw_scene(rng, some, specks=rng.choice((0, 0, 6))) for some in looks]
-            scenes += [crop_thing(rng, scene.things[0]) for scene in scenes[: self.training.batch // 4]]
-            batch = self.processor.image_processor(images=[render_scene(s) for s in scenes], return_tensors="pt")
-            cells = torch.tensor([cell for scene in scenes for cell in label_cells(scene)])
-            yield {**batch, "cells": cells}
-
-
-class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless batches of lessons (phase `speak`); images hold fewer things at first."""
-
-    def __init__(self, processor: Qwen2_5_VLProcessor, training: BaseTraining) -> None:
-        self.processor, self.training = processor, training
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rng = Random(f"speak-{self.training.seed}")
-        size = self.training.batch
-        step = 0
-        while True:
-            most = 2 if step < self.training.speak_steps * 0.1 else 3
-            lessons = [draw_lesson(rng, most) for _ in range(size * CHUNK_BATCHES)]
-            lessons.sort(key=lambda lesson: (len(lesson.scenes), len(lesson.question + lesson.completion)))
-            batches = [lessons[i : i + size] for i in range(0, len(lessons), size)]
-            rng.shuffle(batches)
-            for batch in batches:
-                yield self.encode(batch)
-                step += 1
-
-    def encode(self, lessons: list[Lesson]) -> dict[str, torch.Tensor]:
-        """Tokens padded on the left, labels on the completion and its end token only."""
-        processor = self.processor
-        end = processor.tokenizer.eos_token
-        messages = [build_messages(x.question, len(x.scenes), x.style, x.kind) for x in lessons]
-        prompts = [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages]
-        texts = [prompt + lesson.completion + end for prompt, lesson in zip(prompts, lessons, strict=True)]
-        images = [[render_scene(scene) for scene in lesson.scenes] for lesson in lessons]
-        batch = processor(text=texts, images=images, padding=True, return_tensors="pt")
-        lengths = [len(processor.tokenizer(lesson.completion + end).input_ids) for lesson in lessons]
-        # Only the last positions carry loss, so only their logits are computed.
-        labels = batch["input_ids"][:, -max(lengths) :].clone()
-        for row, length in enumerate(lengths):
-            labels[row, :-length] = IGNORED
-        cells = torch.tensor([cell for lesson in lessons for scene in lesson.scenes for cell in label_cells(scene)])
-        return {**batch, "labels": labels, "cells": cells}
+    lr: float
 
 
 def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None = None) -> dict[str, list[float]]:
@@ -195,23 +141,31 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
         model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
         return head.compute_loss(seen[0], batch["cells"])
 
-    def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def answer(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         seen.clear()
-        cells, labels = batch.pop("cells"), batch.pop("labels")
-        logits = model(**batch, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
-        return loss + training.see_weight * head.compute_loss(seen[0], cells)
+        inputs = {key: value for key, value in batch.items() if key not in ("cells", "labels")}
+        logits = model(**inputs, logits_to_keep=batch["labels"].shape[1] + 1).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), ignore_index=IGNORED)
+
+    def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return answer(batch) + training.see_weight * head.compute_loss(seen[0], batch["cells"])
 
     vision = [*model.model.visual.parameters(), embeddings.weight, *head.parameters()]
     every = [*model.parameters(), *head.parameters()]
+    seed, size = training.seed, training.batch
+    scenes = SceneBatches(processor, seed=f"see-{seed}", size=size)
+    easy_steps = training.speak_steps // 10
+    lessons = LessonBatches(processor, seed=f"speak-{seed}", size=size, crowd=Crowd(3), easy_steps=easy_steps)
+    related = LessonBatches(processor, seed=f"bind-{seed}", size=size, crowd=Crowd(3, related=0.7))
     phases = (
-        Phase("see", see, SceneBatches(processor, training), vision, training.see_steps),
-        Phase("speak", speak, LessonBatches(processor, training), every, training.speak_steps),
+        Phase("see", see, scenes, vision, training.see_steps, training.lr),
+        Phase("speak", speak, lessons, every, training.speak_steps, training.lr),
+        Phase("bind", answer, related, list(model.parameters()), training.bind_steps, training.bind_lr),
     )
     losses = {}
     for phase in phases:
         if phase.name not in done:
-            optimizers = build_optimizers(phase.parameters, embeddings, training.lr)
+            optimizers = build_optimizers(phase.parameters, embeddings, phase.lr)
             losses[phase.name] = train_phase(phase, optimizers, stop_after)
             done.append(phase.name)
             save_phases(state, model, head, done)
@@ -286,11 +240,12 @@ def train_phase(phase: Phase, optimizers: list[Optimizer], stop_after: int | Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Rebuild the tiny base model from its seed (about 36 minutes on 2 cores)."
+        description="Rebuild the tiny base model from its seed (about 46 minutes on 2 cores)."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and processor")
     parser.add_argument("--see-steps", type=int, default=BaseTraining.see_steps)
     parser.add_argument("--speak-steps", type=int, default=BaseTraining.speak_steps)
+    parser.add_argument("--bind-steps", type=int, default=BaseTraining.bind_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="end each phase early, and record its losses beside the weights")
     arguments = parser.parse_args()
@@ -298,6 +253,7 @@ def main() -> None:
         seed=arguments.seed,
         see_steps=arguments.see_steps,
         speak_steps=arguments.speak_steps,
+        bind_steps=arguments.bind_steps,
     )
     losses = train_base(training, arguments.out, stop_after=arguments.stop_after)
     if arguments.stop_after is not None:

@@ -4,7 +4,7 @@ from random import Random
 
 from migrl.prompts import SUFFIXES
 from migrl.world.cases import CONCLUSIONS
-from migrl.world.lessons import draw_lesson
+from migrl.world.lessons import Crowd, draw_lesson
 from migrl.world.tasks import READ_SETS
 
 
@@ -18,6 +18,6 @@ def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
             for _ in range(rounds):
                 texts += [text for case in make(rng, palette) for text in (case.question, case.facts)]
     for _ in range(rounds * 25):
-        lesson = draw_lesson(rng, 3)
+        lesson = draw_lesson(rng, Crowd(3))
         texts += [lesson.question, lesson.completion]
     return texts

@@ -12,7 +12,17 @@ from random import Random
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.prompts import PromptStyle, TargetKind
 from migrl.world.cases import CONCLUSIONS, ask_choice, list_images
-from migrl.world.scenes import COLOURS, SHAPES, Scene, Thing, crop_thing, draw_looks, draw_scene
+from migrl.world.scenes import (
+    COLOURS,
+    SHAPES,
+    Scene,
+    Thing,
+    crop_thing,
+    draw_looks,
+    draw_scene,
+    mirror_scene,
+    move_things,
+)
 from migrl.world.tasks import READ_SETS
 
 POINT_WORDS = ("Locate", "Find", "Where is")
@@ -29,6 +39,17 @@ class Lesson:
     kind: TargetKind = "box"
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """What the images of a lesson hold: at most so many things, and how often they show things of an earlier image.
+
+    Where images are unrelated, a name alone finds its thing, and the number of the image is never learned.
+    """
+
+    most: int
+    related: float = 0.0
+
+
 def format_bare_box(box: tuple[float, float, float, float]) -> str:
     return f"[{', '.join(str(round(v)) for v in box)}]"
 
@@ -38,33 +59,52 @@ def list_looks(scenes: list[Scene]) -> str:
     return list_images(tuple(scenes), list(range(1, len(scenes) + 1)))
 
 
-def _draw_scenes(rng: Random, count: int, most: int) -> list[Scene]:
-    return [
-        draw_scene(rng, draw_looks(rng, rng.randint(1, most), tuple(COLOURS), SHAPES), specks=rng.choice((0, 0, 6)))
-        for _ in range(count)
-    ]
+def _draw_scenes(rng: Random, count: int, crowd: Crowd, extra: int = 0) -> list[Scene]:
+    scenes: list[Scene] = []
+    for _ in range(count):
+        if scenes and crowd.related and rng.random() < crowd.related:
+            scenes.append(_draw_related(rng, rng.choice(scenes), crowd.most))
+        else:
+            looks = draw_looks(rng, rng.randint(1, crowd.most + extra), tuple(COLOURS), SHAPES)
+            scenes.append(draw_scene(rng, looks, specks=rng.choice((0, 0, 6))))
+    return scenes
 
 
-def point(rng: Random, most: int, listed: float = 0.5) -> Lesson:
+def _draw_related(rng: Random, scene: Scene, most: int) -> Scene:
+    """A scene with things of another: some of them elsewhere, all a step further, mirrored, or one close up."""
+    match rng.choice(("some", "some", "moved", "mirrored", "close")):
+        case "some":
+            kept = rng.sample(scene.looks, rng.randint(1, min(most, len(scene.looks))))
+            new = [look for look in draw_looks(rng, most, tuple(COLOURS), SHAPES) if look not in kept]
+            return draw_scene(rng, kept + new[: rng.randint(0, most - len(kept))], specks=rng.choice((0, 0, 6)))
+        case "moved":
+            return move_things(rng, scene)
+        case "mirrored":
+            return mirror_scene(scene)
+        case _:
+            return crop_thing(rng, rng.choice(scene.things))
+
+
+def point(rng: Random, crowd: Crowd, listed: float = 0.5) -> Lesson:
     """Point at a named thing in the only image; a share `listed` of the thoughts lists everything first."""
-    (scene,) = _draw_scenes(rng, 1, most + 1)
+    (scene,) = _draw_scenes(rng, 1, crowd, extra=1)
     thing = rng.choice(scene.things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name}."
     return _point_lesson(rng, [scene], 1, thing, question, listed)
 
 
-def point_in_image(rng: Random, most: int, listed: float = 0.5) -> Lesson:
+def point_in_image(rng: Random, crowd: Crowd, listed: float = 0.5) -> Lesson:
     """Point at a named thing in image k of several; `listed` as in `point`."""
-    scenes = _draw_scenes(rng, rng.choice((2, 2, 3)), most)
+    scenes = _draw_scenes(rng, rng.choice((2, 2, 3)), crowd)
     number = rng.randint(1, len(scenes))
     thing = rng.choice(scenes[number - 1].things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name} in image {number}."
     return _point_lesson(rng, scenes, number, thing, question, listed)
 
 
-def point_briefly(rng: Random, most: int) -> Lesson:
+def point_briefly(rng: Random, crowd: Crowd) -> Lesson:
     """Point without listing first, in one image or in one of several."""
-    return point(rng, most, 0.1) if rng.random() < 0.45 else point_in_image(rng, most, 0.1)
+    return point(rng, crowd, 0.1) if rng.random() < 0.45 else point_in_image(rng, crowd, 0.1)
 
 
 def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, question: str, listed: float) -> Lesson:
@@ -76,9 +116,9 @@ def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, q
     return Lesson(tuple(scenes), question, f"<think>{listing}{hint}</think>{answer}", "think")
 
 
-def point_several(rng: Random, most: int) -> Lesson:
+def point_several(rng: Random, crowd: Crowd) -> Lesson:
     """Point at up to three named things, one after the other, in any order: looking up is what is practised."""
-    scenes = _draw_scenes(rng, rng.choice((1, 2, 2, 3)), most)
+    scenes = _draw_scenes(rng, rng.choice((1, 2, 2, 3)), crowd)
     found = [(number, thing) for number, scene in enumerate(scenes, 1) for thing in scene.things]
     found = rng.sample(found, min(3, len(found)))
     named = [f"the {thing.look.name} in image {number}" for number, thing in found]
@@ -87,18 +127,18 @@ def point_several(rng: Random, most: int) -> Lesson:
     return Lesson(tuple(scenes), f"{rng.choice(POINT_WORDS)} {', '.join(named)}.", " ".join(parts), None)
 
 
-def describe(rng: Random, most: int) -> Lesson:
+def describe(rng: Random, crowd: Crowd) -> Lesson:
     """Name every thing of one image with its box: the densest lesson."""
-    scenes = _draw_scenes(rng, rng.randint(1, 2), most + 1)
+    scenes = _draw_scenes(rng, rng.randint(1, 2), crowd, extra=1)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     parts = [f"{thing.look.name} {format_bare_box(thing.box_cell_px)}" for thing in scene.things]
     return Lesson(tuple(scenes), f"Describe image {number}.", "; ".join(parts) + ".", None)
 
 
-def list_all(rng: Random, most: int) -> Lesson:
+def list_all(rng: Random, crowd: Crowd) -> Lesson:
     """List the things of every image."""
-    scenes = _draw_scenes(rng, rng.randint(2, 3), most)
+    scenes = _draw_scenes(rng, rng.randint(2, 3), crowd)
     if rng.random() < 0.3:
         scenes[-1] = crop_thing(rng, rng.choice(scenes[-1].things))
     listing = list_looks(scenes)
@@ -106,9 +146,9 @@ def list_all(rng: Random, most: int) -> Lesson:
     return Lesson(tuple(scenes), "List the objects of each image.", completion, None)
 
 
-def read_box(rng: Random, most: int) -> Lesson:
+def read_box(rng: Random, crowd: Crowd) -> Lesson:
     """Name the thing inside a given box."""
-    scenes = _draw_scenes(rng, rng.randint(1, 3), most)
+    scenes = _draw_scenes(rng, rng.randint(1, 3), crowd)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     thing = rng.choice(scene.things)
@@ -120,17 +160,17 @@ def read_box(rng: Random, most: int) -> Lesson:
     return Lesson(tuple(scenes), question, completion, None)
 
 
-def repeat(rng: Random, most: int) -> Lesson:
+def repeat(rng: Random, crowd: Crowd) -> Lesson:
     """Say a sentence again: how the base meets the words of questions it was never taught to answer."""
     makers, palette = rng.choice(list(READ_SETS.values()))
     case = rng.choice(rng.choice(list(makers.values()))(rng, palette))
     sentence = case.question.split("<|box_start|>")[0] if rng.random() < 0.6 or not case.facts else case.facts
-    return Lesson(tuple(_draw_scenes(rng, 1, most)), f"Repeat: {sentence}", sentence, None)
+    return Lesson(tuple(_draw_scenes(rng, 1, crowd)), f"Repeat: {sentence}", sentence, None)
 
 
-def choose(rng: Random, most: int) -> Lesson:
+def choose(rng: Random, crowd: Crowd) -> Lesson:
     """Single-fact multiple choice: how many, what colour, what shape, which object."""
-    scenes = _draw_scenes(rng, rng.randint(1, 2), most)
+    scenes = _draw_scenes(rng, rng.randint(1, 2), crowd)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     match rng.choice(("count", "which", "where")):
@@ -164,7 +204,7 @@ def choice_lesson(
     return Lesson(case.scenes, case.question, f"{thought}{answer}", "think", "choice")
 
 
-LESSONS: dict[Callable[[Random, int], Lesson], float] = {
+LESSONS: dict[Callable[[Random, Crowd], Lesson], float] = {
     point_several: 4.0,
     point_briefly: 3.5,
     point: 0.7,
@@ -178,7 +218,7 @@ LESSONS: dict[Callable[[Random, int], Lesson], float] = {
 """Lessons and their weights. Pointing is half of all: looking a named thing up takes longest to learn."""
 
 
-def draw_lesson(rng: Random, most: int) -> Lesson:
-    """One lesson of the mixture; `most` bounds the things in an image."""
+def draw_lesson(rng: Random, crowd: Crowd) -> Lesson:
+    """One lesson of the mixture."""
     (kind,) = rng.choices(list(LESSONS), weights=list(LESSONS.values()))
-    return kind(rng, most)
+    return kind(rng, crowd)
