@@ -8,15 +8,17 @@ import pytest
 
 from migrl.world.cases import UNSEEN
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import LESSONS, Crowd, draw_lesson, point_several
+from migrl.world.lessons import LESSONS, Crowd, draw_lesson, point_in_image, point_several
 from migrl.world.out_of_domain import MINI_RELATE
 
+RELATED = Crowd(3, related=0.7)
 ANSWER = re.compile(r"The (\w+ \w+) in image (\d)\.<answer>(.*?)</answer>")
 
 
-def test_every_box_of_a_lesson_is_that_of_the_thing_it_names() -> None:
+@pytest.mark.parametrize("crowd", [Crowd(3), RELATED])
+def test_every_box_of_a_lesson_is_that_of_the_thing_it_names(crowd: Crowd) -> None:
     rng = Random(0)
-    for lesson in (point_several(rng, Crowd(3)) for _ in range(100)):
+    for lesson in (point_several(rng, crowd) for _ in range(100)):
         answers = ANSWER.findall(lesson.completion)
         assert len(answers) == len(set(answers)) == lesson.question.count(" in image ")
         for name, image, text in answers:
@@ -24,6 +26,16 @@ def test_every_box_of_a_lesson_is_that_of_the_thing_it_names() -> None:
             (thing,) = (thing for thing in scene.things if thing.look.name == name)
             box = [round(v) for v in thing.box_cell_px]
             assert json.loads(text) == {"image": int(image), "bbox_2d": box}
+
+
+def test_related_images_show_the_same_thing_at_different_places() -> None:
+    """Else a name alone would do, and the number of the image would not be learned."""
+    places = []
+    for crowd in (Crowd(3), RELATED):
+        lessons = [point_in_image(Random(seed), crowd) for seed in range(300)]
+        seen = [{(t.look, t.column, t.row) for scene in lesson.scenes for t in scene.things} for lesson in lessons]
+        places.append(sum(len({look for look, _, _ in things}) < len(things) for things in seen) / len(lessons))
+    assert places[0] < 0.2 and places[1] > 0.5, places
 
 
 @pytest.mark.parametrize("make", list(LESSONS), ids=lambda make: make.__name__)
