@@ -33,13 +33,7 @@ def test_rl_beats_the_cold_start_and_the_cold_start_beats_the_base(name: str) ->
     assert claim["low"] > 0 and claim["verdict"] == "reproduced", claim
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mig_bench",
-        pytest.param("out_of_domain", marks=pytest.mark.xfail(strict=True, reason="holds in 3 of 5 seeds, see LOG.md")),
-    ],
-)
+@pytest.mark.parametrize("name", GROUNDING)
 def test_the_effect_holds_in_all_but_one_of_the_reference_seeds(name: str) -> None:
     references = read_references()
     assert len(references) == 5

@@ -77,7 +77,7 @@ def test_every_arm_answers_every_sample_with_the_same_prompt(finished: FinishedR
     asked = {
         arm: {row["uid"]: row["prompt_hash"] for row in rows if row["arm"] == arm} for arm in ("base", "sft", "rl")
     }
-    assert asked["base"] == asked["sft"] == asked["rl"] and len(asked["rl"]) == 20 + 12 + 12
+    assert asked["base"] == asked["sft"] == asked["rl"] and len(asked["rl"]) == 20 + 21 + 12
 
 
 def test_a_changed_key_reruns_its_stage_and_nothing_before(finished: FinishedRun, tmp_path: Path) -> None:
