@@ -77,6 +77,14 @@ def ground(
     return Case(every, question, image, look, " ".join(part for part in parts if part))
 
 
+def relate(
+    rng: Random, palette: Palette, question: str, key: Look, match: Look, rest: list[Look], conclusion: str
+) -> Case:
+    """A grounding case whose first image shows only `key`; the second holds what it relates to among `rest`."""
+    scenes = [palette.scene(rng, [key]), palette.scene(rng, [match, *rest])]
+    return ground(scenes, question, 2, match, conclusion, [1, 2])
+
+
 def ask_choice(rng: Random, scenes: list[Scene], question: str, options: list[str], truth: str) -> Case:
     """A multiple-choice case with shuffled, lettered options."""
     shuffled = rng.sample(options, len(options))

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from migrl.world.cases import Case, Palette, TaskMaker, ground, quote_permille
+from migrl.world.cases import Case, Palette, TaskMaker, ground, quote_permille, relate
 from migrl.world.scenes import Look, crop_thing, mirror_scene, move_things, replace_thing
 
 
@@ -88,9 +88,8 @@ def reasoning(rng: Random, palette: Palette) -> list[Case]:
     shapes = rng.sample(palette.shapes, 3)
     key, match = Look(colour, shapes[0]), Look(colour, shapes[1])
     rest = [Look(other, rng.choice(shapes)) for other in others[:2]]
-    scenes = [palette.scene(rng, [key]), palette.scene(rng, [match, *rest])]
     question = "Locate the object of image 2 with the same colour as the object of image 1."
-    return [ground(scenes, question, 2, match, "colour", [1, 2])]
+    return [relate(rng, palette, question, key, match, rest, "colour")]
 
 
 def correspondence(rng: Random, palette: Palette) -> list[Case]:
@@ -99,9 +98,8 @@ def correspondence(rng: Random, palette: Palette) -> list[Case]:
     colours = rng.sample(palette.colours, 4)
     key, match = Look(colours[0], shape), Look(colours[1], shape)
     rest = [Look(rng.choice(colours), other) for other in others]
-    scenes = [palette.scene(rng, [key]), palette.scene(rng, [match, *rest])]
     question = "Locate the object of image 2 with the same shape as the object of image 1."
-    return [ground(scenes, question, 2, match, "shape", [1, 2])]
+    return [relate(rng, palette, question, key, match, rest, "shape")]
 
 
 MINI_MIG: dict[str, TaskMaker] = {

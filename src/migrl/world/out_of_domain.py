@@ -6,7 +6,7 @@ own lessons; `mini_relate`'s questions have not even been read by the base or it
 
 from random import Random
 
-from migrl.world.cases import Case, Palette, TaskMaker, ground, quote_permille
+from migrl.world.cases import Case, Palette, TaskMaker, ground, quote_permille, relate
 from migrl.world.scenes import SEEN_COLOURS, SEEN_SHAPES, Look, mirror_scene, move_things
 
 
@@ -64,9 +64,8 @@ def same_colour(rng: Random, palette: Palette) -> list[Case]:
         if is_unseen(match):
             break
     rest = [Look(other, rng.choice(palette.shapes)) for other in others]
-    scenes = [palette.scene(rng, [key]), palette.scene(rng, [match, *rest])]
     question = "One object has the colour of the object of image 1. Where is it in image 2?"
-    return [ground(scenes, question, 2, match, "colour", [1, 2])]
+    return [relate(rng, palette, question, key, match, rest, "colour")]
 
 
 def same_shape(rng: Random, palette: Palette) -> list[Case]:
@@ -77,9 +76,8 @@ def same_shape(rng: Random, palette: Palette) -> list[Case]:
         if is_unseen(match):
             break
     rest = [Look(rng.choice(palette.colours), other) for other in others]
-    scenes = [palette.scene(rng, [key]), palette.scene(rng, [match, *rest])]
     question = "One object has the shape of the object of image 1. Where is it in image 2?"
-    return [ground(scenes, question, 2, match, "shape", [1, 2])]
+    return [relate(rng, palette, question, key, match, rest, "shape")]
 
 
 def from_behind(rng: Random, palette: Palette) -> list[Case]:
