@@ -18,7 +18,11 @@ READABLE: tuple[Status, ...] = ("ok", "repaired", "several")
 """The statuses under which an answer is scored; the others count as a miss."""
 
 MAX_ANSWER_CHARS = 2000  # a longer answer block is noise, and the bound keeps every regex linear in practice
-_BOX_TEXT = re.compile(r"\[\s*(-?\d{1,6}(?:\.\d{1,6})?(?:\s*,\s*-?\d{1,6}(?:\.\d{1,6})?){3})\s*\]")
+_NUMBER = r"(-?\d{1,6}(?:\.\d{1,6})?)"
+_BOX_TEXT = re.compile(
+    rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
+    rf"|\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)\s*,\s*\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"
+)
 _FORM_BOX = re.compile(
     r"<think>(?P<thought>[^<]*(?:<(?!/?(?:think|answer)>)[^<]*)*)</think>\s*"
     r'<answer>\s*\{"image":\s*[1-9][0-9]{0,2},\s*"bbox_2d":\s*\[\s*'
@@ -45,13 +49,18 @@ class Answer:
 
 
 def parse_box_answer(
-    completion: str, *, frame_limits: Sequence[tuple[float, float]], truncated: bool = False
+    completion: str,
+    *,
+    frame_limits: Sequence[tuple[float, float]],
+    truncated: bool = False,
+    default_image: int | None = None,
 ) -> Answer:
-    """Read image number and box from a completion.
+    """Read image number and box from a completion: one JSON object, or numbers as `[x, y, x, y]` or `(x, y), (x, y)`.
 
     Args:
         completion: raw text of the model.
         frame_limits: (width, height) of each input image in the frame the model writes in.
+        default_image: the image meant where the answer names none (1-based); a single image needs no name.
         truncated: whether the text stopped at the token limit; matters only if no answer is found.
     """
     thought = _find_thought(completion)
@@ -69,8 +78,8 @@ def parse_box_answer(
         found = _BOX_TEXT.findall(block)
         if not found:
             return Answer("malformed", thought=thought)
-        numbers = [float(v) for v in found[-1].split(",")]
-        image = _find_image_number(block) or (1 if len(frame_limits) == 1 else None)
+        numbers = [float(v) for v in found[-1] if v]
+        image = _find_image_number(block) or default_image or (1 if len(frame_limits) == 1 else None)
         status = "several" if blocks > 1 or len(found) > 1 else "repaired"
     if image is None or not 1 <= image <= len(frame_limits):
         return Answer("out_of_range" if image is not None else "malformed", thought=thought, image=image)
@@ -144,5 +153,5 @@ def _find_answer_block(completion: str) -> tuple[str | None, int]:
 
 
 def _find_image_number(block: str) -> int | None:
-    found = re.findall(r"image\W{0,4}(\d{1,3})", block.lower())
+    found = re.findall(r"image(?:_id)?\W{0,4}(\d{1,3})", block.lower())
     return int(found[-1]) if found else None

@@ -13,11 +13,13 @@ Every box in this project carries its frame in its name (`box_unit`) or type; si
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from fractions import Fraction
+from typing import Literal, TypeVar, get_args
 
 Frame = Literal["unit", "permille", "original_px", "resized_px"]
 FRAMES: tuple[Frame, ...] = get_args(Frame)
 Box = tuple[float, float, float, float]
+N = TypeVar("N", float, Fraction)
 Size = tuple[int, int]
 
 MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's image processor refuses longer strips
@@ -33,28 +35,39 @@ def check_box(numbers: Sequence[float]) -> Box:
     Raises:
         BoxError: not four finite numbers with x1 < x2 and y1 < y2.
     """
-    if len(numbers) != 4:
-        raise BoxError(f"a box has four numbers, this one has {len(numbers)}")
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in numbers):
-        raise BoxError(f"a box has four finite numbers, not {list(numbers)}")
-    x1, y1, x2, y2 = (float(v) for v in numbers)
+    x1, y1, x2, y2 = check_numbers(numbers)
     if not (x1 < x2 and y1 < y2):
         raise BoxError(f"box {[x1, y1, x2, y2]} is empty or inverted: x1 < x2 and y1 < y2 are required")
     return (x1, y1, x2, y2)
 
 
-def compute_iou(a: Box, b: Box) -> float:
+def check_numbers(numbers: Sequence[float]) -> Box:
+    """Return four finite numbers as they stand, in order or not.
+
+    Raises:
+        BoxError: another count, or one that is no finite number.
+    """
+    if len(numbers) != 4:
+        raise BoxError(f"a box has four numbers, this one has {len(numbers)}")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in numbers):
+        raise BoxError(f"a box has four finite numbers, not {list(numbers)}")
+    x1, y1, x2, y2 = (float(v) for v in numbers)
+    return (x1, y1, x2, y2)
+
+
+def compute_iou(a: tuple[N, N, N, N], b: tuple[N, N, N, N]) -> N:
     """Intersection over union of two boxes in the same frame, with continuous areas (no +1).
 
-    The same function is the training reward and the evaluation metric. Empty boxes have IoU 0.
+    The same function is the training reward and the evaluation metric; on fractions it is exact. Empty and
+    inverted boxes have IoU 0.
     """
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
-        return 0.0
+        return type(width)(0)
     intersection = width * height
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union if union > 0 else 0.0
+    return intersection / union
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

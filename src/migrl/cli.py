@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from migrl.boxes import Frame
 from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
-from migrl.readme import update_readme
 from migrl.recipe import SEEDED_SECTIONS, Recipe, load_recipe
 
 app = typer.Typer(
@@ -116,6 +116,8 @@ def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such a
 @app.command()
 def readme(results: Results = Path("results"), path: Path = Path("README.md")) -> None:
     """Write the verdict table of the committed results into the README."""
+    from migrl.readme import update_readme
+
     update_readme(path, results)
 
 
@@ -130,6 +132,31 @@ def verify(folder: Annotated[Path, typer.Argument(help="A results folder, such a
     if differences:
         raise UserError(f"{folder}: {len(differences)} differences; the evidence was changed or made by other code")
     console.print(f"{folder}: every score and verdict follows from the samples")
+
+
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="Such as mig_bench, lisa_val, blink, mmiu, muirbench.")],
+    annotations: Annotated[Path, typer.Option("--annotations", help="The published file, or folder of parquet files.")],
+    predictions: Annotated[Path, typer.Option("--predictions", help='Lines {"uid": ..., "completion": "raw text"}.')],
+    parser: Annotated[str, typer.Option("--parser", help="How replies are read; compat is the official rule.")] = "compat",
+    frame: Annotated[Frame, typer.Option("--frame", help="What the numbers of a reply mean.")] = "permille",
+    images: Annotated[Path | None, typer.Option("--images", help="Folder that image paths start from.")] = None,
+    min_pixels: Annotated[int, typer.Option("--min-pixels", help="Of the resizing, for --frame resized_px.")] = 3136,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Of the resizing.")] = 12_845_056,
+    cut_answer: Annotated[bool, typer.Option("--cut-answer", help="Read the last answer block only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Score anyone's raw outputs as the benchmark's authors do, or strictly."""
+    from migrl.rescore import ScoreSettings, rescore_file
+    from migrl.score_table import print_report
+
+    settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer)
+    report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_report(report, console)
 
 
 def add_stage_command(name: str) -> None:

@@ -1,17 +1,15 @@
 """From a sample to what the model reads: pictures, their sizes in both frames, and chat messages."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from migrl.boxes import Box, Frame, Size, convert_box
-from migrl.errors import UserError
 from migrl.models import compute_resized_size
+from migrl.pictures import read_image, read_image_size
 from migrl.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
 from migrl.records import BoxTarget, Sample
 
@@ -61,44 +59,8 @@ class ModelInput:
             "question": sample.question,
             "prompt_hash": self.prompt_hash,
             "frame": self.frame,
-            "target": describe_target(sample),
+            "target": sample.target.to_json(),
         }
-
-
-def describe_target(sample: Sample) -> dict[str, Any]:
-    """A sample's target as JSON."""
-    target = asdict(sample.target)
-    if isinstance(sample.target, BoxTarget):
-        target["box_unit"] = list(sample.target.box_unit)
-    return target
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """A picture, opened.
-
-    Raises:
-        UserError: the file is missing or no picture; nothing ever goes on without it.
-    """
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error
-
-
-def read_image(path: Path) -> Image.Image:
-    """A picture in RGB."""
-    with open_image(path) as image:
-        return image.convert("RGB")
-
-
-def read_image_size(path: Path) -> Size:
-    """(width, height) of a picture, from its header."""
-    with open_image(path) as image:
-        return image.size
 
 
 def prepare_input(

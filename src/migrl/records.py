@@ -9,18 +9,40 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, get_args
 
-from migrl.boxes import Box, BoxError, check_box
+from migrl.boxes import Box, BoxError, check_numbers
 from migrl.errors import UserError
+
+
+Defect = Literal["", "inverted", "out_of_range"]
+_DEFECT_TEXTS = {
+    "": "has no defect, but is marked as having one",
+    "inverted": "is empty or inverted: x1 < x2 and y1 < y2 are required",
+    "out_of_range": "is outside 0 to 1: another frame?",
+}
 
 
 @dataclass(frozen=True)
 class BoxTarget:
-    """The true box, in unit frame of image number `image` (1-based)."""
+    """The true box, in unit frame of image number `image` (1-based).
+
+    Some benchmarks do not say reliably in which image the box lies: then `image_trusted` is False, the
+    image is the best guess, and a hit needs the right box only. A published box that no answer can hit
+    stays as it is and is named by `defect`; it stays in every denominator.
+    """
 
     image: int
     box_unit: Box
+    image_trusted: bool = True
+    defect: Defect = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without what is the rule."""
+        extra: dict[str, Any] = {} if self.image_trusted else {"image_trusted": False}
+        if self.defect:
+            extra["defect"] = self.defect
+        return {"image": self.image, "box_unit": list(self.box_unit), **extra}
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,9 @@ class ChoiceTarget:
 
     letter: str
     options: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,7 @@ class Sample:
         return "box" if isinstance(self.target, BoxTarget) else "choice"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "target": self.target.to_json()}
 
 
 def parse_sample(data: Any, where: str) -> Sample:
@@ -96,21 +121,34 @@ def parse_sample(data: Any, where: str) -> Sample:
 
 def _parse_target(data: Any, image_count: int, fail: Any) -> BoxTarget | ChoiceTarget:
     match data:
-        case {"image": int(image), "box_unit": [*numbers]} if not isinstance(image, bool):
+        case {"image": int(image), "box_unit": [*numbers], **extra} if not isinstance(image, bool):
             if not 1 <= image <= image_count:
                 raise fail("target", f"image {image} of {image_count}")
-            try:
-                box_unit = check_box(numbers)
-            except BoxError as error:
-                raise fail("target", str(error)) from error
-            if not all(0 <= v <= 1 for v in box_unit):
-                raise fail("target", f"box_unit {list(box_unit)} is outside 0 to 1: another frame?")
-            return BoxTarget(image, box_unit)
+            if unknown := [key for key in extra if key not in ("image_trusted", "defect")]:
+                raise fail("target", f"{unknown[0]!r} is not a key of a box")
+            trusted, defect = extra.get("image_trusted", True), extra.get("defect", "")
+            if not isinstance(trusted, bool) or defect not in get_args(Defect):
+                raise fail("target", f"image_trusted is true or false, defect one of {get_args(Defect)}")
+            found, box_unit = find_defect(numbers, fail)
+            if found != defect:
+                raise fail("target", f"box_unit {list(box_unit)} {_DEFECT_TEXTS[found]}")
+            return BoxTarget(image, box_unit, trusted, defect)
         case {"letter": str(letter), "options": int(options)} if not isinstance(options, bool):
             if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < options:
                 raise fail("target", f"letter {letter!r} is not one of {options} options")
             return ChoiceTarget(letter, options)
     raise fail("target", "must be {image, box_unit} or {letter, options}")
+
+
+def find_defect(numbers: list[Any], fail: Any) -> tuple[Defect, Box]:
+    """Four finite numbers as they stand, and what keeps them from being a box of an image."""
+    try:
+        box = check_numbers(numbers)
+    except BoxError as error:
+        raise fail("target", str(error)) from error
+    if not all(0 <= v <= 1 for v in box):
+        return "out_of_range", box
+    return ("" if box[0] < box[2] and box[1] < box[3] else "inverted"), box
 
 
 def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> int:

@@ -6,26 +6,20 @@ hit: evaluation calls it, and verification calls it again on the raw completion.
 
 import gzip
 import json
-import math
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from migrl.answers import READABLE, STATUSES, Answer, Status, parse_box_answer, parse_choice_answer
+from migrl.answers import Answer, Status, parse_box_answer, parse_choice_answer
 from migrl.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
 from migrl.errors import UserError
 from migrl.records import parse_sample
-from migrl.stats import bootstrap_macro, wilson_interval
+from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
 
-IOU_THRESHOLD = 0.5
-IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
-IOU_DECIMALS = 9
 BOX_DECIMALS = 6
-PERCENT_DECIMALS = 4
 
 Row = dict[str, Any]
 _SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "question", "target", "cluster")
@@ -133,11 +127,6 @@ def check_rows(rows: Sequence[Row]) -> None:
             )
 
 
-def is_hit(iou: float, threshold: float = IOU_THRESHOLD) -> bool:
-    """Whether an IoU reaches the threshold; exactly reaching it counts."""
-    return iou >= threshold - IOU_TOLERANCE
-
-
 def score_completion(
     completion: str,
     target: dict[str, Any],
@@ -151,7 +140,8 @@ def score_completion(
 
     Args:
         completion: raw text of the model; any text is scored, none raises.
-        target: `{"image", "box_unit"}` or `{"letter", "options"}`.
+        target: `{"image", "box_unit"}` or `{"letter", "options"}`; with `"image_trusted": false` the right
+            box is a hit on whichever image it is named.
         frame: the frame the model writes in.
         sizes, resized_sizes: (width, height) in px of each input image, as stored and as the model saw it.
         truncated: whether the text stopped at the token limit.
@@ -174,7 +164,7 @@ def score_completion(
     boxes = {
         to: convert_box(answer.box, frame, to, original_size=original_size, resized_size=resized_size) for to in FRAMES
     }
-    right = image == target["image"]
+    right = image == target["image"] or not target.get("image_trusted", True)
     iou = round(compute_iou(boxes["unit"], tuple(target["box_unit"])), IOU_DECIMALS) if right else 0.0
     rounded = {to: [round(v, BOX_DECIMALS) for v in box] for to, box in boxes.items()}
     return _build_score(answer, image=image, boxes=rounded, iou=iou, hit=right and is_hit(iou))
@@ -224,63 +214,6 @@ def compute_scores(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         groups.setdefault(row["arm"], {}).setdefault(row["benchmark"], []).append(row)
     return {
-        arm: {benchmark: _score_benchmark(groups[arm][benchmark]) for benchmark in sorted(groups[arm])}
+        arm: {benchmark: summarize_rows(groups[arm][benchmark]) for benchmark in sorted(groups[arm])}
         for arm in sorted(groups)
     }
-
-
-def _score_benchmark(rows: list[Row]) -> dict[str, Any]:
-    tasks: dict[str, list[Row]] = {}
-    for row in rows:
-        tasks.setdefault(row["task"], []).append(row)
-    low, high = None, None
-    if all(len({row["cluster"] for row in task_rows}) > 1 for task_rows in tasks.values()):
-        interval = bootstrap_macro(
-            [row["hit"] for row in rows], [row["task"] for row in rows], [row["cluster"] for row in rows]
-        )
-        low, high = round(interval.low, PERCENT_DECIMALS), round(interval.high, PERCENT_DECIMALS)
-    statuses = Counter(row["status"] for row in rows)
-    return {
-        "macro": round(sum(_share(r["hit"] for r in tasks[t]) for t in sorted(tasks)) / len(tasks), PERCENT_DECIMALS),
-        "micro": _percent(row["hit"] for row in rows),
-        "low": low,  # None where a task has a single image set: there is nothing to resample
-        "high": high,
-        "n": len(rows),
-        "tasks": {task: _score_task(tasks[task]) for task in sorted(tasks)},
-        "ledger": {status: statuses[status] for status in STATUSES},
-        "parse_rate": _percent(row["status"] in READABLE for row in rows),
-        "truncation_rate": _percent(row["truncated"] for row in rows),
-        "mean_tokens": round(sum(row["tokens"] for row in rows) / len(rows), PERCENT_DECIMALS),
-    }
-
-
-def _score_task(rows: list[Row]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(row["hit"] for row in rows), len(rows))
-    score: dict[str, Any] = {
-        "accuracy": _percent(row["hit"] for row in rows),
-        "n": len(rows),
-        "low": round(100 * low, PERCENT_DECIMALS),
-        "high": round(100 * high, PERCENT_DECIMALS),
-        "mean_iou": None,
-        "image_accuracy": None,
-        "acc_30": None,
-        "acc_70": None,
-    }
-    boxed = [row for row in rows if "box_unit" in row["target"]]
-    if boxed:
-        score["mean_iou"] = round(math.fsum(row["iou"] for row in boxed) / len(boxed), IOU_DECIMALS)
-        score["image_accuracy"] = _percent(
-            row["status"] in READABLE and row["image"] == row["target"]["image"] for row in boxed
-        )
-        score["acc_30"] = _percent(is_hit(row["iou"], 0.3) for row in boxed)
-        score["acc_70"] = _percent(is_hit(row["iou"], 0.7) for row in boxed)
-    return score
-
-
-def _share(flags: Iterable[bool]) -> float:
-    values = list(flags)
-    return 100 * sum(values) / len(values)
-
-
-def _percent(flags: Iterable[bool]) -> float:
-    return round(_share(flags), PERCENT_DECIMALS)

@@ -1,13 +1,29 @@
 """Prompts of every task, word for word."""
 
 import json
+import os
+from pathlib import Path
 
+import make_benchmark_prompts
+import pytest
 from make_prompts import GOLDEN, render_prompts
+
+FOLDER = os.environ.get("MIGRL_GOLDEN")
 
 
 def test_every_task_asks_exactly_what_the_golden_file_says() -> None:
     assert render_prompts() == json.loads(GOLDEN.read_text())
 
 
+def test_every_benchmark_asks_exactly_what_the_golden_file_says() -> None:
+    assert make_benchmark_prompts.render_prompts() == json.loads(make_benchmark_prompts.GOLDEN.read_text())
+
+
+@pytest.mark.skipif(FOLDER is None, reason="MIGRL_GOLDEN does not name the folder of the published files")
+def test_every_question_of_the_published_mig_bench_files_is_asked_as_before() -> None:
+    stored = json.loads(make_benchmark_prompts.HASHES.read_text())
+    assert make_benchmark_prompts.hash_published(Path(FOLDER or ".")) == stored
+
+
 def test_no_box_token_or_permille_box_reaches_the_model() -> None:
-    assert "<|box_start|>" not in json.dumps(render_prompts())
+    assert "<|box_start|>" not in json.dumps([render_prompts(), make_benchmark_prompts.render_prompts()])

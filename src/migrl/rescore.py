@@ -1,0 +1,244 @@
+"""Scoring anyone's raw outputs on a benchmark: predictions in, the table out.
+
+    read_predictions -> score_items -> build_report
+
+A prediction is a line `{"uid": "mig_bench:17", "completion": "raw text"}`; `truncated` (true or false) and `tokens`
+may stand beside it and are counted. Every item needs exactly one prediction.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark, Item
+from migrl.benchmarks.benchmark import ExactBox
+from migrl.benchmarks.box_parsers import read_strict
+from migrl.benchmarks.readings import BoxQuestion, BoxReading, ChoiceQuestion
+from migrl.boxes import Frame, Size, compute_iou, frame_size, smart_resize
+from migrl.errors import UserError
+from migrl.pictures import read_image_size
+from migrl.records import BoxTarget, read_jsonl
+from migrl.tables import is_hit, summarize_rows
+
+PATCH_FACTOR = 28  # Qwen2.5-VL: patches of 14 px, merged 2 by 2
+SHOWN_UIDS = 5
+_UNIT: Size = (1, 1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One raw output; `truncated` and `tokens` are None where the file does not tell."""
+
+    completion: str
+    truncated: bool | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How predictions are read. Pixel limits matter for the frame `resized_px` only.
+
+    `cut_answer` hands the parser what stands in the last answer block, where there is one: toolkit rules that look
+    at the start or the end of a reply score every reasoning model as wrong without it.
+    """
+
+    parser: str = "compat"
+    frame: Frame = "permille"
+    min_pixels: int = 3136
+    max_pixels: int = 12_845_056
+    cut_answer: bool = False
+
+
+def rescore_file(
+    name: str, annotations_path: Path, predictions_path: Path, settings: ScoreSettings, images: Path
+) -> dict[str, Any]:
+    """The report on a file of predictions; what `migrl score` prints.
+
+    Raises:
+        UserError: an unknown benchmark, and as the steps below.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    annotations = benchmark.load(annotations_path, images, name)
+    predictions = read_predictions(predictions_path, annotations)
+    rows = score_items(benchmark, annotations, predictions, settings, images)
+    return build_report(benchmark, annotations, rows, settings, annotations_path)
+
+
+def read_predictions(path: Path, annotations: Annotations) -> dict[str, Prediction]:
+    """One prediction for each item, by uid.
+
+    Raises:
+        UserError: a broken line, or uids that are missing, come twice, or are none of the benchmark's (named).
+    """
+    found: dict[str, Prediction] = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        where = f"{path}, record {number}"
+        uid, completion = row.get("uid"), row.get("completion")
+        truncated, tokens = row.get("truncated"), row.get("tokens")
+        if not isinstance(uid, str):
+            raise UserError(f"{where}: key 'uid': must be a text such as 'mig_bench:17', not {uid!r}; correct it")
+        if not isinstance(completion, str):
+            raise UserError(f"{where}: key 'completion': must be the raw text, not {completion!r}; correct it")
+        if truncated is not None and not isinstance(truncated, bool):
+            raise UserError(f"{where}: key 'truncated': must be true or false, not {truncated!r}; correct it")
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
+            raise UserError(f"{where}: key 'tokens': must be a count, not {tokens!r}; correct it")
+        if uid in found:
+            raise UserError(f"{where}: uid {uid!r} comes twice; keep one of its predictions")
+        found[uid] = Prediction(completion, truncated, tokens)
+    expected = [item.sample.uid for item in annotations.items]
+    ignored = set(annotations.defects.get("no_answer", ()))
+    if unknown := [uid for uid in found if uid not in ignored.union(expected)]:
+        raise UserError(f"{path}: {_name(unknown)} not in the annotations; score with the file they were made from")
+    if missing := [uid for uid in expected if uid not in found]:
+        raise UserError(f"{path}: {_name(missing)} without a prediction; add them (an empty completion is a miss)")
+    return found
+
+
+def _name(uids: list[str]) -> str:
+    shown = ", ".join(map(repr, uids[:SHOWN_UIDS]))
+    return f"{len(uids)} uid{'s' * (len(uids) > 1)} ({shown}{', ...' * (len(uids) > SHOWN_UIDS)})"
+
+
+def score_items(
+    benchmark: Benchmark,
+    annotations: Annotations,
+    predictions: Mapping[str, Prediction],
+    settings: ScoreSettings,
+    images: Path,
+) -> list[dict[str, Any]]:
+    """One row an item, in the form that `tables.summarize_rows` reads; IoUs are exact fractions.
+
+    Raises:
+        UserError: no such parser, or a frame in pixels and a picture that is missing.
+    """
+    parse: Any = benchmark.parsers[benchmark.pick_rule(settings.parser, annotations.version)]
+    sizes = _SizeReader(images, settings)
+    rows = []
+    for item in annotations.items:
+        prediction = predictions[item.sample.uid]
+        text = cut_answer(prediction.completion) if settings.cut_answer else prediction.completion
+        score = _score_box(item, text, parse, sizes) if item.exact_box_unit else _score_letter(item, text, parse)
+        rows.append(
+            {
+                "uid": item.sample.uid,
+                "task": item.sample.task,
+                "cluster": item.sample.cluster,
+                "target": item.sample.target.to_json(),
+                "truncated": prediction.truncated,
+                "tokens": prediction.tokens,
+                **score,
+            }
+        )
+    return rows
+
+
+def cut_answer(completion: str) -> str:
+    """What stands in the last closed answer block; the whole text where there is none."""
+    end = completion.rfind("</answer>")
+    start = completion.rfind("<answer>", 0, max(end, 0))
+    return completion[start + len("<answer>") : end].strip() if 0 <= start < end else completion
+
+
+class _SizeReader:
+    """Original and resized sizes of an item's images; files are opened only for frames in pixels."""
+
+    def __init__(self, images: Path, settings: ScoreSettings) -> None:
+        self.images = images
+        self.settings = settings
+        self.needed = settings.frame in ("original_px", "resized_px")
+        self._known: dict[str, tuple[Size, Size]] = {}
+
+    def read(self, item: Item) -> list[tuple[Size, Size]]:
+        if not self.needed:
+            return [(_UNIT, _UNIT)] * len(item.sample.images)
+        return [self._read_one(name) for name in item.sample.images]
+
+    def _read_one(self, name: str) -> tuple[Size, Size]:
+        if name not in self._known:
+            width, height = read_image_size(self.images / name)
+            limits = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
+            resized_height, resized_width = smart_resize(height, width, factor=PATCH_FACTOR, **limits)
+            self._known[name] = ((width, height), (resized_width, resized_height))
+        return self._known[name]
+
+
+def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> dict[str, Any]:
+    target = item.sample.target
+    assert isinstance(target, BoxTarget) and item.exact_box_unit is not None
+    pairs = sizes.read(item)
+    frame = sizes.settings.frame
+    limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
+    reading: BoxReading = parse(text, BoxQuestion(frame, target.image, limits))
+    iou = Fraction(0)
+    if reading.box is not None:
+        image = reading.image or target.image
+        if image == target.image or not target.image_trusted:
+            original, resized = pairs[image - 1]
+            iou = compute_iou(_to_unit(reading, original, resized), item.exact_box_unit)
+    score = {"status": reading.status, "iou": iou, "hit": is_hit(iou)}
+    return score | {"image": reading.image} if parse is read_strict else score
+
+
+def _to_unit(reading: BoxReading, original_size: Size, resized_size: Size) -> ExactBox:
+    assert reading.box is not None
+    width, height = (
+        Fraction(side) for side in frame_size(reading.frame, original_size=original_size, resized_size=resized_size)
+    )
+    x1, y1, x2, y2 = reading.box
+    return (x1 / width, y1 / height, x2 / width, y2 / height)
+
+
+def _score_letter(item: Item, text: str, parse: Any) -> dict[str, Any]:
+    target = item.sample.target
+    assert not isinstance(target, BoxTarget)
+    answer = parse(text, ChoiceQuestion(target.options, item.choices))
+    hit = answer.readable and answer.letter == target.letter
+    return {"status": answer.status, "image": None, "letter": answer.letter, "iou": None, "hit": hit}
+
+
+def build_report(
+    benchmark: Benchmark,
+    annotations: Annotations,
+    rows: Sequence[dict[str, Any]],
+    settings: ScoreSettings,
+    source: Path,
+) -> dict[str, Any]:
+    """The table with what it depends on: version and hash of the annotations, parser, frame, limits, defects."""
+    report: dict[str, Any] = {
+        "benchmark": benchmark.name,
+        "version": annotations.version,
+        "annotations_sha256": hash_annotations(source),
+        "parser": settings.parser,
+        "rule": benchmark.pick_rule(settings.parser, annotations.version),
+        "cut_answer": settings.cut_answer,
+    }
+    if annotations.items[0].exact_box_unit is not None:
+        report["frame"] = settings.frame
+    if settings.frame == "resized_px":
+        report |= {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+    report |= summarize_rows(rows)
+    report["subsets"] = {}
+    for name, belongs in benchmark.subsets.items():
+        if chosen := [row for row in rows if belongs(row["task"])]:
+            table = summarize_rows(chosen)
+            report["subsets"][name] = {key: table[key] for key in ("macro", "low", "high", "micro", "n")}
+    report["defects"] = {kind: len(uids) for kind, uids in annotations.defects.items()}
+    return report
+
+
+def hash_annotations(source: Path) -> str:
+    """SHA-256 of the annotation file, or of the names and contents of a folder's parquet files."""
+    if source.is_file():
+        return hashlib.sha256(source.read_bytes()).hexdigest()
+    hashes = {}
+    for path in sorted(source.rglob("*.parquet")):
+        with path.open("rb") as file:
+            hashes[path.relative_to(source).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
