@@ -1,0 +1,155 @@
+"""What an lmms-eval task calls: from a document to pictures, messages and metrics.
+
+lmms-eval hands every function one document, a row of the prepared data, and nothing else; so the
+settings of a task live in a `GroundingTask`, and its bound methods are the functions. All metrics are
+in percent, and mean what `migrl.tables` means by their names.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from migrl.answers import READABLE
+from migrl.boxes import Frame, Size, smart_resize
+from migrl.errors import UserError
+from migrl.pictures import read_image, read_image_size
+from migrl.prompts import PromptStyle, build_messages, quote_boxes
+from migrl.records import parse_sample
+from migrl.scores import score_completion
+from migrl.tables import is_hit
+
+PATCH = 28  # Qwen's vision patch of 14 px, merged two by two
+QWEN_VL_UTILS_PIXELS = (4 * PATCH**2, 16384 * PATCH**2)
+TASK_METRIC = "task_"
+"""Prefix of the accuracy of one task of a benchmark."""
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GroundingTask:
+    """One reading of the prepared data.
+
+    Args:
+        data: folder with the pictures.
+        frame: the frame of boxes in questions and answers.
+        style: whether the model is asked to think first.
+        min_pixels, max_pixels: the model's limits of an image's area; needed for `resized_px` only.
+        resized_twice: whether the model's adapter in lmms-eval resizes through qwen_vl_utils before the
+            processor does, as qwen2_vl and qwen2_5_vl do; some images then get another size than in one step.
+    """
+
+    data: Path
+    frame: Frame
+    style: PromptStyle
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resized_twice: bool = False
+
+    def prepare_docs(self, lines: Any) -> Any:
+        """A data set of samples from one of text lines, all with the same columns.
+
+        The lines are read as text because lmms-eval's json loader fixes the columns by its first block, and
+        only some targets say `image_trusted` or `defect`.
+        """
+        samples = [
+            parse_sample(json.loads(line), f"{self.data}, line {number} of a benchmark")
+            for number, line in enumerate(lines["text"], 1)
+            if line
+        ]
+        return lines.from_list([{**s.to_json(), "target": json.dumps(s.target.to_json())} for s in samples])
+
+    def load_images(self, doc: Doc) -> list[Image.Image]:
+        """The pictures of a document, in order."""
+        return [read_image(self.data / name) for name in doc["images"]]
+
+    def build_messages(self, doc: Doc) -> list[dict[str, Any]]:
+        """Chat messages as lmms-eval wants them: each picture stands where migrl's prompt has its placeholder."""
+        images = iter(self.load_images(doc))
+        messages = self._build_prompt(doc)
+        for message in messages:
+            message["content"] = [
+                {"type": "image", "url": next(images)} if part["type"] == "image" else part
+                for part in message["content"]
+            ]
+        return messages
+
+    def build_text(self, doc: Doc) -> str:
+        """The words of the prompt, for models that take all pictures first and the text after them."""
+        return "".join(part["text"] for part in self._build_prompt(doc)[0]["content"] if part["type"] == "text")
+
+    def describe_target(self, doc: Doc) -> str:
+        """The truth as JSON, for the log."""
+        target: str = doc["target"]
+        return target
+
+    def score(self, doc: Doc, results: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What one answer adds to each metric; a metric that a document does not count for is left out.
+
+        lmms-eval takes standard errors, clustered by image set, of whatever is named `score`. A mean over
+        tasks has no such error, so those items hold a `value`. `macro` also carries the whole score for the log.
+        """
+        target = json.loads(doc["target"])
+        sizes = [self._read_sizes(name) for name in doc["images"]]
+        # lmms-eval does not say where a text was cut; that changes the name of a miss, never a hit.
+        score = score_completion(
+            results[0],
+            target,
+            frame=self.frame,
+            sizes=[original for original, _ in sizes],
+            resized_sizes=[resized for _, resized in sizes],
+            truncated=False,
+        )
+        readable, hit = score["status"] in READABLE, 100.0 * score["hit"]
+        over_tasks = {
+            "acc_30": 100.0 * is_hit(score["iou"], 0.3),
+            "acc_70": 100.0 * is_hit(score["iou"], 0.7),
+            "mean_iou": 100.0 * score["iou"],
+        }
+        over_docs = {"micro": hit, TASK_METRIC + doc["task"]: hit, "parse_rate": 100.0 * readable}
+        if target.get("image_trusted", True):
+            over_docs["image_accuracy"] = 100.0 * (readable and score["image"] == target["image"])
+        return {
+            "macro": {"value": hit, "task": doc["task"], "uid": doc["uid"], **score},
+            **{name: {"value": value, "task": doc["task"]} for name, value in over_tasks.items()},
+            **{name: {"score": value, "cluster": doc["cluster"]} for name, value in over_docs.items()},
+        }
+
+    def _build_prompt(self, doc: Doc) -> list[dict[str, Any]]:
+        original, resized = self._read_sizes(doc["images"][0])
+        question = quote_boxes(doc["question"], self.frame, original_size=original, resized_size=resized)
+        return build_messages(question, len(doc["images"]), self.style, "box")
+
+    def _read_sizes(self, name: str) -> tuple[Size, Size]:
+        """A picture's size, and the one at which the model sees it; without limits it is the same."""
+        path = self.data / name
+        width, height = original = read_image_size(path)
+        if self.min_pixels is None or self.max_pixels is None:
+            return original, original
+        limits = [(self.min_pixels, self.max_pixels)]
+        if self.resized_twice:
+            limits.insert(0, QWEN_VL_UTILS_PIXELS)
+        try:
+            for low, high in limits:
+                height, width = smart_resize(height, width, factor=PATCH, min_pixels=low, max_pixels=high)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; remove the samples that show it") from error
+        return original, (width, height)
+
+
+def average_docs(items: Sequence[dict[str, Any]]) -> float:
+    """Mean over documents."""
+    return math.fsum(item["score"] for item in items) / len(items)
+
+
+def average_tasks(items: Sequence[dict[str, Any]]) -> float:
+    """Mean over tasks of the mean over a task's documents, so that a task counts the same whatever its size."""
+    tasks: dict[str, list[float]] = {}
+    for item in items:
+        tasks.setdefault(item["task"], []).append(item["value"])
+    return math.fsum(math.fsum(tasks[task]) / len(tasks[task]) for task in sorted(tasks)) / len(tasks)
