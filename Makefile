@@ -16,7 +16,9 @@ UV_VERSION := 0.13.9
 STAGES := fetch synthesize sft merge select grpo evaluate
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
-VOCABULARY := boxes answers prompts records errors stats scores claims recipe evidence pipeline
+VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims recipe evidence pipeline \
+  pictures
+TYPED_PACKAGES := benchmarks sources lmms_tasks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -97,7 +99,7 @@ lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP) ## mypy --strict on the modules that everything else stands on
-	$(BIN)/mypy --strict $(VOCABULARY:%=src/migrl/%.py)
+	$(BIN)/mypy --strict $(VOCABULARY:%=src/migrl/%.py) $(TYPED_PACKAGES:%=src/migrl/%)
 
 clean: ## remove runs/, the working state; nothing else
 	rm -rf runs

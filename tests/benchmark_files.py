@@ -11,9 +11,12 @@ from PIL import Image
 QUOTED = "<|box_start|>(100,200),(300,400)<|box_end|>"
 
 
+FOLDERS = {"diff": "static_diff", "common_object": "common"}  # where they differ from the task's name
+
+
 def make_mig_record(task: str, **changes: Any) -> dict[str, Any]:
     """A record of the revised file; the wording is ours, the words that loaders look for are the file's."""
-    folder = f"MIG-Bench/images/{task}"
+    folder = f"MIG-Bench/images/{FOLDERS.get(task, task)}"
     counts = {"common_object": 4, "object_tracking": 6, "multi_view": 3, "region": 3, "group_grounding": 4}
     questions = {
         "diff": "Say where the pictures differ, in the 2th image. ",

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from migrl.boxes import Frame
 from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
-from migrl.recipe import SEEDED_SECTIONS, Recipe, load_recipe
+from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, load_recipe
+from migrl.show import print_claims, print_detection_report, print_inspections, print_report, print_scores
 
 app = typer.Typer(
     add_completion=False,
@@ -76,7 +76,7 @@ def reproduce(
     report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     target = results / settings.name
     publish_report(report, target)
-    print_claims(target)
+    print_claims(target, console)
     console.print(f"report: {target / 'report.html'}")
 
 
@@ -93,24 +93,10 @@ def publish_report(report: Path, target: Path) -> None:
             path.unlink()
 
 
-def print_claims(folder: Path) -> None:
-    """Print the verdict table of a results folder."""
-    table = Table(
-        "claim", "delta", "95 % interval", "n", "verdict", title=f"{folder.name} recipe", title_justify="left"
-    )
-    for claim in read_json(folder / "claims.json"):
-        if claim["delta"] is None:
-            table.add_row(claim["id"], "-", "-", "-", claim["verdict"])
-            continue
-        interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
-        table.add_row(claim["id"], f"{claim['delta']:+.1f}", interval, str(claim["n"]), claim["verdict"])
-    console.print(table)
-
-
 @app.command()
 def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
     """Print the verdict table of committed evidence."""
-    print_claims(folder)
+    print_claims(folder, console)
 
 
 @app.command()
@@ -136,10 +122,12 @@ def verify(folder: Annotated[Path, typer.Argument(help="A results folder, such a
 
 @app.command()
 def score(
-    benchmark: Annotated[str, typer.Argument(help="Such as mig_bench, lisa_val, blink, mmiu, muirbench.")],
+    benchmark: Annotated[str, typer.Argument(help="Such as mig_bench, lisa_val, blink, mmiu, muirbench, mc_bench.")],
     annotations: Annotated[Path, typer.Option("--annotations", help="The published file, or folder of parquet files.")],
     predictions: Annotated[Path, typer.Option("--predictions", help='Lines {"uid": ..., "completion": "raw text"}.')],
-    parser: Annotated[str, typer.Option("--parser", help="How replies are read; compat is the official rule.")] = "compat",
+    parser: Annotated[
+        str, typer.Option("--parser", help="How replies are read; compat is the official rule.")
+    ] = "compat",
     frame: Annotated[Frame, typer.Option("--frame", help="What the numbers of a reply mean.")] = "permille",
     images: Annotated[Path | None, typer.Option("--images", help="Folder that image paths start from.")] = None,
     min_pixels: Annotated[int, typer.Option("--min-pixels", help="Of the resizing, for --frame resized_px.")] = 3136,
@@ -148,8 +136,12 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Score anyone's raw outputs as the benchmark's authors do, or strictly."""
-    from migrl.rescore import ScoreSettings, rescore_file
-    from migrl.score_table import print_report
+    from migrl.rescore import ScoreSettings, rescore_detections, rescore_file
+
+    if benchmark == "mc_bench":
+        report = rescore_detections(annotations, predictions)
+        print(json.dumps(report, indent=1)) if as_json else print_detection_report(report, console)
+        return
 
     settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer)
     report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent)
@@ -157,6 +149,63 @@ def score(
         print(json.dumps(report, indent=1))
     else:
         print_report(report, console)
+
+
+@app.command()
+def fetch(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    offline: Annotated[
+        Path | None, typer.Option("--offline", help="A folder with the files; no network is used.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Recount what was fetched and list missing images.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Bring data and base model, or with --check recount what is there."""
+    settings = find_recipe(recipe, [*(overrides or []), *([f"source.offline={offline}"] if offline else [])])
+    if check:
+        check_downloads(settings)
+    else:
+        run_pipeline(settings, runs, only="fetch", force=force, tell=tell_progress(settings))
+
+
+def check_downloads(settings: Recipe) -> None:
+    """Print what the downloads hold; a wrong count or a missing image ends in an error, after all were listed."""
+    from migrl.data.hub_source import inspect_downloads, refuse_faults
+
+    if not isinstance(settings.source, HubSource):
+        raise UserError(f"recipe {settings.name!r}: its source is not fetched from the Hub; there is nothing to check")
+    inspections = inspect_downloads(settings.source)
+    print_inspections(inspections, console)
+    refuse_faults(inspections)
+
+
+@app.command("lmms-eval")
+def lmms_eval(
+    data: Annotated[Path, typer.Option("--data", help="Prepared data, such as runs/paper/fetch/data.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, for lmms-eval --include_path.")],
+    frame: Annotated[Frame, typer.Option("--frame", help="What the numbers of a reply mean.")] = "resized_px",
+    min_pixels: Annotated[int | None, typer.Option("--min-pixels", help="As the model is loaded with.")] = None,
+    max_pixels: Annotated[int | None, typer.Option("--max-pixels", help="As the model is loaded with.")] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Do not ask the model to think first.")] = False,
+    resized_twice: Annotated[
+        bool, typer.Option("--resized-twice", help="For the adapters qwen2_vl, qwen2_5_vl.")
+    ] = False,
+) -> None:
+    """Write the grounding benchmarks as tasks for lmms-eval."""
+    from migrl.lmms_tasks import write_tasks
+
+    names = write_tasks(
+        data,
+        out,
+        frame=frame,
+        style="direct" if direct else "think",
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        resized_twice=resized_twice,
+    )
+    console.print(f"lmms-eval --include_path {out} --tasks {','.join(names)}", markup=False, soft_wrap=True)
 
 
 def add_stage_command(name: str) -> None:
@@ -168,13 +217,15 @@ def add_stage_command(name: str) -> None:
         settings = find_recipe(recipe, overrides)
         if name not in [stage.name for stage in plan_stages(settings)]:
             raise UserError(f"stage {name}: not part of recipe {settings.name!r}; add its arm to evaluate.arms")
-        run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+        folder = run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+        if name == "evaluate":
+            print_scores(folder, console)
 
     command.__doc__ = f"Run stage {name} alone."
     app.command(name)(command)
 
 
-for _stage in (*STAGES, *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
+for _stage in (*STAGES[1:], *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
     add_stage_command(_stage.name)
 
 

@@ -1,6 +1,6 @@
 """Opening pictures: a missing or corrupt one always stops the run. PIL does not turn pictures by their EXIF tag."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +8,18 @@ from PIL import Image, UnidentifiedImageError
 
 from migrl.boxes import Size
 from migrl.errors import UserError
+
+
+class MissingPictures(UserError):
+    """Pictures that annotations name and that are not there; `names` holds all of them."""
+
+    def __init__(self, owner: str, names: Sequence[str]) -> None:
+        shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+        super().__init__(
+            f"{owner}: {len(names)} missing image{'s' * (len(names) > 1)} ({shown}); `migrl fetch --check` lists all, "
+            "`migrl fetch --force` brings them"
+        )
+        self.names = tuple(names)
 
 
 @contextmanager

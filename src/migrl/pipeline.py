@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, StageWork, run_stage
+from migrl.evidence import StageContext, StageWork, hash_file, run_stage
 from migrl.prompts import hash_prompts
-from migrl.recipe import Arm, Recipe
+from migrl.recipe import Arm, HubSource, Recipe
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,12 @@ STAGES = (
     Stage("select", ("fetch", "merge"), SELECT_SECTIONS),
     Stage("grpo", ("fetch", "merge", "select"), ("grpo", "model", "launch")),
     Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model")),
-    Stage("report", ("fetch", "synthesize", "sft", "select", "grpo", "evaluate"), ("name", "claims", "resamples")),
+    Stage(
+        "report",
+        ("fetch", "synthesize", "sft", "select", "grpo", "evaluate"),
+        ("name", "claims", "resamples"),
+        format=2,
+    ),
 )
 
 # Optional arms, off unless `evaluate.arms` names them. The same stage code, other inputs.
@@ -58,13 +63,26 @@ EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
     "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
 }
 
+ARM_STAGES: dict[Arm, tuple[str, ...]] = {
+    "base": (),
+    "sft": ("merge",),
+    "rl": ("merge", "grpo"),
+    "sft_direct": ("merge_direct",),
+    "rl_no_cold_start": ("grpo_no_cold_start",),
+    "rl_no_selection": ("merge", "grpo_no_selection"),
+}
+"""The stages whose weights an arm is made of, beside the base model."""
+
 
 def plan_stages(recipe: Recipe) -> list[Stage]:
     """The stages of a recipe in order, with those of its optional arms before `evaluate`."""
     *front, evaluate, report = STAGES
     extra = [stage for arm in recipe.evaluate.arms for stage in EXTRA_STAGES.get(arm, ())]
-    reads = tuple(stage.name for stage in extra if not stage.name.startswith("select"))
-    return [*front, *extra, Stage("evaluate", evaluate.reads + reads, evaluate.sections), report]
+    made = [stage.name for stage in (*front, *extra) if stage.name.startswith(("merge", "grpo"))]
+    needed = {name for arm in recipe.evaluate.arms for name in ARM_STAGES[arm]}
+    # Only what the arms need, so that the base model can be evaluated before anything is trained.
+    reads = ("fetch", *(name for name in made if name in needed))
+    return [*front, *extra, Stage("evaluate", reads, evaluate.sections), report]
 
 
 def run_pipeline(
@@ -113,6 +131,10 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     settings = recipe.model_dump(mode="json")
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     sections["prompts"] = hash_prompts()
+    if stage.name == "fetch" and isinstance(recipe.source, HubSource):
+        from migrl.sources import SOURCES_FILE  # loads what a download needs, which no other command does
+
+        sections["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
 
     def run(context: StageContext) -> dict[str, Any]:
         module = importlib.import_module(f"migrl.stages.{stage.module or stage.name}")

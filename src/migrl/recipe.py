@@ -39,8 +39,24 @@ class WorldSource(Section):
     eval_per_task: dict[str, Count]
 
 
+class HubSource(Section):
+    """Published data sets, and a folder of training samples.
+
+    `catalog` describes the sets; null means reproduce/sources.yaml. `training` holds cot.jsonl and rl.jsonl.
+    `downloads` keeps what was fetched, for all runs; `offline` is a folder with files the user already has. Where
+    files lie does not decide a result, so these two are no part of a stage's key.
+    """
+
+    kind: Literal["hub"]
+    benchmarks: Annotated[tuple[str, ...], Field(min_length=1)]
+    training: Path | None
+    catalog: Path | None = None
+    downloads: Path = Field(default=Path("data"), exclude=True)
+    offline: Path | None = Field(default=None, exclude=True)
+
+
 class FolderSource(Section):
-    """Real data: folders of samples.jsonl and images prepared from reproduce/sources.yaml."""
+    """A prepared folder: cot.jsonl, rl.jsonl and one `<benchmark>.jsonl` a benchmark, pictures beside them."""
 
     kind: Literal["folder"]
     path: Path
@@ -191,7 +207,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     claims: Literal["tiny", "paper"]
     model: ModelSettings
-    source: Annotated[WorldSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[WorldSource | HubSource | FolderSource, Field(discriminator="kind")]
     synthesize: SynthesizeSettings
     sft: SftSettings
     select: SelectSettings
@@ -252,7 +268,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    where = [str(part) for part in item["loc"] if part not in ("world", "folder")]
+    where = [str(part) for part in item["loc"] if part not in ("world", "hub", "folder")]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
         legal = list_keys(Recipe)

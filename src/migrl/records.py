@@ -14,7 +14,6 @@ from typing import Any, Literal, TextIO, get_args
 from migrl.boxes import Box, BoxError, check_numbers
 from migrl.errors import UserError
 
-
 Defect = Literal["", "inverted", "out_of_range"]
 _DEFECT_TEXTS = {
     "": "has no defect, but is marked as having one",

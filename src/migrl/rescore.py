@@ -10,15 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark, Item
-from migrl.benchmarks.benchmark import ExactBox
 from migrl.benchmarks.box_parsers import read_strict
-from migrl.benchmarks.readings import BoxQuestion, BoxReading, ChoiceQuestion
-from migrl.boxes import Frame, Size, compute_iou, frame_size, smart_resize
+from migrl.benchmarks.measure import read_and_measure
+from migrl.benchmarks.readings import ChoiceQuestion
+from migrl.boxes import Frame, Size, smart_resize
 from migrl.errors import UserError
 from migrl.pictures import read_image_size
 from migrl.records import BoxTarget, read_jsonl
@@ -62,12 +61,26 @@ def rescore_file(
         UserError: an unknown benchmark, and as the steps below.
     """
     if name not in BENCHMARKS:
-        raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}")
+        raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}, mc_bench")
     benchmark = BENCHMARKS[name]
     annotations = benchmark.load(annotations_path, images, name)
     predictions = read_predictions(predictions_path, annotations)
     rows = score_items(benchmark, annotations, predictions, settings, images)
     return build_report(benchmark, annotations, rows, settings, annotations_path)
+
+
+def rescore_detections(annotations_path: Path, predictions_path: Path) -> dict[str, Any]:
+    """The report on MC-Bench, whose predictions are a COCO result list: any number of boxes a question.
+
+    Raises:
+        UserError: a broken annotation file or result list.
+    """
+    from migrl.benchmarks.mc_bench import load_detections, load_mc_bench
+    from migrl.benchmarks.mc_bench_scores import score_mc_bench
+
+    bench = load_mc_bench(annotations_path)
+    table = score_mc_bench(bench, load_detections(predictions_path, bench))
+    return {"benchmark": "mc_bench", "annotations_sha256": hash_annotations(annotations_path), **table}
 
 
 def read_predictions(path: Path, annotations: Annotations) -> dict[str, Prediction]:
@@ -172,27 +185,11 @@ class _SizeReader:
 def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> dict[str, Any]:
     target = item.sample.target
     assert isinstance(target, BoxTarget) and item.exact_box_unit is not None
-    pairs = sizes.read(item)
-    frame = sizes.settings.frame
-    limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
-    reading: BoxReading = parse(text, BoxQuestion(frame, target.image, limits))
-    iou = Fraction(0)
-    if reading.box is not None:
-        image = reading.image or target.image
-        if image == target.image or not target.image_trusted:
-            original, resized = pairs[image - 1]
-            iou = compute_iou(_to_unit(reading, original, resized), item.exact_box_unit)
+    reading, iou = read_and_measure(
+        text, parse, target, item.exact_box_unit, frame=sizes.settings.frame, sizes=sizes.read(item)
+    )
     score = {"status": reading.status, "iou": iou, "hit": is_hit(iou)}
     return score | {"image": reading.image} if parse is read_strict else score
-
-
-def _to_unit(reading: BoxReading, original_size: Size, resized_size: Size) -> ExactBox:
-    assert reading.box is not None
-    width, height = (
-        Fraction(side) for side in frame_size(reading.frame, original_size=original_size, resized_size=resized_size)
-    )
-    x1, y1, x2, y2 = reading.box
-    return (x1 / width, y1 / height, x2 / width, y2 / height)
 
 
 def _score_letter(item: Item, text: str, parse: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from migrl.answers import Answer, Status, parse_box_answer, parse_choice_answer
 from migrl.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
 from migrl.errors import UserError
+from migrl.official import score_officially
 from migrl.records import parse_sample
 from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
 
@@ -206,6 +207,8 @@ def rescore_row(row: Row) -> Row:
 def compute_scores(rows: Sequence[Row]) -> dict[str, Any]:
     """The content of `scores.json`: arm -> benchmark -> accuracies in percent, intervals, parse ledger.
 
+    Benchmarks of boxes also hold `compat`, the score by the official script's rule.
+
     Raises:
         UserError: as `check_rows`.
     """
@@ -214,6 +217,11 @@ def compute_scores(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         groups.setdefault(row["arm"], {}).setdefault(row["benchmark"], []).append(row)
     return {
-        arm: {benchmark: summarize_rows(groups[arm][benchmark]) for benchmark in sorted(groups[arm])}
+        arm: {benchmark: _score_benchmark(groups[arm][benchmark]) for benchmark in sorted(groups[arm])}
         for arm in sorted(groups)
     }
+
+
+def _score_benchmark(rows: list[Row]) -> dict[str, Any]:
+    official = score_officially(rows)
+    return summarize_rows(rows) | ({"compat": official} if official else {})

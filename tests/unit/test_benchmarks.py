@@ -23,6 +23,7 @@ from migrl.benchmarks import BENCHMARKS, Annotations
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.mig_bench import TASKS
 from migrl.errors import UserError
+from migrl.pictures import MissingPictures
 from migrl.records import BoxTarget, ChoiceTarget, parse_sample
 
 GROUNDING = ("lisa_val", "llmseg", "revos", "reasonvos")
@@ -108,8 +109,27 @@ def test_a_grounding_box_beyond_its_picture_is_counted_and_kept(tmp_path: Path) 
 
 
 def test_a_missing_picture_stops_a_set_whose_boxes_are_pixels(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"lisa/a\.png: missing image"):
+    with pytest.raises(MissingPictures, match=r"lisa_val: 1 missing image \(lisa/a\.png\)") as caught:
         load("lisa_val", write_json(tmp_path / "a.json", [make_grounding_record("lisa")]))
+    assert caught.value.names == ("lisa/a.png",)
+
+
+@pytest.mark.parametrize("wrapper", ["", "zero-shot/"])
+def test_pictures_are_found_where_the_official_scripts_look_for_them(tmp_path: Path, wrapper: str) -> None:
+    frames = [f"{wrapper}ReVOS_eval/clip/{n:05d}.png" for n in (0, 10, 9)]
+    write_pictures(tmp_path, [f"{wrapper}LLMSeg/images/a.png", f"{wrapper}lisa/a.png", *frames])
+    absolute = make_grounding_record("lisa", image_path="/home/someone/data/lisa/a.png")
+    found = {
+        name: load(name, write_json(tmp_path / f"{name}.json", [record])).items[0].sample.images
+        for name, record in (
+            ("lisa_val", absolute),
+            ("llmseg", make_grounding_record("llmseg")),
+            ("revos", make_grounding_record("revos")),
+        )
+    }
+    assert found["lisa_val"] == (f"{wrapper}lisa/a.png",)
+    assert found["llmseg"] == (f"{wrapper}LLMSeg/images/a.png",)
+    assert found["revos"] == (frames[0], frames[2], frames[1])  # by number, not by name
 
 
 def test_blink_reads_the_parquet_files_and_writes_their_pictures(tmp_path: Path) -> None:

@@ -7,20 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from migrl.benchmarks.mc_bench import (
-    STYLES,
-    McBench,
-    McBox,
-    McImage,
-    McPair,
-    average_ap50,
-    bootstrap_ap50,
-    load_detections,
-    load_mc_bench,
-    run_coco,
-    score_mc_bench,
-)
+from migrl.benchmarks.mc_bench import STYLES, McBench, McBox, McImage, McPair, load_detections, load_mc_bench
+from migrl.benchmarks.mc_bench_scores import average_ap50, bootstrap_ap50, run_coco, score_mc_bench
+from migrl.cli import app
 from migrl.errors import UserError
 
 BOX = (10.0, 10.0, 20.0, 20.0)
@@ -311,3 +302,11 @@ def test_a_file_that_is_none_is_refused_in_words(tmp_path, text):
         load_mc_bench(path)
     with pytest.raises(UserError, match="no.json"):
         load_mc_bench(tmp_path / "no.json")
+
+
+def test_the_command_scores_a_coco_result_list(tmp_path):
+    annotations, predictions = save(tmp_path, "truth.json", RECORDS), save(tmp_path, "found.json", DETECTIONS)
+    command = ["score", "mc_bench", "--annotations", str(annotations), "--predictions", str(predictions)]
+    report = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (report["ap50"], report["pair_accuracy"], report["n"]) == (100.0, 100.0, 2)
+    assert "Comparison" in CliRunner().invoke(app, command).stdout

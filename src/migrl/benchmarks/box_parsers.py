@@ -36,10 +36,10 @@ def find_hits(completion: str) -> list[tuple[str, ...]]:
 
 
 def read_migician_script(completion: str, question: BoxQuestion) -> BoxReading:
-    """Migician's script, official for the original file: the first hit, with values from 1 on taken as permille and smaller ones as they are.
+    """Migician's script, official for the original file: the first hit, values from 1 on taken as permille.
 
-    The 1 itself is permille if there is one hit and the whole side if there are several: so the script has it.
-    Pixels, which the script cannot read, are passed on in their own frame.
+    Smaller values stay. The 1 itself is permille if there is one hit, and the whole side if there are several: so
+    the script has it. Pixels, which the script cannot read, are passed on in their own frame.
     """
     hits = find_hits(completion)
     if not hits:

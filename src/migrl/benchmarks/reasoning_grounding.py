@@ -16,16 +16,17 @@ Checked     against the format that the official loaders imply; no real file was
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks.benchmark import Annotations, Benchmark, ExactBox, Item
 from migrl.benchmarks.box_parsers import ZERO_SHOT_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, is_list, open_record, read_json_list
-from migrl.pictures import read_image_size
+from migrl.pictures import MissingPictures, read_image_size
 from migrl.records import BoxTarget, Defect, Sample
 
 COUNTS = {"lisa_val": 200, "lisa_test": 779, "reasonvos": 458}
@@ -43,12 +44,16 @@ def load_reasoning_grounding(annotations: Path, images: Path, name: str) -> Anno
     Raises:
         UserError: a broken file or record (file, index and key are named), or a missing or corrupt picture.
     """
-    keys, read_parts, question_form = _SETS[name]
+    chosen = _SETS[name]
+    roots = _list_roots(images, chosen.folder)
     rows = read_json_list(annotations)
     parts = []
     for index, row in enumerate(rows):
-        record = open_record(annotations, index, row, keys, optional=None)
-        parts.append((record, *read_parts(record, images)))
+        record = open_record(annotations, index, row, chosen.keys, optional=None)
+        parts.append((record, *chosen.read_parts(record, images, roots)))
+    named = dict.fromkeys(path for _, paths, _, _ in parts for path in paths)
+    if missing := [path for path in named if not (images / path).is_file()]:
+        raise MissingPictures(name, missing)
     clusters = name_clusters([paths for _, paths, _, _ in parts])
     items: list[Item] = []
     defects: dict[str, list[str]] = {}
@@ -60,12 +65,12 @@ def load_reasoning_grounding(annotations: Path, images: Path, name: str) -> Anno
             defects.setdefault(defect, []).append(uid)
         x1, y1, x2, y2 = (float(v) for v in box)
         target = BoxTarget(number, (x1, y1, x2, y2), defect=defect)
-        question = question_form.format(instruction)
+        question = chosen.question_form.format(instruction)
         items.append(Item(Sample(uid, name, name, paths, question, target, cluster), exact_box_unit=box))
     return Annotations("released", tuple(items), {kind: tuple(uids) for kind, uids in sorted(defects.items())})
 
 
-def _read_lisa(record: Record, images: Path) -> _Parts:
+def _read_lisa(record: Record, images: Path, roots: Sequence[str]) -> _Parts:
     instruction = record.data["instruction"]
     if is_list(instruction):  # Visual-RFT's copy holds several wordings; the first is used
         instruction = record.texts("instruction")[0]
@@ -74,19 +79,28 @@ def _read_lisa(record: Record, images: Path) -> _Parts:
     boxes = record.data["boxes"]
     if not is_list(boxes) or not boxes:
         raise record.fail("boxes", "must be a list with at least one box")
-    return (_find_below(record, "image_path", images),), instruction, record.numbers("boxes", boxes[0])
+    return (
+        (_find_picture(record, "image_path", record.text("image_path"), images, roots),),
+        instruction,
+        record.numbers("boxes", boxes[0]),
+    )
 
 
-def _read_llmseg(record: Record, images: Path) -> _Parts:
+def _read_llmseg(record: Record, images: Path, roots: Sequence[str]) -> _Parts:
     rows = record.data["bbox"]
     if not is_list(rows) or not all(is_list(row) for row in rows):
         raise record.fail("bbox", "must be a list of lists of numbers")
     flat = [number for row in rows for number in row]
-    return (_find_below(record, "image_path", images),), record.text("question"), record.numbers("bbox", flat[:4])
+    return (
+        (_find_picture(record, "image_path", record.text("image_path"), images, roots),),
+        record.text("question"),
+        record.numbers("bbox", flat[:4]),
+    )
 
 
-def _read_revos(record: Record, images: Path) -> _Parts:
+def _read_revos(record: Record, images: Path, roots: Sequence[str]) -> _Parts:
     video = record.path_inside("video_id", record.text("video_id"))
+    video = next((f"{root}{video}" for root in roots if (images / root / video).is_dir()), video)
     frames = record.data["frames"]
     if not is_list(frames) or len(frames) < TARGET_FRAME or not all(_is_index(frame) for frame in frames):
         raise record.fail("frames", f"must be at least {TARGET_FRAME} frame numbers")
@@ -97,8 +111,8 @@ def _read_revos(record: Record, images: Path) -> _Parts:
     return paths, record.text("question"), record.numbers("bbox_list", _third(record))
 
 
-def _read_reasonvos(record: Record, images: Path) -> _Parts:
-    paths = record.paths("image_list")
+def _read_reasonvos(record: Record, images: Path, roots: Sequence[str]) -> _Parts:
+    paths = tuple(_find_picture(record, "image_list", name, images, roots) for name in record.texts("image_list"))
     if len(paths) < TARGET_FRAME:
         raise record.fail("image_list", f"must name at least {TARGET_FRAME} frames")
     text = _third(record)
@@ -123,18 +137,28 @@ def _list_frames(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: (int(_DIGITS.findall(name)[0]), name))
 
 
-def _find_below(record: Record, key: str, images: Path) -> str:
+def _list_roots(images: Path, known: str) -> list[str]:
+    """Where a set's paths may start below the images folder: at its own folder, or at the top.
+
+    How the released zip is laid out is not documented; the official scripts name the sets' folders. One folder
+    around all of them is allowed for.
+    """
+    wrappers = ["", *(f"{path.name}/" for path in sorted(images.glob("*")) if path.is_dir())]
+    return [f"{wrapper}{known}" for wrapper in wrappers] + (wrappers if known else [])
+
+
+def _find_picture(record: Record, key: str, name: str, images: Path, roots: Sequence[str]) -> str:
     """A picture's path below the images folder; released paths may open with folders of the authors' machine."""
-    name = record.text(key)
-    parts = PurePosixPath(name).parts
-    if ".." in parts:
-        raise record.fail(key, f"{name!r} leaves the data folder")
-    relative = [part for part in parts if part not in ("/", ".")]
+    parts = name.split("/")
+    if ".." in parts or "\\" in name or "\0" in name or not parts[-1]:
+        raise record.fail(key, f"{name!r} is no path inside the data folder")
+    relative = [part for part in parts if part not in ("", ".")]
     for start in range(len(relative)):
         path = "/".join(relative[start:])
-        if (images / path).is_file():
-            return path
-    return record.path_inside(key, "/".join(relative))
+        for root in roots:
+            if (images / root / path).is_file():
+                return f"{root}{path}"
+    return "/".join(relative)
 
 
 def _to_unit(record: Record, box_px: Any, size: tuple[int, int]) -> tuple[ExactBox, Defect]:
@@ -151,14 +175,26 @@ _VIDEO_FORM = (
     "The images are frames of a video, in order. Give the bounding box in the third image of what this "
     "instruction asks for: {}"
 )
-_SETS: dict[str, tuple[tuple[str, ...], Callable[[Record, Path], _Parts], str]] = {
-    "lisa_val": (("image_path", "instruction", "boxes"), _read_lisa, _IMAGE_FORM),
-    "lisa_test": (("image_path", "instruction", "boxes"), _read_lisa, _IMAGE_FORM),
-    "llmseg": (("image_path", "question", "bbox"), _read_llmseg, _IMAGE_FORM),
-    "revos": (("video_id", "frames", "question", "bbox_list"), _read_revos, _VIDEO_FORM),
-    "reasonvos": (("image_list", "question", "bbox_list"), _read_reasonvos, _VIDEO_FORM),
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The keys a record must have, how its parts are read, the question around the instruction, the set's folder."""
+
+    keys: tuple[str, ...]
+    read_parts: Callable[[Record, Path, Sequence[str]], _Parts]
+    question_form: str
+    folder: str = ""
+
+
+_LISA = _Set(("image_path", "instruction", "boxes"), _read_lisa, _IMAGE_FORM)
+_SETS = {
+    "lisa_val": _LISA,
+    "lisa_test": _LISA,
+    "llmseg": _Set(("image_path", "question", "bbox"), _read_llmseg, _IMAGE_FORM, "LLMSeg/images/"),
+    "revos": _Set(("video_id", "frames", "question", "bbox_list"), _read_revos, _VIDEO_FORM, "ReVOS_eval/"),
+    "reasonvos": _Set(("image_list", "question", "bbox_list"), _read_reasonvos, _VIDEO_FORM),
 }
-"""Name -> the keys a record must have, how its parts are read, and the question around the instruction."""
 
 REASONING_GROUNDING = tuple(
     Benchmark(

@@ -83,19 +83,20 @@ def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, An
 
 def find_arm(context: StageContext, arm: Arm) -> ArmSource:
     """Weights of an arm among the stage's inputs."""
-    base, merged = context.inputs["fetch"] / "model", context.inputs["merge"] / "model"
+    base = context.inputs["fetch"] / "model"
     match arm:
         case "base":
             return ArmSource(base)
         case "sft":
-            return ArmSource(merged)
+            return ArmSource(context.inputs["merge"] / "model")
         case "sft_direct":
             return ArmSource(context.inputs["merge_direct"] / "model")
         case "rl" | "rl_no_selection" | "rl_no_cold_start":
             folder = context.inputs["grpo" + arm.removeprefix("rl")]
             if (folder / "model").is_dir():
                 return ArmSource(folder / "model")
-            return ArmSource(base if arm == "rl_no_cold_start" else merged, folder / "adapter")
+            start = base if arm == "rl_no_cold_start" else context.inputs["merge"] / "model"
+            return ArmSource(start, folder / "adapter")
 
 
 def load_arm(context: StageContext, arm: Arm) -> Qwen2_5_VLForConditionalGeneration:

@@ -1,20 +1,26 @@
 """fetch: bring data and base model, check what came, and lay them out the same way for every recipe.
 
 Writes `data/<split>.jsonl` with pictures beside them, and `model/` with weights, tokenizer and
-processor. The world source is rendered; folders and Hub models are copied or downloaded at their
-pinned revision.
+processor. The world source is rendered, published benchmarks are downloaded at their pinned revisions
+and linked, prepared folders are copied; so is the model.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.progress import track
+
+from migrl.data.hub_source import build_hub
 from migrl.data.world_source import TRAINING_SPLITS, build_world
 from migrl.errors import UserError
 from migrl.evidence import StageContext, hash_file
-from migrl.inputs import read_image_size
-from migrl.recipe import ModelSettings, WorldSource
-from migrl.records import read_samples
+from migrl.pictures import read_image_size
+from migrl.recipe import HubSource, ModelSettings, WorldSource
+from migrl.records import BoxTarget, Sample, read_samples
+
+MANY_PICTURES = 5000  # about what is read in five seconds
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -27,28 +33,51 @@ def run(context: StageContext) -> dict[str, Any]:
     data = context.folder / "data"
     if isinstance(source, WorldSource):
         facts = build_world(source, data)
+    elif isinstance(source, HubSource):
+        facts = build_hub(source, data)
     else:
         if not source.path.is_dir():
             raise UserError(f"source.path={source.path}: no such folder; prepare the data as README, Data, says")
         shutil.copytree(source.path, data, dirs_exist_ok=True)
         facts = {}
     facts["checked"] = check_data(data)
+    missing = [split for split in TRAINING_SPLITS if not facts["checked"].get(split)]
+    if missing and not (isinstance(source, HubSource) and source.training is None):
+        raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     fetch_model(context.recipe.model, context.folder / "model")
     return facts
 
 
 def check_data(data: Path) -> dict[str, int]:
-    """Read every split and every image header before anything else runs."""
+    """Read every split and every image header before anything else runs.
+
+    Raises:
+        UserError: a broken record, a training sample whose box is no sound truth, a missing or corrupt picture.
+    """
     counts = {}
     for path in sorted(data.glob("*.jsonl")):
         samples = read_samples(path)
-        for name in {name for sample in samples for name in sample.images}:
+        if path.stem in TRAINING_SPLITS:
+            refuse_unsound(path, samples)
+        for name in track_names({name for sample in samples for name in sample.images}, path.stem):
             read_image_size(data / name)
         counts[path.stem] = len(samples)
-    for split in TRAINING_SPLITS:
-        if not counts.get(split):
-            raise UserError(f"{data / split}.jsonl: no samples; every source has the splits {TRAINING_SPLITS}")
     return counts
+
+
+def refuse_unsound(path: Path, samples: list[Sample]) -> None:
+    """Evaluation keeps defective boxes in its denominators; nothing may be trained on them."""
+    for sample in samples:
+        if isinstance(sample.target, BoxTarget) and (sample.target.defect or not sample.target.image_trusted):
+            raise UserError(f"{path}: sample {sample.uid!r}: its box or image is not sound; remove it from training")
+
+
+def track_names(names: set[str], label: str) -> Iterator[str]:
+    """The names in sorted order, under a bar where there are many."""
+    ordered = sorted(names)
+    if len(ordered) < MANY_PICTURES:
+        return iter(ordered)
+    return iter(track(ordered, description=f"checking pictures of {label}"))
 
 
 def fetch_model(settings: ModelSettings, folder: Path) -> None:

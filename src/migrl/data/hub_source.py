@@ -1,0 +1,164 @@
+"""Published benchmarks as a data source: fetched, counted, and written as samples with their pictures linked.
+
+`<data>/<name>.jsonl` holds a benchmark's samples and `<data>/<name>` is a link to its pictures, which stay in the
+downloads folder. Training samples come from a prepared folder.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
+from migrl.data.world_source import TRAINING_SPLITS
+from migrl.errors import UserError
+from migrl.pictures import MissingPictures
+from migrl.recipe import HubSource
+from migrl.records import read_samples, write_jsonl
+from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `migrl fetch --check` finds out about one benchmark."""
+
+    name: str
+    version: str
+    records: int
+    expected: int | None
+    missing: tuple[str, ...]
+    defects: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        return not self.missing and self.expected in (None, self.records)
+
+
+def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
+    """Fetch every benchmark and write it below `data`; return counts, defects, hashes and revisions.
+
+    Raises:
+        UserError: what `obtain` and the loaders raise, a wrong number of records, or missing pictures (all named).
+    """
+    facts: dict[str, Any] = {"benchmarks": {}}
+    data.mkdir(parents=True, exist_ok=True)
+    for name, entry in find_sources(source).items():
+        obtained = obtain(entry, source.downloads, offline=source.offline)
+        benchmark = find_benchmark(name, entry)
+        if benchmark.extract is not None:
+            benchmark.extract(obtained.annotations, obtained.images)
+        annotations = benchmark.load(obtained.annotations, obtained.images, name)
+        inspection = inspect(name, entry, annotations, obtained.images)
+        refuse_faults([inspection])
+        write_benchmark(name, annotations, obtained.images, data)
+        facts["benchmarks"][name] = describe(inspection, obtained)
+    if source.training is not None:
+        facts["training"] = link_training(source.training, data)
+    return facts
+
+
+def find_sources(source: HubSource) -> dict[str, Source]:
+    """The catalogue's entries of the recipe's benchmarks, in their order.
+
+    Raises:
+        UserError: a name that is none of them, or one that `migrl fetch` cannot bring into the common form.
+    """
+    path = source.catalog or SOURCES_FILE
+    known = load_sources(path)
+    for name in source.benchmarks:
+        if name not in known:
+            raise UserError(f"source.benchmarks: {name!r} is not in {path}; it has {', '.join(known)}")
+        if known[name].benchmark == "mc_bench":
+            raise UserError("source.benchmarks: 'mc_bench' asks for any number of boxes; score it with `migrl score`")
+    return {name: known[name] for name in source.benchmarks}
+
+
+def find_benchmark(name: str, entry: Source) -> Benchmark:
+    """The benchmark that reads a source; sources that differ in their file only share one."""
+    return BENCHMARKS[name if name in BENCHMARKS else entry.benchmark]
+
+
+def inspect(name: str, entry: Source, annotations: Annotations, images: Path) -> Inspection:
+    """Count records, and look for every picture that they name."""
+    named = dict.fromkeys(image for item in annotations.items for image in item.sample.images)
+    missing = tuple(image for image in named if not (images / image).is_file())
+    defects = {kind: len(uids) for kind, uids in annotations.defects.items()}
+    records = len(annotations.items) + defects.get("no_answer", 0)
+    return Inspection(name, annotations.version, records, entry.records, missing, defects)
+
+
+def inspect_downloads(source: HubSource) -> list[Inspection]:
+    """Inspect what lies in the downloads folder, without a network.
+
+    Raises:
+        UserError: a benchmark that was never fetched, or a broken file.
+    """
+    inspections = []
+    for name, entry in find_sources(source).items():
+        base = source.downloads / entry.folder
+        annotations, images = base / entry.annotations, base / entry.images
+        if not annotations.exists():
+            raise UserError(f"{annotations}: not there; run `migrl fetch` first")
+        try:
+            loaded = find_benchmark(name, entry).load(annotations, images, name)
+        except MissingPictures as error:
+            # Boxes in pixels cannot be read without the pictures, so the records were not counted either.
+            inspections.append(Inspection(name, "not read", 0, None, error.names))
+            continue
+        inspections.append(inspect(name, entry, loaded, images))
+    return inspections
+
+
+def refuse_faults(inspections: Iterable[Inspection]) -> None:
+    """Stop on wrong counts or missing pictures, before anything runs on them.
+
+    Raises:
+        UserError: naming them.
+    """
+    for found in inspections:
+        if found.missing:
+            raise MissingPictures(found.name, found.missing)
+        if not found.sound:
+            raise UserError(
+                f"{found.name}: {found.records} records, {found.expected} are expected; "
+                "fetch it again, or correct `records` in the catalogue if the publisher changed it"
+            )
+
+
+def write_benchmark(name: str, annotations: Annotations, images: Path, data: Path) -> None:
+    """Write `<data>/<name>.jsonl`, and the link to the pictures that its paths go through."""
+    link = data / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(images.resolve(), target_is_directory=True)
+    samples = (
+        replace(item.sample, images=tuple(f"{name}/{image}" for image in item.sample.images))
+        for item in annotations.items
+    )
+    write_jsonl(data / f"{name}.jsonl", (sample.to_json() for sample in samples))
+
+
+def describe(inspection: Inspection, obtained: Obtained) -> dict[str, Any]:
+    """Version, counts, defects, and what the data was made from."""
+    return {
+        "version": inspection.version,
+        "records": inspection.records,
+        "defects": inspection.defects,
+        "files": {name: asdict(file) for name, file in obtained.files.items()},
+        "revisions": obtained.revisions,
+    }
+
+
+def link_training(training: Path, data: Path) -> dict[str, int]:
+    """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them."""
+    counts = {}
+    for split in TRAINING_SPLITS:
+        samples = read_samples(training / f"{split}.jsonl")
+        counts[split] = write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
+        for top in {image.split("/", 1)[0] for sample in samples for image in sample.images}:
+            link = data / top
+            if link.is_symlink() and link.resolve() == (training / top).resolve():
+                continue
+            if link.exists():
+                raise UserError(f"{training / top}: a benchmark has this name as well; rename the folder of pictures")
+            link.symlink_to((training / top).resolve())
+    return counts

@@ -1,0 +1,53 @@
+"""The official score of an evaluation: the same completions as the authors' scripts would read them.
+
+Our own score reads the last answer and demands the right image. The official rules read the first box
+anywhere and never look at the image, so that the two stand side by side in `scores.json` and in the report.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from migrl.benchmarks.benchmark import ExactBox
+from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS, ZERO_SHOT_PARSERS
+from migrl.benchmarks.measure import read_and_measure
+from migrl.benchmarks.readings import BoxParser
+from migrl.benchmarks.reasoning_grounding import REASONING_GROUNDING
+from migrl.records import BoxTarget
+from migrl.tables import has_box, is_hit, summarize_rows
+
+Row = Mapping[str, Any]
+
+
+def pick_rule(benchmark: str) -> tuple[str, BoxParser]:
+    """Name and rule of the official script for a benchmark of boxes; the rendered sets are read like MIG-Bench."""
+    if benchmark in {entry.name for entry in REASONING_GROUNDING}:
+        return "zero_shot_script", ZERO_SHOT_PARSERS["compat"]
+    name = MIG_BENCH_OFFICIAL["original" if benchmark == "mig_bench_original" else "revised"]
+    return name, MIG_BENCH_PARSERS[name]
+
+
+def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Averages and parse ledger of one arm on one benchmark by the official rule; None for multiple choice."""
+    if not all(has_box(row) for row in rows):
+        return None
+    name, parse = pick_rule(rows[0]["benchmark"])
+    table = summarize_rows([_score_row(row, parse) for row in rows])
+    return {"rule": name, **{key: table[key] for key in ("macro", "low", "high", "micro", "ledger", "parse_rate")}}
+
+
+def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:
+    told = row["target"]
+    target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))
+    sizes = [(tuple(a), tuple(b)) for a, b in zip(row["sizes"], row["resized_sizes"], strict=True)]
+    reading, iou = read_and_measure(
+        row["completion"], parse, target, _make_exact(target), frame=row["frame"], sizes=sizes
+    )
+    kept = {key: row[key] for key in ("task", "cluster", "target", "truncated", "tokens")}
+    return {**kept, "status": reading.status, "iou": iou, "hit": is_hit(iou)}
+
+
+def _make_exact(target: BoxTarget) -> ExactBox:
+    """The decimals of the target as fractions; a box of three decimals is exact again."""
+    x1, y1, x2, y2 = (Fraction(str(v)) for v in target.box_unit)
+    return (x1, y1, x2, y2)

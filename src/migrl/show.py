@@ -1,0 +1,103 @@
+"""What the command prints: verdicts, scores, rescoring reports, and what was fetched, as tables for terminals."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from migrl.evidence import read_json
+
+if TYPE_CHECKING:
+    from migrl.data.hub_source import Inspection
+
+
+def print_claims(folder: Path, console: Console) -> None:
+    """Print the verdict table of a results folder."""
+    table = Table(
+        "claim", "delta", "95 % interval", "n", "verdict", title=f"{folder.name} recipe", title_justify="left"
+    )
+    for claim in read_json(folder / "claims.json"):
+        if claim["delta"] is None:
+            table.add_row(claim["id"], "-", "-", "-", claim["verdict"])
+            continue
+        interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
+        table.add_row(claim["id"], f"{claim['delta']:+.1f}", interval, str(claim["n"]), claim["verdict"])
+    console.print(table)
+
+
+def print_scores(folder: Path, console: Console) -> None:
+    """Print the accuracies of an evaluate stage's folder: a look before the report, or without training at all."""
+    from migrl.scores import compute_scores, load_rows
+
+    table = Table("arm", "benchmark", "macro", "95 % interval", "micro", "official rule", "readable")
+    for arm, benchmarks in compute_scores(load_rows(folder / "samples.jsonl")).items():
+        for benchmark, cell in benchmarks.items():
+            span = "-" if cell["low"] is None else f"{cell['low']:.1f} to {cell['high']:.1f}"
+            official = f"{cell['compat']['macro']:.1f}" if "compat" in cell else "-"
+            numbers = (f"{cell['macro']:.1f}", span, f"{cell['micro']:.1f}", official, f"{cell['parse_rate']:.1f} %")
+            table.add_row(arm, benchmark, *numbers)
+    console.print(table)
+
+
+def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> None:
+    """Print what the downloads hold, then every missing picture on a line of its own."""
+    table = Table("benchmark", "version", "records", "expected", "missing images", "known defects")
+    for found in inspections:
+        defects = ", ".join(f"{count} x {kind}" for kind, count in found.defects.items())
+        expected = "unknown" if found.expected is None else str(found.expected)
+        table.add_row(found.name, found.version, str(found.records), expected, str(len(found.missing)), defects)
+    console.print(table)
+    for found in inspections:
+        for name in found.missing:
+            console.print(f"missing: {found.name}: {name}", markup=False, soft_wrap=True)
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print what was scored and how, one line a task, the averages, and the parse ledger."""
+    rule = "" if report["rule"] == report["parser"] else f" ({report['rule']})"
+    how = [f"parser {report['parser']}{rule}"]
+    how += [f"frame {report['frame']}"] if "frame" in report else []
+    how += ["last answer block only"] if report["cut_answer"] else []
+    console.print(f"{report['benchmark']}, {report['version']}: {report['n']} items, {', '.join(how)}")
+    boxed = "acc_50" in report["metrics"]
+    table = Table("task", *(Column(name, justify="right") for name in ("n", "accuracy", "95 % interval")))
+    if boxed:
+        for name in ("IoU 0.3", "IoU 0.7", "mean IoU"):
+            table.add_column(name, justify="right")
+    for task, cell in report["tasks"].items():
+        more = [_show(cell["acc_30"]), _show(cell["acc_70"]), _show(cell["mean_iou"])] if boxed else []
+        table.add_row(task, str(cell["n"]), _show(cell["accuracy"]), _span(cell["low"], cell["high"]), *more)
+    table.add_section()
+    main = report["metrics"]["acc_50" if boxed else "accuracy"]
+    for name, low, high in (("macro", "low", "high"), ("micro", "micro_low", "micro_high")):
+        others = ("acc_30", "acc_70", "mean_iou") if boxed else ()
+        more = [_show(report["metrics"][other][name]) for other in others]
+        table.add_row(name, str(report["n"]), _show(main[name]), _span(main[low], main[high]), *more)
+    for name, cell in report["subsets"].items():
+        table.add_row(f"macro, {name}", str(cell["n"]), _show(cell["macro"]), _span(cell["low"], cell["high"]))
+    console.print(table)
+    ledger = ", ".join(f"{status} {count}" for status, count in report["ledger"].items() if count)
+    console.print(f"replies: {ledger}; readable {_show(report['parse_rate'])} %")
+    known = (("right image", report["image_accuracy"]), ("truncated", report["truncation_rate"]))
+    console.print("".join(f"{name}: {_show(value)} %\n" for name, value in known if value is not None), end="")
+    for kind, count in report["defects"].items():
+        console.print(f"annotations: {count} x {kind}")
+
+
+def print_detection_report(report: dict[str, Any], console: Console) -> None:
+    """Print MC-Bench's two scores, overall and by text style."""
+    table = Table("style", *(Column(name, justify="right") for name in ("pairs", "AP50", "", "pair accuracy", "")))
+    for style, cell in (*report["styles"].items(), ("all", report)):
+        ap50 = (_show(cell["ap50"]), _span(cell["ap50_low"], cell["ap50_high"]))
+        table.add_row(style, str(cell["n"]), *ap50, _show(cell["pair_accuracy"]), _span(cell["low"], cell["high"]))
+    console.print(table)
+
+
+def _show(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.1f} to {high:.1f}"

@@ -1,0 +1,164 @@
+"""fetch and evaluate on the published formats: real stages, the tiny model, a folder laid out like the Hub."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from benchmark_files import (
+    make_blink_row,
+    make_grounding_record,
+    make_mig_record,
+    make_mmiu_row,
+    make_muirbench_row,
+    make_original,
+    write_json,
+    write_parquet,
+    write_pictures,
+)
+from smoke_run import ROOT, call_migrl
+
+from migrl.benchmarks.mig_bench import TASKS
+from migrl.scores import compute_scores, load_rows
+
+BENCHMARKS = (
+    "mig_bench",
+    "mig_bench_original",
+    "lisa_val",
+    "llmseg",
+    "revos",
+    "reasonvos",
+    "blink",
+    "mmiu",
+    "muirbench",
+)
+RECORDS = {"mig_bench": 10, "mig_bench_original": 9, "blink": 14, "mmiu": 3, "muirbench": 1}
+
+
+def write_hub(folder: Path) -> Path:
+    """Every file of the catalogue in the Hub's layout, a handful of records each."""
+    records = [make_mig_record(task) for task in TASKS]
+    pictures = folder / "pictures"
+    for number, name in enumerate(name for record in records for name in record["images"]):
+        write_pictures(pictures, [name], (112 + 28 * (number % 3), 112))
+    write_json(folder / "GD-ML/UniVG-R1-data/revised_MIG_bench.json", records)
+    original = [make_original(record) for record in records if record["task"] != "diff"]
+    write_json(folder / "Michael4933/MIG-Bench/MIG_data.json", original)
+    pack(pictures / "MIG-Bench", folder / "Michael4933/MIG-Bench/images.zip")
+
+    zero_shot = folder / "zero"
+    write_pictures(zero_shot, ["lisa/a.png", "LLMSeg/images/a.png", *(f"ReVOS_eval/clip/{n}.png" for n in range(3))])
+    write_pictures(zero_shot, [f"clip/{n}.png" for n in range(3)])
+    pack(zero_shot, folder / "SuleBai/UniVG-R1-zeroshot/zero-shot.zip")
+    names = {"lisa_val": "lisa_val", "llmseg": "LLMSeg_eval", "revos": "ReVOS_eval", "reasonvos": "ReasonVOS_eval"}
+    for name, file in names.items():
+        path = folder / "GD-ML/UniVG-R1-data/zero_shot_evaluation" / f"{file}.json"
+        write_json(path, [make_grounding_record(name)])
+
+    for task in yaml.safe_load((ROOT / "reproduce/sources.yaml").read_text())["sources"]["blink"]["files"]:
+        config = task["path"].split("/")[0]
+        rows = [make_blink_row(f"val_{config}_1")]
+        write_parquet(folder / "BLINK-Benchmark/BLINK" / task["path"], rows)
+    write_parquet(folder / "MUIRBENCH/MUIRBENCH/data/test-00000-of-00001.parquet", [make_muirbench_row()])
+    hub = folder / "FanqingM/MMIU-Benchmark"
+    write_parquet(hub / "all.parquet", [make_mmiu_row(), make_mmiu_row(output=None), make_mmiu_row(output="A")])
+    relations = ("2D-spatial", "3D-spatial", "Continuous-temporal", "Discrete-temporal", "High-level-obj-semantic")
+    for relation in (*relations, "High-level-sub-semantic", "Low-level-semantic"):
+        write_pictures(folder / relation, ["t/0.png", "t/1.png"])
+        pack(folder / relation, hub / f"{relation}.zip")
+    return folder
+
+
+def pack(content: Path, archive: Path) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(content.rglob("*")):
+            if path.is_file():
+                file.write(path, path.relative_to(content))
+
+
+def write_catalog(path: Path) -> Path:
+    """The real catalogue with our counts and without the hashes of the real files."""
+    catalog = yaml.safe_load((ROOT / "reproduce/sources.yaml").read_text())
+    for name, source in catalog["sources"].items():
+        source["records"] = RECORDS.get(name, 1)
+        for file in source.get("files", ()):
+            file.pop("sha256", None)
+            file.pop("bytes", None)
+    path.write_text(yaml.safe_dump(catalog))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    write_hub(folder / "hub")
+    write_catalog(folder / "catalog.yaml")
+    return folder
+
+
+def arguments(place: Path, *more: str | Path, benchmarks: tuple[str, ...] = BENCHMARKS) -> list[str | Path]:
+    source: dict[str, Any] = {"kind": "hub", "benchmarks": list(benchmarks), "training": None}
+    source |= {"catalog": str(place / "catalog.yaml"), "downloads": str(place / "downloads")}
+    settings = [f"source={json.dumps(source)}", "evaluate.arms=[base]", "evaluate.max_new_tokens=8"]
+    return ["--recipe", "test", *more, *settings]
+
+
+def test_every_benchmark_is_fetched_offline_checked_and_evaluated(place: Path) -> None:
+    runs = ("--runs", place / "runs")
+    fetched = call_migrl("fetch", *arguments(place, *runs, "--offline", place / "hub"))
+    assert fetched.returncode == 0, fetched.stderr[-3000:]
+    data = place / "runs/test/fetch/data"
+    counts = {path.stem: len(path.read_text().splitlines()) for path in data.glob("*.jsonl")}
+    assert counts == {name: RECORDS.get(name, 1) - (name == "mmiu") for name in BENCHMARKS}
+    facts = json.loads((place / "runs/test/fetch/manifest.json").read_text())["facts"]["benchmarks"]
+    assert facts["mmiu"]["defects"] == {"no_answer": 1}
+    assert facts["mig_bench"]["version"] == "revised" and facts["mig_bench_original"]["version"] == "original"
+
+    checked = call_migrl("fetch", "--check", *arguments(place, *runs))
+    assert checked.returncode == 0, checked.stdout + checked.stderr[-3000:]
+
+    evaluated = call_migrl("evaluate", *arguments(place, *runs))
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    scores = compute_scores(load_rows(place / "runs/test/evaluate/samples.jsonl"))["base"]
+    assert set(scores) == set(BENCHMARKS)
+    assert "compat" in scores["mig_bench"] and "compat" not in scores["blink"]
+    assert len(scores["mig_bench"]["tasks"]) == 10
+
+    again = call_migrl("fetch", *arguments(place, *runs))
+    assert "already done" in again.stdout  # where files lie is no part of the result
+
+
+def test_a_missing_image_and_a_wrong_count_stop_the_run_and_are_listed(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "hub", tmp_path / "hub")
+    shutil.copy(write_catalog(tmp_path / "catalog.yaml"), tmp_path / "sound.yaml")
+    hub = tmp_path / "hub/Michael4933/MIG-Bench"
+    pictures = tmp_path / "hub/pictures/MIG-Bench"
+    for name in ("region/1.png", "view_diff/0.png"):
+        (pictures / "images" / name).unlink()
+    (hub / "images.zip").unlink()
+    pack(pictures, hub / "images.zip")
+    call = arguments(tmp_path, "--runs", tmp_path / "runs", "--offline", tmp_path / "hub", benchmarks=("mig_bench",))
+    result = call_migrl("fetch", *call)
+    assert result.returncode == 1 and "2 missing images" in result.stderr
+    checked = call_migrl("fetch", "--check", *call)
+    assert checked.returncode == 1
+    for name in ("region/1.png", "view_diff/0.png"):
+        assert f"missing: mig_bench: MIG-Bench/images/{name}" in checked.stdout
+
+    catalog = yaml.safe_load((tmp_path / "catalog.yaml").read_text())
+    catalog["sources"]["mmiu"]["records"] = 4
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(catalog))
+    call = arguments(tmp_path, "--runs", tmp_path / "runs", "--offline", tmp_path / "hub", benchmarks=("mmiu",))
+    assert "mmiu: 3 records, 4 are expected" in call_migrl("fetch", *call).stderr
+
+
+def test_a_benchmark_that_was_never_fetched_and_an_unknown_one_are_errors(place: Path, tmp_path: Path) -> None:
+    write_catalog(tmp_path / "catalog.yaml")
+    result = call_migrl("fetch", "--check", *arguments(tmp_path))
+    assert result.returncode == 1 and "run `migrl fetch` first" in result.stderr
+    result = call_migrl("fetch", *arguments(tmp_path, benchmarks=("blonk",)))
+    assert result.returncode == 1 and "'blonk' is not in" in result.stderr
