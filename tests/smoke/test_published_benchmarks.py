@@ -22,6 +22,7 @@ from benchmark_files import (
 from smoke_run import ROOT, call_migrl
 
 from migrl.benchmarks.mig_bench import TASKS
+from migrl.records import BoxTarget, Sample, write_jsonl
 from migrl.scores import compute_scores, load_rows
 
 BENCHMARKS = (
@@ -97,11 +98,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     write_hub(folder / "hub")
     write_catalog(folder / "catalog.yaml")
+    write_training(folder / "training")
     return folder
 
 
+def write_training(folder: Path) -> None:
+    """A training sample a split, as the README describes the folder."""
+    write_pictures(folder, ["shots/0.png", "shots/1.png"])
+    for split in ("cot", "rl"):
+        target = BoxTarget(2, (0.1, 0.2, 0.3, 0.4))
+        images = ("shots/0.png", "shots/1.png")
+        sample = Sample(f"{split}:0", "shots", "refer", images, "Locate it in image 2.", target, "c")
+        write_jsonl(folder / f"{split}.jsonl", [sample.to_json()])
+
+
 def arguments(place: Path, *more: str | Path, benchmarks: tuple[str, ...] = BENCHMARKS) -> list[str | Path]:
-    source: dict[str, Any] = {"kind": "hub", "benchmarks": list(benchmarks), "training": None}
+    training = str(place / "training") if (place / "training").exists() else None
+    source: dict[str, Any] = {"kind": "hub", "benchmarks": list(benchmarks), "training": training}
     source |= {"catalog": str(place / "catalog.yaml"), "downloads": str(place / "downloads")}
     settings = [f"source={json.dumps(source)}", "evaluate.arms=[base]", "evaluate.max_new_tokens=8"]
     return ["--recipe", "test", *more, *settings]
@@ -113,7 +126,8 @@ def test_every_benchmark_is_fetched_offline_checked_and_evaluated(place: Path) -
     assert fetched.returncode == 0, fetched.stderr[-3000:]
     data = place / "runs/test/fetch/data"
     counts = {path.stem: len(path.read_text().splitlines()) for path in data.glob("*.jsonl")}
-    assert counts == {name: RECORDS.get(name, 1) - (name == "mmiu") for name in BENCHMARKS}
+    expected = {name: RECORDS.get(name, 1) - (name == "mmiu") for name in BENCHMARKS}
+    assert counts == {**expected, "cot": 1, "rl": 1}
     facts = json.loads((place / "runs/test/fetch/manifest.json").read_text())["facts"]["benchmarks"]
     assert facts["mmiu"]["defects"] == {"no_answer": 1}
     assert facts["mig_bench"]["version"] == "revised" and facts["mig_bench_original"]["version"] == "original"
@@ -162,3 +176,5 @@ def test_a_benchmark_that_was_never_fetched_and_an_unknown_one_are_errors(place:
     assert result.returncode == 1 and "run `migrl fetch` first" in result.stderr
     result = call_migrl("fetch", *arguments(tmp_path, benchmarks=("blonk",)))
     assert result.returncode == 1 and "'blonk' is not in" in result.stderr
+    result = call_migrl("fetch", *arguments(tmp_path, benchmarks=("mc_bench",)))
+    assert result.returncode == 1 and "score it with `migrl score`" in result.stderr

@@ -183,7 +183,7 @@ def test_muirbench_numbers_its_placeholders_and_pairs_its_twins(tmp_path: Path) 
     assert extract is not None and extract(tmp_path, tmp_path / "images") == 4
 
 
-BAD_TEXT: tuple[Any, ...] = (None, 5, "", "  ", ["a"], math.nan)
+BAD_TEXT: tuple[Any, ...] = (None, 5, "", "  ", ["a"], math.nan, "half a pair \ud800")
 BAD_PATHS: tuple[Any, ...] = (
     None,
     "a.png",
@@ -209,6 +209,7 @@ BAD_BOX: tuple[Any, ...] = (
     [-100, 200, 300, 400],
     [math.nan, 200, 300, 400],
     [100, 200, math.inf, 400],
+    [100, 200, 10**400, 400],
 )
 MIG_MUTATIONS: dict[str, tuple[Any, ...]] = {
     "task": (*BAD_TEXT, "unknown_task"),

@@ -20,6 +20,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich.progress import track
+
 from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.fields import Record, open_record, read_json_file
 from migrl.benchmarks.letter_parsers import BLINK_PARSERS
@@ -142,7 +144,7 @@ def _tell_version(items: list[Item]) -> str:
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the val files below `images`; return how many."""
     count = 0
-    for path in list_parquet(annotations, "val"):
+    for path in track(list_parquet(annotations, "val"), description="writing pictures"):
         for idx, column, pictures in read_pictures(path, list(PICTURES), "idx"):
             for picture in pictures:
                 name = f"{idx}_{column.removeprefix('image_')}{pick_suffix(picture)}"

@@ -1,7 +1,6 @@
 """Strict reading of downloaded annotation records: every error names file, index, key, reason and remedy."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from migrl.errors import UserError
 
+MAX_NUMBER = 1e9  # no coordinate comes near it
 REMEDY = "fetch the file again, or correct it"
 
 
@@ -51,13 +51,17 @@ class Record:
 
     def text(self, key: str, *, empty: bool = False) -> str:
         value = self.data[key]
-        if not isinstance(value, str) or not (value.strip() or empty):
+        if not isinstance(value, str) or not (value.strip() or empty) or not _is_unicode(value):
             raise self.fail(key, f"must be a {'' if empty else 'non-empty '}text, not {_show(value)}")
         return value
 
     def texts(self, key: str, *, empty: bool = False) -> tuple[str, ...]:
         value = self.data[key]
-        if not is_list(value) or not (len(value) or empty) or not all(isinstance(v, str) for v in value):
+        if (
+            not is_list(value)
+            or not (len(value) or empty)
+            or not all(isinstance(v, str) and _is_unicode(v) for v in value)
+        ):
             raise self.fail(key, f"must be a list of texts, not {_show(value)}")
         return tuple(value)
 
@@ -85,7 +89,7 @@ class Record:
         for number in value:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise self.fail(key, f"must be {count} numbers, not {_show(value)}")
-            if not math.isfinite(number) or number < 0:
+            if not 0 <= number <= MAX_NUMBER:  # NaN compares false
                 raise self.fail(key, f"numbers must be finite and not negative, not {_show(value)}")
         return tuple(value)
 
@@ -111,6 +115,11 @@ def open_record(path: Path, index: int, data: Any, keys: Iterable[str], optional
 def is_list(value: Any) -> bool:
     """Whether a value is a list of JSON or of a parquet row."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold half of a surrogate pair."""
+    return not any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else True
 
 
 def _show(value: Any) -> str:

@@ -12,6 +12,8 @@ Checked     against the format's description; no real file was at hand.
 
 from pathlib import Path
 
+from rich.progress import track
+
 from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.fields import Record, is_list, open_record
 from migrl.benchmarks.letter_parsers import MUIRBENCH_PARSERS
@@ -81,7 +83,7 @@ def _parse_row(record: Record, name: str) -> Item:
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the test files below `images`; return how many."""
     count = 0
-    for path in list_parquet(annotations, "test"):
+    for path in track(list_parquet(annotations, "test"), description="writing pictures"):
         for idx, _, pictures in read_pictures(path, ["image_list"], "idx"):
             for number, picture in enumerate(pictures, 1):
                 name = f"{idx}_{number}{pick_suffix(picture)}"

@@ -17,6 +17,9 @@ from migrl.recipe import HubSource
 from migrl.records import read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
 
+CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
+"""Tokens of the chat template; a question that holds one would be another prompt than it seems."""
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -42,6 +45,8 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"benchmarks": {}}
     data.mkdir(parents=True, exist_ok=True)
+    if source.training is not None:  # first, because what is missing here should not cost a download
+        facts["training"] = link_training(source.training, data, source.benchmarks)
     for name, entry in find_sources(source).items():
         obtained = obtain(entry, source.downloads, offline=source.offline)
         benchmark = find_benchmark(name, entry)
@@ -52,8 +57,6 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
         refuse_faults([inspection])
         write_benchmark(name, annotations, obtained.images, data)
         facts["benchmarks"][name] = describe(inspection, obtained)
-    if source.training is not None:
-        facts["training"] = link_training(source.training, data)
     return facts
 
 
@@ -127,6 +130,9 @@ def refuse_faults(inspections: Iterable[Inspection]) -> None:
 
 def write_benchmark(name: str, annotations: Annotations, images: Path, data: Path) -> None:
     """Write `<data>/<name>.jsonl`, and the link to the pictures that its paths go through."""
+    for item in annotations.items:
+        if token := next((token for token in CONTROL_TOKENS if token in item.sample.question), None):
+            raise UserError(f"{item.sample.uid}: its question holds {token}, which would break the prompt; report it")
     link = data / name
     link.unlink(missing_ok=True)
     link.symlink_to(images.resolve(), target_is_directory=True)
@@ -148,17 +154,19 @@ def describe(inspection: Inspection, obtained: Obtained) -> dict[str, Any]:
     }
 
 
-def link_training(training: Path, data: Path) -> dict[str, int]:
-    """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them."""
+def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
+    """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them.
+
+    Raises:
+        UserError: a broken file, or pictures in a folder that has a benchmark's name.
+    """
     counts = {}
     for split in TRAINING_SPLITS:
         samples = read_samples(training / f"{split}.jsonl")
         counts[split] = write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
-        for top in {image.split("/", 1)[0] for sample in samples for image in sample.images}:
-            link = data / top
-            if link.is_symlink() and link.resolve() == (training / top).resolve():
-                continue
-            if link.exists():
+        for top in sorted({image.split("/", 1)[0] for sample in samples for image in sample.images}):
+            if top in benchmarks:
                 raise UserError(f"{training / top}: a benchmark has this name as well; rename the folder of pictures")
-            link.symlink_to((training / top).resolve())
+            (data / top).unlink(missing_ok=True)
+            (data / top).symlink_to((training / top).resolve())
     return counts
