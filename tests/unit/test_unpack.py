@@ -116,10 +116,8 @@ HOSTILE = {
     "a folder's mode on a file": [Member("x", mode=stat.S_IFDIR | 0o755)],
     "a folder with content": [Member("x/")],
     "a name twice": [Member("x"), Member("x", b"other")],
-    "names equal but for case": [Member("a/x.png"), Member("A/X.PNG")],
-    "names equal but for Unicode form": [Member("\u00e9"), Member("e\u0301")],
     "a file where a folder is": [Member("a/x"), Member("a")],
-    "a folder below a file": [Member("a"), Member("A/x")],
+    "a folder below a file": [Member("a"), Member("a/x")],
     "the record's name": [Member(RECORD)],
     "an encrypted member": [Member("x", flags=0x801)],
     "a method without a bound on memory": [Member("x", method=14)],
@@ -271,3 +269,9 @@ def test_an_archive_split_by_info_zip_unpacks(tmp_path: Path) -> None:
     assert (tmp_path / "a.z04").exists()
     assert unpack_zip(tmp_path / "a.zip", tmp_path / "out", LIMITS)
     assert read_tree(tmp_path / "out") == read_tree(source)
+
+
+def test_names_that_differ_in_case_only_are_two_files(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path, build_zip([Member("a/x.png", b"1"), Member("A/X.PNG", b"2")]))
+    assert unpack_zip(archive, tmp_path / "out", LIMITS)
+    assert read_tree(tmp_path / "out") == {"a/x.png": b"1", "A/X.PNG": b"2"}

@@ -140,7 +140,7 @@ def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[
     taken: dict[str, str] = {}
     for info in source.infolist():
         name = _clean_name(archive, info)
-        key = _fold(name.rstrip("/"))
+        key = name.rstrip("/")
         is_folder = name.endswith("/")
         if not key or (is_folder and name in members):
             continue
@@ -150,7 +150,7 @@ def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[
         members[name] = info
     for name, info in members.items():
         for n in range(1, len(parts := name.rstrip("/").split("/"))):
-            if not taken.get(_fold("/".join(parts[:n])), "/").endswith("/"):
+            if not taken.get("/".join(parts[:n]), "/").endswith("/"):
                 raise _refuse(archive, info, "lies below a member that is a file")
     infos = source.infolist()
     unpacked, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
@@ -217,6 +217,8 @@ def _extract(
                     break
                 file.write(chunk)
                 advance(len(chunk))
+    except FileExistsError as error:  # names that differ in case only are two files, where the file system can
+        raise _refuse(archive, info, "has the name of another one on this file system") from error
     except _ZIP_ERRORS as error:
         raise _refuse(archive, info, f"is damaged ({error})") from error
     if written != info.file_size:
