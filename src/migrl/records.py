@@ -160,7 +160,7 @@ def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]
     return count
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, *, remedy: str = "delete it and run its stage again") -> list[dict[str, Any]]:
     """Every row of a finished JSONL file.
 
     Raises:
@@ -171,19 +171,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run the stage that writes it") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}); delete it and run its stage again") from error
+        raise UserError(f"{path}: not UTF-8 text ({error}); {remedy}") from error
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number}: torn or not JSON ({error}); delete it and run its stage again"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: torn or not JSON ({error}); {remedy}") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object; delete it and run its stage again")
+            raise UserError(f"{path}, line {number}: not a JSON object; {remedy}")
         rows.append(row)
     return rows
 

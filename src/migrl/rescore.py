@@ -90,7 +90,9 @@ def read_predictions(path: Path, annotations: Annotations) -> dict[str, Predicti
         UserError: a broken line, or uids that are missing, come twice, or are none of the benchmark's (named).
     """
     found: dict[str, Prediction] = {}
-    for number, row in enumerate(read_jsonl(path), 1):
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the file of predictions")
+    for number, row in enumerate(read_jsonl(path, remedy="write it again, one JSON object a line"), 1):
         where = f"{path}, record {number}"
         uid, completion = row.get("uid"), row.get("completion")
         truncated, tokens = row.get("truncated"), row.get("tokens")
