@@ -174,7 +174,7 @@ def read_jsonl(path: Path, *, remedy: str = "delete it and run its stage again")
         raise UserError(f"{path}: not UTF-8 text ({error}); {remedy}") from error
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
-        if not line:
+        if not line.strip():
             continue
         try:
             row = json.loads(line)
