@@ -18,6 +18,8 @@ from benchmark_files import (
     write_parquet,
     write_pictures,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from migrl.benchmarks import BENCHMARKS, Annotations
 from migrl.benchmarks.clusters import name_clusters
@@ -370,3 +372,30 @@ def test_files_that_are_no_annotations_are_one_clear_error(tmp_path: Path) -> No
         with pytest.raises(UserError, match=reason) as caught:
             load(name, path)
         assert str(path) in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS: dict[str, dict[str, Any]] = {
+    "mig_bench": make_mig_record("group_grounding"),
+    "mmiu": make_mmiu_row(),
+    **{name: make_grounding_record(name) for name in GROUNDING},
+}
+
+
+@settings(max_examples=300)
+@given(data=st.data(), name=st.sampled_from(sorted(RECORDS)), value=JSON)
+def test_any_value_under_any_key_is_read_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str, value: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_grounding_pictures(folder)
+    key = data.draw(st.sampled_from(sorted(RECORDS[name])))
+    path = write_json(folder / "a.json", [RECORDS[name], {**RECORDS[name], key: value}])
+    try:
+        assert len(load(name, path).items) >= 1
+    except UserError as error:
+        assert "a.json, record 1: key " in str(error) or isinstance(error, MissingPictures)
