@@ -210,12 +210,17 @@ def test_a_run_killed_anywhere_ends_in_the_same_result_when_started_again(
     assert hit >= 12
 
 
-def test_leftovers_of_a_killed_download_are_swept_away(hub: Hub, tmp_path: Path) -> None:
-    left = tmp_path / "data" / "downloads" / REPO / ".cache" / "huggingface" / "download" / "x.abc.1234.incomplete"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half a file")
+def test_a_killed_download_is_taken_up_where_it_ended_and_other_leftovers_go(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "downloads" / REPO
+    folder.mkdir(parents=True)
+    kept, other = (folder / f"large.bin.{commit[:12]}.partial" for commit in (FIRST, SECOND))
+    kept.write_bytes(LARGE[:300_000])
+    other.write_bytes(b"of another revision")
+    (folder / f"records.json.{FIRST[:12]}.partial").write_bytes(b"longer than the file itself")
     obtain(make_source(tmp_path), tmp_path / "data", endpoint=hub.address)
-    assert not left.exists()
+    assert (folder / "large.bin").read_bytes() == LARGE and (folder / "records.json").read_bytes() == b"[1, 2]"
+    assert [ask[2] for ask in hub.asked if ask[0] == "GET" and ask[1].endswith("large.bin")] == ["bytes=300000-"]
+    assert not list(folder.rglob("*.partial"))
 
 
 def test_a_wrong_hash_or_size_names_file_both_values_and_remedy(hub: Hub, tmp_path: Path) -> None:

@@ -180,9 +180,9 @@ def _download(
     check_disk(folder, sum(size or 0 for item, (size, _) in offers.items() if not paths[item].is_file()))
     for item, path in paths.items():
         name = item.file.repo
+        size, told = offers.get(item, (None, None))
         if item in offers:
-            hub.download(name, item.path, commits[name], folder / DOWNLOADS / name)
-        _, told = offers.get(item, (None, None))
+            hub.download(name, item.path, commits[name], size, path)
         record.check(item.key, path, item.file, commits[name], told)
     return paths
 

@@ -1,12 +1,15 @@
 """What is asked from the Hub, and what its refusals mean for the user."""
 
+import glob
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from migrl.errors import UserError, is_disk_full
 from migrl.sources.catalog import Repo
@@ -34,20 +37,28 @@ class Hub:
             offer = get_hf_file_metadata(url, endpoint=self.endpoint)
         return offer.size, offer.etag if re.fullmatch(r"[0-9a-f]{64}", offer.etag or "") else None
 
-    def download(self, name: str, path: str, commit: str, folder: Path) -> None:
-        """Put a file at its path below `folder`."""
-        for rest in folder.glob(".cache/huggingface/download/**/*.incomplete"):
-            rest.unlink()  # of a killed run: huggingface_hub never takes these up again
-        kind = self.repos[name].type
-        with self._explain_errors(f"{name}/{path}", name, commit):
-            hf_hub_download(name, path, repo_type=kind, revision=commit, local_dir=folder, endpoint=self.endpoint)
+    def download(self, name: str, path: str, commit: str, size: int | None, target: Path) -> None:
+        """Put a file of `size` bytes at `target`, going on with what a killed run left of it.
+
+        `hf_hub_download` would start a file again after a kill (it names its partial files at random); files here
+        have 10 GB and more, and their content is fixed by the commit, so the bytes that are there are kept.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{commit[:12]}.partial")
+        for rest in target.parent.glob(f"{glob.escape(target.name)}.*.partial"):
+            if rest != partial or (size is not None and rest.stat().st_size > size):
+                rest.unlink()
+        url = hf_hub_url(name, path, repo_type=self.repos[name].type, revision=commit, endpoint=self.endpoint)
+        with self._explain_errors(f"{name}/{path}", name, commit), partial.open("ab") as file:
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+        partial.replace(target)
 
     @contextmanager
     def _explain_errors(self, what: str, name: str, commit: str | None) -> Iterator[None]:
         """Turn what huggingface_hub raises into one message. It quotes no address and no header: they hold tokens."""
         try:
             yield
-        except (errors.HFValidationError, errors.XetDownloadError, httpx.HTTPError, OSError, RuntimeError) as error:
+        except (errors.HFValidationError, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
             if is_disk_full(error):
                 raise
             wrapped = isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__
