@@ -133,6 +133,9 @@ def score(
     min_pixels: Annotated[int, typer.Option("--min-pixels", help="Of the resizing, for --frame resized_px.")] = 3136,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Of the resizing.")] = 12_845_056,
     cut_answer: Annotated[bool, typer.Option("--cut-answer", help="Read the last answer block only.")] = False,
+    details: Annotated[
+        Path | None, typer.Option("--details", help="Write one line an item: what was read, hit.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Score anyone's raw outputs as the benchmark's authors do, or strictly."""
@@ -144,7 +147,7 @@ def score(
         return
 
     settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer)
-    report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent)
+    report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent, details)
     if as_json:
         print(json.dumps(report, indent=1))
     else:

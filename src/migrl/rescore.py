@@ -20,8 +20,8 @@ from migrl.benchmarks.readings import ChoiceQuestion
 from migrl.boxes import Frame, Size, smart_resize
 from migrl.errors import UserError
 from migrl.pictures import read_image_size
-from migrl.records import BoxTarget, read_jsonl
-from migrl.tables import is_hit, summarize_rows
+from migrl.records import BoxTarget, read_jsonl, write_jsonl
+from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
 
 PATCH_FACTOR = 28  # Qwen2.5-VL: patches of 14 px, merged 2 by 2
 SHOWN_UIDS = 5
@@ -53,9 +53,14 @@ class ScoreSettings:
 
 
 def rescore_file(
-    name: str, annotations_path: Path, predictions_path: Path, settings: ScoreSettings, images: Path
+    name: str,
+    annotations_path: Path,
+    predictions_path: Path,
+    settings: ScoreSettings,
+    images: Path,
+    details: Path | None = None,
 ) -> dict[str, Any]:
-    """The report on a file of predictions; what `migrl score` prints.
+    """The report on a file of predictions; what `migrl score` prints. `details` gets one JSON line an item.
 
     Raises:
         UserError: an unknown benchmark, and as the steps below.
@@ -66,6 +71,8 @@ def rescore_file(
     annotations = benchmark.load(annotations_path, images, name)
     predictions = read_predictions(predictions_path, annotations)
     rows = score_items(benchmark, annotations, predictions, settings, images)
+    if details is not None:
+        write_jsonl(details, [describe_row(row) for row in rows])
     return build_report(benchmark, annotations, rows, settings, annotations_path)
 
 
@@ -190,7 +197,7 @@ def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> dict[st
     reading, iou = read_and_measure(
         text, parse, target, item.exact_box_unit, frame=sizes.settings.frame, sizes=sizes.read(item)
     )
-    score = {"status": reading.status, "iou": iou, "hit": is_hit(iou)}
+    score = {"status": reading.status, "box": reading.box, "frame": reading.frame, "iou": iou, "hit": is_hit(iou)}
     return score | {"image": reading.image} if parse is read_strict else score
 
 
@@ -199,7 +206,7 @@ def _score_letter(item: Item, text: str, parse: Any) -> dict[str, Any]:
     assert not isinstance(target, BoxTarget)
     answer = parse(text, ChoiceQuestion(target.options, item.choices))
     hit = answer.readable and answer.letter == target.letter
-    return {"status": answer.status, "image": None, "letter": answer.letter, "iou": None, "hit": hit}
+    return {"status": answer.status, "letter": answer.letter, "iou": None, "hit": hit}
 
 
 def build_report(
@@ -241,3 +248,12 @@ def hash_annotations(source: Path) -> str:
         with path.open("rb") as file:
             hashes[path.relative_to(source).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def describe_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read from one completion, and its score, as JSON; the box is in the frame that the rule read it in."""
+    kept = {key: row[key] for key in ("uid", "task", "status", "image", "letter", "hit") if key in row}
+    if row["iou"] is None:
+        return kept
+    box = None if row["box"] is None else [float(v) for v in row["box"]]
+    return kept | {"box": box, "frame": row["frame"], "iou": round(float(row["iou"]), IOU_DECIMALS)}

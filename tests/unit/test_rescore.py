@@ -37,8 +37,12 @@ def test_the_command_prints_a_table_and_the_same_numbers_as_json(tmp_path: Path)
     command.append(str(write_lines(tmp_path / "p.jsonl", completions)))
     table = CliRunner().invoke(app, command)
     assert table.exit_code == 0 and "revised: 3 items" in table.stdout and "75.00" in table.stdout
-    report = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    details = tmp_path / "details.jsonl"
+    report = json.loads(CliRunner().invoke(app, [*command, "--json", "--details", str(details)]).stdout)
     assert (report["macro"], report["micro"], report["n"]) == (75.0, 66.6667, 3)
+    first, second, _ = map(json.loads, details.read_text().splitlines())
+    assert (first["uid"], first["box"], first["iou"]) == ("mig_bench:0", [100.0, 200.0, 300.0, 400.0], 1.0)
+    assert (second["status"], second["box"], second["hit"]) == ("none", None, False)
     assert report["tasks"]["region"]["accuracy"] == 50.0
     assert (report["ledger"]["ok"], report["ledger"]["none"]) == (2, 1)
     assert (report["version"], report["rule"], report["frame"]) == ("revised", "univg_script", "permille")
