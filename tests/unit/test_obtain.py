@@ -280,7 +280,7 @@ def test_all_files_missing_offline_are_listed_in_one_error(tmp_path: Path) -> No
     own = write_offline(tmp_path / "own")
     (own / "records.json").unlink()
     (own / "large.bin").unlink()
-    message = rf"own: 2 files of source 'demo' are missing: {REPO}/records\.json, {REPO}/\*\.bin; put them there"
+    message = rf"own: 2 files are missing: {REPO}/records\.json, {REPO}/\*\.bin; put them there"
     with pytest.raises(UserError, match=message):
         obtain(make_source(tmp_path), tmp_path / "data", offline=own)
 

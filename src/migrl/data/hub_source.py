@@ -15,7 +15,7 @@ from migrl.errors import UserError
 from migrl.pictures import MissingPictures
 from migrl.recipe import HubSource
 from migrl.records import read_samples, write_jsonl
-from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
+from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain, refuse_missing
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
 """Tokens of the chat template; a question that holds one would be another prompt than it seems."""
@@ -45,9 +45,13 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"benchmarks": {}}
     data.mkdir(parents=True, exist_ok=True)
-    if source.training is not None:  # first, because what is missing here should not cost a download
+    sources = find_sources(source)
+    # What the user has to bring is looked at first: a lack of it should not cost a download.
+    if source.training is not None:
         facts["training"] = link_training(source.training, data, source.benchmarks)
-    for name, entry in find_sources(source).items():
+    if source.offline is not None:
+        refuse_missing(sources.values(), source.offline)
+    for name, entry in sources.items():
         obtained = obtain(entry, source.downloads, offline=source.offline)
         benchmark = find_benchmark(name, entry)
         if benchmark.extract is not None:
@@ -160,6 +164,11 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
     Raises:
         UserError: a broken file, or pictures in a folder that has a benchmark's name.
     """
+    if not training.is_dir():
+        raise UserError(
+            f"source.training={training}: no such folder; prepare it as README, Data, says, or set it to null to "
+            "evaluate the base model alone"
+        )
     counts = {}
     for split in TRAINING_SPLITS:
         samples = read_samples(training / f"{split}.jsonl")

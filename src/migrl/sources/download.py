@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -130,20 +130,33 @@ def _find_by_hand(source: Source, folder: Path, offline: Path | None, record: Fe
     )
 
 
-def _find_offline(source: Source, offline: Path, record: FetchRecord) -> dict[_Item, Path]:
-    """Every file in the user's own folder, or one error that names all that are missing."""
-    paths, missing = {}, []
-    for file in source.files:
-        roots = (offline / file.repo, offline)
-        found = next((got for root in roots if (got := sorted(_match_files(root, file)))), [])
-        paths.update({_Item(file, name): path for name, path in found})
-        if not found:
-            missing.append(f"{file.repo}/{file.path}")
+def refuse_missing(sources: Iterable[Source], offline: Path) -> None:
+    """Look for every file of all sources in the user's own folder, before any of them is unpacked.
+
+    Raises:
+        UserError: naming all that are missing.
+    """
+    missing = dict.fromkeys(
+        f"{file.repo}/{file.path}"
+        for source in sources
+        for file in source.files
+        if not any(True for root in (offline / file.repo, offline) for _ in _match_files(root, file))
+    )
     if missing:
         raise UserError(
-            f"{offline}: {len(missing)} files of source {source.name!r} are missing: {', '.join(missing)}; "
+            f"{offline}: {len(missing)} files are missing: {', '.join(missing)}; "
             "put them there under these names, or leave --offline away to download them"
         )
+
+
+def _find_offline(source: Source, offline: Path, record: FetchRecord) -> dict[_Item, Path]:
+    """Every file in the user's own folder."""
+    refuse_missing([source], offline)
+    paths = {}
+    for file in source.files:
+        roots = (offline / file.repo, offline)
+        found = next(got for root in roots if (got := sorted(_match_files(root, file))))
+        paths.update({_Item(file, name): path for name, path in found})
     for item, path in paths.items():
         record.check(item.key, path, item.file)
     return paths
