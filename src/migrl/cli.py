@@ -166,7 +166,9 @@ def fetch(
     overrides: Overrides = None,
 ) -> None:
     """Bring data and base model, or with --check recount what is there."""
-    settings = find_recipe(recipe, [*(overrides or []), *([f"source.offline={offline}"] if offline else [])])
+    settings = find_recipe(
+        recipe, [*(overrides or []), *([f"source.offline={json.dumps(str(offline))}"] if offline else [])]
+    )
     if check:
         check_downloads(settings)
     else:

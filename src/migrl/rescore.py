@@ -235,6 +235,7 @@ def build_report(
         if chosen := [row for row in rows if belongs(row["task"])]:
             table = summarize_rows(chosen)
             report["subsets"][name] = {key: table[key] for key in ("macro", "low", "high", "micro", "n")}
+    report["published_items"] = benchmark.counts.get(annotations.version)
     report["defects"] = {kind: len(uids) for kind, uids in annotations.defects.items()}
     return report
 

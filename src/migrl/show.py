@@ -82,6 +82,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     console.print(f"replies: {ledger}; readable {_show(report['parse_rate'])} %")
     known = (("right image", report["image_accuracy"]), ("truncated", report["truncation_rate"]))
     console.print("".join(f"{name}: {_show(value)} %\n" for name, value in known if value is not None), end="")
+    if report["published_items"] not in (None, report["n"] + report["defects"].get("no_answer", 0)):
+        console.print(f"annotations: {report['n']} items, the published file has {report['published_items']}: a part")
     for kind, count in report["defects"].items():
         console.print(f"annotations: {count} x {kind}")
 

@@ -37,6 +37,7 @@ def test_the_command_prints_a_table_and_the_same_numbers_as_json(tmp_path: Path)
     command.append(str(write_lines(tmp_path / "p.jsonl", completions)))
     table = CliRunner().invoke(app, command)
     assert table.exit_code == 0 and "revised: 3 items" in table.stdout and "75.00" in table.stdout
+    assert "3 items, the published file has 4276: a part" in table.stdout
     details = tmp_path / "details.jsonl"
     report = json.loads(CliRunner().invoke(app, [*command, "--json", "--details", str(details)]).stdout)
     assert (report["macro"], report["micro"], report["n"]) == (75.0, 66.6667, 3)

@@ -48,7 +48,7 @@ class Benchmark:
             only where the true boxes are in their pixels; then a missing one is an error.
         parsers: how a completion is read, by name. `strict` is our rule; `compat` stands for the official one.
         official: the official rule's name by version, where versions have different ones; else it is `compat`.
-        counts: published number of records of each version, by version; `migrl fetch --check` recounts.
+        counts: published number of scored records of each version; a score of fewer says so.
         subsets: tasks of further macro averages, by name.
         extract: writes the pictures that the annotation file itself holds into the images folder, if it does.
     """
