@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from migrl.stats import bootstrap_macro, bootstrap_macro_delta, wilson_interval
+from migrl.stats import bootstrap_macro, bootstrap_macro_delta, normal_macro, wilson_interval
 
 
 def simulate(
@@ -141,3 +141,27 @@ def test_the_95_percent_interval_covers_the_true_delta_as_often_as_it_says(
     # Four binomial standard errors on both sides; "above" is the false alarm of a claim with a true delta of 0.
     assert abs(covered / runs - 0.95) < 4 * (0.95 * 0.05 / runs) ** 0.5
     assert above / runs < 0.025 + 4 * (0.025 * 0.975 / runs) ** 0.5
+
+
+def test_on_hits_the_normal_interval_is_the_bootstraps_up_to_its_noise() -> None:
+    hits, _, tasks, clusters = simulate(np.random.default_rng(5), 0.5, 0.5)
+    normal, drawn = normal_macro([float(hit) for hit in hits], tasks, clusters), bootstrap_macro(hits, tasks, clusters)
+    assert normal.macro == pytest.approx(drawn.macro)
+    assert (normal.n, normal.clusters) == (drawn.n, drawn.clusters)
+    # 10,000 draws fix a standard error to 0.7 %, and an end of the interval to 0.03 of one.
+    assert normal.standard_error == pytest.approx(drawn.standard_error, rel=0.04)
+    for end in ("low", "high"):
+        assert getattr(normal, end) == pytest.approx(getattr(drawn, end), abs=0.2 * drawn.standard_error)
+
+
+def test_the_normal_interval_covers_a_mean_iou_as_often_as_it_says() -> None:
+    generator, covered, runs = np.random.default_rng(6), 0, 400
+    tasks = [f"task {task}" for task in range(3) for _ in range(120)]
+    clusters = [f"cluster {index // 2}" for index in range(360)]
+    for _ in range(runs):
+        ease = np.repeat(generator.uniform(-0.2, 0.2, 180), 2)
+        values = 0.5 + ease + generator.uniform(-0.3, 0.3, 360)  # the true mean is 50 %
+        interval = normal_macro(values, tasks, clusters)
+        covered += interval.low <= 50 <= interval.high
+    low, high = wilson_interval(covered, runs, 0.999)
+    assert low < 0.95 < high
