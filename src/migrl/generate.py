@@ -42,15 +42,25 @@ class Completion:
     truncated: bool
 
 
-def make_batches(inputs: list[ModelInput], size: int) -> list[list[ModelInput]]:
-    """Fixed batches of inputs of similar length: less padding, and the same batches on resume."""
+def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None) -> list[list[ModelInput]]:
+    """Fixed batches of inputs of similar length: less padding, and the same batches on resume.
 
-    def length(item: ModelInput) -> tuple[int, int, str]:
-        pixels = sum(width * height for width, height in item.resized_sizes)
-        return (pixels, len(item.sample.question), item.sample.uid)
+    A batch has at most `size` inputs and, where `pixels` is given, at most so many pixels in all: memory grows with
+    pixels, and an input may have two pictures or thirty.
+    """
 
-    ordered = sorted(inputs, key=length)
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    def count_pixels(item: ModelInput) -> int:
+        return sum(width * height for width, height in item.resized_sizes)
+
+    batches: list[list[ModelInput]] = []
+    total = 0
+    for item in sorted(inputs, key=lambda item: (count_pixels(item), len(item.sample.question), item.sample.uid)):
+        total += count_pixels(item)
+        if not batches or len(batches[-1]) == size or (pixels is not None and total > pixels):
+            batches.append([])
+            total = count_pixels(item)
+        batches[-1].append(item)
+    return batches
 
 
 @torch.inference_mode()

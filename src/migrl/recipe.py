@@ -179,13 +179,17 @@ class GrpoSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """Evaluation: greedy, one engine, one pixel limit and one prompt for all arms."""
+    """Evaluation: greedy, one engine, one pixel limit and one prompt for all arms.
+
+    A batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
+    """
 
     arms: tuple[Arm, ...]
     style: PromptStyle = "think"
     max_new_tokens: Count
     max_pixels: Count
     batch: Count
+    batch_pixels: Count
 
     @model_validator(mode="after")
     def check_arms(self) -> Self:

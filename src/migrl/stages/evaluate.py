@@ -44,7 +44,7 @@ def run(context: StageContext) -> dict[str, Any]:
     items = [
         prepare_input(sample, data, processor, frame=recipe.model.frame, style=settings.style) for sample in samples
     ]
-    batches = make_batches(items, settings.batch)
+    batches = make_batches(items, settings.batch, settings.batch_pixels)
     generation = GenerationSettings(max_new_tokens=settings.max_new_tokens)
     rows: list[dict[str, Any]] = []
     for arm in settings.arms:
