@@ -19,6 +19,15 @@ from migrl.prompts import PromptStyle
 
 Arm = Literal["base", "sft", "rl", "sft_direct", "rl_no_cold_start", "rl_no_selection"]
 Parallel = Literal["none", "zero2", "zero3"]
+MgroundingTask = Literal[
+    "Common_Object",
+    "Difference",
+    "Free-Form",
+    "Group_Grounding",
+    "Object_Tracking",
+    "Referring_Grounding",
+    "Region_Locating",
+]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -39,17 +48,34 @@ class WorldSource(Section):
     eval_per_task: dict[str, Count]
 
 
-class HubSource(Section):
-    """Published data sets, and a folder of training samples.
+class PreparedTraining(Section):
+    """A prepared folder with cot.jsonl and rl.jsonl, pictures beside them."""
 
-    `catalog` describes the sets; null means reproduce/sources.yaml. `training` holds cot.jsonl and rl.jsonl.
+    kind: Literal["folder"]
+    path: Path
+
+
+class MgroundingTraining(Section):
+    """MGrounding-630k (data/mgrounding.py): how many samples of each task a split takes; only their tasks' archives."""
+
+    kind: Literal["mgrounding"]
+    cot_per_task: Count
+    rl_per_task: Count
+    tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
+
+
+class HubSource(Section):
+    """Published data sets: the benchmarks, and what is trained on (null: nothing, to evaluate the base alone).
+
+    `catalog` describes the sets; null means reproduce/sources.yaml. `seed` decides which training samples are taken.
     `downloads` keeps what was fetched, for all runs; `offline` is a folder with files the user already has. Where
     files lie does not decide a result, so these two are no part of a stage's key.
     """
 
     kind: Literal["hub"]
     benchmarks: Annotated[tuple[str, ...], Field(min_length=1)]
-    training: Path | None
+    training: Annotated[PreparedTraining | MgroundingTraining, Field(discriminator="kind")] | None
+    seed: int = 0
     catalog: Path | None = None
     downloads: Path = Field(default=Path("data"), exclude=True)
     offline: Path | None = Field(default=None, exclude=True)
@@ -272,7 +298,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    where = [str(part) for part in item["loc"] if part not in ("world", "hub", "folder")]
+    where = [str(part) for part in item["loc"] if part not in ("world", "hub", "folder", "mgrounding")]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
         legal = list_keys(Recipe)

@@ -22,7 +22,7 @@ from benchmark_files import (
 from smoke_run import ROOT, call_migrl
 
 from migrl.benchmarks.mig_bench import TASKS
-from migrl.records import BoxTarget, Sample, write_jsonl
+from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
 from migrl.scores import compute_scores, load_rows
 
 BENCHMARKS = (
@@ -70,7 +70,26 @@ def write_hub(folder: Path) -> Path:
     for relation in (*relations, "High-level-sub-semantic", "Low-level-semantic"):
         write_pictures(folder / relation, ["t/0.png", "t/1.png"])
         pack(folder / relation, hub / f"{relation}.zip")
+    write_mgrounding(folder)
     return folder
+
+
+def write_mgrounding(folder: Path) -> None:
+    """Forty records of two tasks; archives hold the folders of the authors' machine, as the published ones do."""
+    box = "<|box_start|>(100,200),(300,400)<|box_end|>"
+    records = []
+    for number in range(40):
+        task, inner = (("Group_Grounding", "SA-1B"), ("Free-Form", "Object365"))[number % 2]
+        names = [f"{task}/{inner}/{number}_{index}.png" for index in range(2)]
+        write_pictures(folder / task / "home/someone/MGrounding-630k", names)
+        said = [("human", "<image>\n<image>\nFind it."), ("gpt", f"It's in the second image. {box}")]
+        turns = [{"from": speaker, "value": value} for speaker, value in said]
+        images = [f"./MGrounding-630k/{name}" for name in names]
+        records.append({"id": str(number), "type": task, "images": images, "conversations": turns})
+    hub = folder / "Michael4933/MGrounding-630k"
+    write_json(hub / "MGrounding-630k.json", records)
+    for task in ("Group_Grounding", "Free-Form"):
+        pack(folder / task, hub / f"{task}.zip")
 
 
 def pack(content: Path, archive: Path) -> None:
@@ -112,8 +131,11 @@ def write_training(folder: Path) -> None:
         write_jsonl(folder / f"{split}.jsonl", [sample.to_json()])
 
 
-def arguments(place: Path, *more: str | Path, benchmarks: tuple[str, ...] = BENCHMARKS) -> list[str | Path]:
-    training = str(place / "training") if (place / "training").exists() else None
+def arguments(
+    place: Path, *more: str | Path, benchmarks: tuple[str, ...] = BENCHMARKS, training: dict[str, Any] | None = None
+) -> list[str | Path]:
+    if training is None and (place / "training").exists():
+        training = {"kind": "folder", "path": str(place / "training")}
     source: dict[str, Any] = {"kind": "hub", "benchmarks": list(benchmarks), "training": training}
     source |= {"catalog": str(place / "catalog.yaml"), "downloads": str(place / "downloads")}
     settings = [f"source={json.dumps(source)}", "evaluate.arms=[base]", "evaluate.max_new_tokens=8"]
@@ -144,6 +166,23 @@ def test_every_benchmark_is_fetched_offline_checked_and_evaluated(place: Path) -
 
     again = call_migrl("fetch", *arguments(place, *runs))
     assert "already done" in again.stdout  # where files lie is no part of the result
+
+
+def test_training_samples_come_from_mgrounding_with_only_the_archives_of_the_wanted_tasks(place: Path) -> None:
+    training = {"kind": "mgrounding", "cot_per_task": 4, "rl_per_task": 3, "tasks": ["Group_Grounding", "Free-Form"]}
+    call = arguments(
+        place, "--runs", place / "pool", "--offline", place / "hub", benchmarks=("lisa_val",), training=training
+    )
+    result = call_migrl("fetch", *call)
+    assert result.returncode == 0, result.stderr[-3000:]
+    folder = place / "pool/test/fetch"
+    splits = {split: read_samples(folder / f"data/{split}.jsonl") for split in ("cot", "rl")}
+    assert {split: len(samples) for split, samples in splits.items()} == {"cot": 8, "rl": 6}
+    assert not {s.cluster for s in splits["cot"]} & {s.cluster for s in splits["rl"]}
+    assert all((folder / "data" / image).is_file() for sample in splits["rl"] for image in sample.images)
+    facts = json.loads((folder / "manifest.json").read_text())["facts"]["training"]
+    assert (facts["records"], facts["usable"]) == (40, {"Free-Form": 20, "Group_Grounding": 20})
+    assert len(facts["files"]) == 3  # the records and two archives
 
 
 def test_a_missing_image_and_a_wrong_count_stop_the_run_and_are_listed(place: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Published benchmarks as a data source: fetched, counted, and written as samples with their pictures linked.
 
 `<data>/<name>.jsonl` holds a benchmark's samples and `<data>/<name>` is a link to its pictures, which stay in the
-downloads folder. Training samples come from a prepared folder.
+downloads folder. Training samples come from MGrounding-630k or from a prepared folder.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
+from migrl.data.mgrounding import PoolSizes, choose_samples
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
 from migrl.pictures import MissingPictures
-from migrl.recipe import HubSource
-from migrl.records import read_samples, write_jsonl
+from migrl.recipe import HubSource, MgroundingTraining, PreparedTraining
+from migrl.records import Sample, read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain, refuse_missing
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
@@ -46,11 +47,13 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"benchmarks": {}}
     data.mkdir(parents=True, exist_ok=True)
     sources = find_sources(source)
+    training = source.training
     # What the user has to bring is looked at first: a lack of it should not cost a download.
-    if source.training is not None:
-        facts["training"] = link_training(source.training, data, source.benchmarks)
+    if isinstance(training, PreparedTraining):
+        facts["training"] = link_training(training.path, data, source.benchmarks)
     if source.offline is not None:
-        refuse_missing(sources.values(), source.offline)
+        pool = [find_pool(source, training)] if isinstance(training, MgroundingTraining) else []
+        refuse_missing([*sources.values(), *pool], source.offline)
     for name, entry in sources.items():
         obtained = obtain(entry, source.downloads, offline=source.offline)
         benchmark = find_benchmark(name, entry)
@@ -61,6 +64,8 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
         refuse_faults([inspection])
         write_benchmark(name, annotations, obtained.images, data)
         facts["benchmarks"][name] = describe(inspection, obtained)
+    if isinstance(training, MgroundingTraining):
+        facts["training"] = build_pool(source, training, data)
     return facts
 
 
@@ -75,6 +80,8 @@ def find_sources(source: HubSource) -> dict[str, Source]:
     for name in source.benchmarks:
         if name not in known:
             raise UserError(f"source.benchmarks: {name!r} is not in {path}; it has {', '.join(known)}")
+        if known[name].benchmark == "mgrounding":
+            raise UserError(f"source.benchmarks: {name!r} is for training; name it in source.training")
         if known[name].benchmark == "mc_bench":
             raise UserError("source.benchmarks: 'mc_bench' asks for any number of boxes; score it with `migrl score`")
     return {name: known[name] for name in source.benchmarks}
@@ -137,14 +144,20 @@ def write_benchmark(name: str, annotations: Annotations, images: Path, data: Pat
     for item in annotations.items:
         if token := next((token for token in CONTROL_TOKENS if token in item.sample.question), None):
             raise UserError(f"{item.sample.uid}: its question holds {token}, which would break the prompt; report it")
-    link = data / name
-    link.unlink(missing_ok=True)
-    link.symlink_to(images.resolve(), target_is_directory=True)
-    samples = (
-        replace(item.sample, images=tuple(f"{name}/{image}" for image in item.sample.images))
-        for item in annotations.items
-    )
-    write_jsonl(data / f"{name}.jsonl", (sample.to_json() for sample in samples))
+    link_pictures(name, images, data)
+    write_samples(data / f"{name}.jsonl", [item.sample for item in annotations.items], name)
+
+
+def link_pictures(name: str, images: Path, data: Path) -> None:
+    """Make `<data>/<name>` a link to the folder of pictures."""
+    (data / name).unlink(missing_ok=True)
+    (data / name).symlink_to(images.resolve(), target_is_directory=True)
+
+
+def write_samples(path: Path, samples: Iterable[Sample], folder: str) -> None:
+    """Write samples whose images lie below `folder`."""
+    moved = (replace(sample, images=tuple(f"{folder}/{image}" for image in sample.images)) for sample in samples)
+    write_jsonl(path, (sample.to_json() for sample in moved))
 
 
 def describe(inspection: Inspection, obtained: Obtained) -> dict[str, Any]:
@@ -166,8 +179,8 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
     """
     if not training.is_dir():
         raise UserError(
-            f"source.training={training}: no such folder; prepare it as README, Data, says, or set it to null to "
-            "evaluate the base model alone"
+            f"source.training.path={training}: no such folder; prepare it as README, Data, says, or set training to "
+            "null to evaluate the base model alone"
         )
     counts = {}
     for split in TRAINING_SPLITS:
@@ -179,3 +192,37 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
             (data / top).unlink(missing_ok=True)
             (data / top).symlink_to((training / top).resolve())
     return counts
+
+
+def find_pool(source: HubSource, training: MgroundingTraining) -> Source:
+    """The catalogue's entry of the training data, with the archives of the wanted tasks only.
+
+    Raises:
+        UserError: the catalogue has no such entry.
+    """
+    path = source.catalog or SOURCES_FILE
+    for entry in load_sources(path).values():
+        if entry.benchmark == "mgrounding":
+            wanted = [file for file in entry.files if not file.unpack or Path(file.into).name in training.tasks]
+            return entry.model_copy(update={"files": tuple(wanted)})
+    raise UserError(f"{path}: no source has benchmark: mgrounding; add it, or train from a prepared folder")
+
+
+def build_pool(source: HubSource, training: MgroundingTraining, data: Path) -> dict[str, Any]:
+    """Fetch MGrounding-630k, choose its samples, and write both splits with their pictures linked.
+
+    Raises:
+        UserError: what `obtain` and the reader raise, or missing pictures (all named).
+    """
+    entry = find_pool(source, training)
+    obtained = obtain(entry, source.downloads, offline=source.offline)
+    sizes = PoolSizes(training.cot_per_task, training.rl_per_task, source.seed, training.tasks)
+    chosen, facts = choose_samples(obtained.annotations, sizes)
+    named = dict.fromkeys(image for samples in chosen.values() for sample in samples for image in sample.images)
+    if missing := [image for image in named if not (obtained.images / image).is_file()]:
+        raise MissingPictures(entry.name, missing)
+    link_pictures(entry.name, obtained.images, data)
+    for split, samples in chosen.items():
+        write_samples(data / f"{split}.jsonl", samples, entry.name)
+    files = {name: asdict(file) for name, file in obtained.files.items()}
+    return {**facts, "files": files, "revisions": obtained.revisions}

@@ -93,7 +93,7 @@ class Source(Frozen):
     """
 
     name: _Text
-    benchmark: Literal["mig_bench", "reasoning_grounding", "blink", "mmiu", "muirbench", "mc_bench"]
+    benchmark: Literal["mig_bench", "reasoning_grounding", "blink", "mmiu", "muirbench", "mc_bench", "mgrounding"]
     about: _Text
     folder: _Inside
     files: tuple[SourceFile, ...] = ()
