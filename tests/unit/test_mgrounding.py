@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrl.data import mgrounding
-from migrl.data.mgrounding import PoolSizes, choose_samples, convert_record, find_images, stream_records
+from migrl.data.mgrounding import (
+    PoolSizes,
+    choose_samples,
+    convert_record,
+    find_images,
+    identify_picture,
+    stream_records,
+)
 from migrl.errors import UserError
 from migrl.records import BoxTarget
 
@@ -143,3 +150,15 @@ def test_dropped_turns_are_counted_by_task_and_reason(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(records))
     _, facts = choose_samples(tmp_path / "m.json", PoolSizes(1, 1, 0))
     assert facts["dropped"] == {"Difference": {"no box": 1}, "unknown": {"unknown task Nonsense": 1}}
+
+
+def test_nothing_is_trained_on_a_picture_that_a_benchmark_shows(tmp_path: Path) -> None:
+    names = ("objects365_v2_00900003", "00000001", "case001_r", "sa_6136360")
+    assert [identify_picture(f"a/{name}.jpg") for name in names] == [names[0], None, None, names[3]]
+    turn = ("Find it.", f"In the first image: {BOX}")
+    records = [make_record("Free-Form", turn, folder=str(number)) for number in range(3)]
+    records[1]["images"][2] = "./MGrounding-630k/Free-Form/Object365/sa_6136360.jpg"
+    (tmp_path / "m.json").write_text(json.dumps(records))
+    chosen, facts = choose_samples(tmp_path / "m.json", PoolSizes(5, 5, 0), {"sa_6136360"})
+    assert sum(map(len, chosen.values())) == 2
+    assert facts["dropped"] == {"Free-Form": {"picture of a benchmark": 1}}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
-from migrl.data.mgrounding import PoolSizes, choose_samples
+from migrl.data.mgrounding import PoolSizes, choose_samples, identify_picture
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
 from migrl.pictures import MissingPictures
@@ -65,7 +65,7 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
         write_benchmark(name, annotations, obtained.images, data)
         facts["benchmarks"][name] = describe(inspection, obtained)
     if isinstance(training, MgroundingTraining):
-        facts["training"] = build_pool(source, training, data)
+        facts["training"] = build_pool(source, training, data, list_pictures(data, source.benchmarks))
     return facts
 
 
@@ -208,7 +208,15 @@ def find_pool(source: HubSource, training: MgroundingTraining) -> Source:
     raise UserError(f"{path}: no source has benchmark: mgrounding; add it, or train from a prepared folder")
 
 
-def build_pool(source: HubSource, training: MgroundingTraining, data: Path) -> dict[str, Any]:
+def list_pictures(data: Path, benchmarks: Iterable[str]) -> set[str | None]:
+    """The pictures that the benchmarks show, by `identify_picture`: nothing may be trained on them."""
+    samples = (sample for name in benchmarks for sample in read_samples(data / f"{name}.jsonl"))
+    return {identify_picture(image) for sample in samples for image in sample.images}
+
+
+def build_pool(
+    source: HubSource, training: MgroundingTraining, data: Path, forbidden: set[str | None]
+) -> dict[str, Any]:
     """Fetch MGrounding-630k, choose its samples, and write both splits with their pictures linked.
 
     Raises:
@@ -217,7 +225,7 @@ def build_pool(source: HubSource, training: MgroundingTraining, data: Path) -> d
     entry = find_pool(source, training)
     obtained = obtain(entry, source.downloads, offline=source.offline)
     sizes = PoolSizes(training.cot_per_task, training.rl_per_task, source.seed, training.tasks)
-    chosen, facts = choose_samples(obtained.annotations, sizes)
+    chosen, facts = choose_samples(obtained.annotations, sizes, forbidden)
     named = dict.fromkeys(image for samples in chosen.values() for sample in samples for image in sample.images)
     if missing := [image for image in named if not (obtained.images / image).is_file()]:
         raise MissingPictures(entry.name, missing)

@@ -17,7 +17,7 @@ import heapq
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, get_args
@@ -188,11 +188,23 @@ class PoolSizes:
     tasks: tuple[str, ...] = TASKS
 
 
-def choose_samples(path: Path, sizes: PoolSizes) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
+def identify_picture(path: str) -> str | None:
+    """The stem of a file name that tells a picture apart in its own data set, such as `objects365_v2_00900003`.
+
+    It has a letter and a number of six digits; a frame's `00000001` or a `case001` says nothing.
+    """
+    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return stem if re.search(r"\d{6}", stem) and re.search(r"[A-Za-z]", stem) else None
+
+
+def choose_samples(
+    path: Path, sizes: PoolSizes, forbidden: Container[str | None] = ()
+) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     """The samples of both splits, in the file's order, and what was counted on the way.
 
     A set of images belongs to one split, by its hash; within a split and task the samples with the smallest hashes
     are kept. So memory is bounded by the sizes, and the choice depends on the seed and not on the file's order.
+    Samples over a picture that is `forbidden` by `identify_picture`, because a benchmark shows it, are dropped.
     """
     share = sizes.cot / (sizes.cot + sizes.rl)
     heaps: dict[tuple[str, str], list[tuple[int, int, Sample]]] = {}
@@ -209,6 +221,9 @@ def choose_samples(path: Path, sizes: PoolSizes) -> tuple[dict[str, list[Sample]
             )
         for number, sample in enumerate(conversion.samples):
             if sample.task not in sizes.tasks:
+                continue
+            if any((name := identify_picture(image)) and name in forbidden for image in sample.images):
+                dropped.setdefault(sample.task, Counter())["picture of a benchmark"] += 1
                 continue
             found[sample.task] += 1
             split, limit = ("cot", sizes.cot) if _hash(sizes.seed, sample.cluster) < share else ("rl", sizes.rl)
