@@ -18,7 +18,7 @@ READABLE: tuple[Status, ...] = ("ok", "repaired", "several")
 """The statuses under which an answer is scored; the others count as a miss."""
 
 MAX_ANSWER_CHARS = 2000  # a longer answer block is noise, and the bound keeps every regex linear in practice
-_NUMBER = r"(-?\d{1,6}(?:\.\d{1,6})?)"
+_NUMBER = r"(-?\d{1,6}(?:\.\d{1,20})?)"
 _BOX_TEXT = re.compile(
     rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]"
     rf"|\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)\s*,\s*\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"

@@ -167,7 +167,7 @@ def read_jsonl(path: Path, *, remedy: str = "delete it and run its stage again")
         UserError: the file is missing, or a line is torn or no JSON object (its number is named).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run the stage that writes it") from error
     except UnicodeDecodeError as error:

@@ -24,7 +24,7 @@ from migrl.records import BoxTarget, read_jsonl, write_jsonl
 from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
 
 PATCH_FACTOR = 28  # Qwen2.5-VL: patches of 14 px, merged 2 by 2
-SHOWN_UIDS = 5
+SHOWN_UIDS = 20
 _UNIT: Size = (1, 1)
 
 
@@ -51,6 +51,13 @@ class ScoreSettings:
     max_pixels: int = 12_845_056
     cut_answer: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < PATCH_FACTOR**2:
+            raise UserError(
+                f"--min-pixels {self.min_pixels}, --max-pixels {self.max_pixels}: need 0 < min <= max and a max of at "
+                f"least {PATCH_FACTOR**2}, one patch; give the limits that the model was run with"
+            )
+
 
 def rescore_file(
     name: str,
@@ -72,6 +79,8 @@ def rescore_file(
     predictions = read_predictions(predictions_path, annotations)
     rows = score_items(benchmark, annotations, predictions, settings, images)
     if details is not None:
+        if details.is_dir() or not details.parent.is_dir():
+            raise UserError(f"--details {details}: no place for a file; name one in a folder that is there")
         write_jsonl(details, [describe_row(row) for row in rows])
     return build_report(benchmark, annotations, rows, settings, annotations_path)
 
@@ -98,7 +107,7 @@ def read_predictions(path: Path, annotations: Annotations) -> dict[str, Predicti
     """
     found: dict[str, Prediction] = {}
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name the file of predictions")
+        raise UserError(f"{path}: no file; name the file of predictions")
     for number, row in enumerate(read_jsonl(path, remedy="write it again, one JSON object a line"), 1):
         where = f"{path}, record {number}"
         uid, completion = row.get("uid"), row.get("completion")
@@ -116,8 +125,10 @@ def read_predictions(path: Path, annotations: Annotations) -> dict[str, Predicti
         found[uid] = Prediction(completion, truncated, tokens)
     expected = [item.sample.uid for item in annotations.items]
     ignored = set(annotations.defects.get("no_answer", ()))
-    if unknown := [uid for uid in found if uid not in ignored.union(expected)]:
-        raise UserError(f"{path}: {_name(unknown)} not in the annotations; score with the file they were made from")
+    known = ignored.union(expected)
+    if unknown := [uid for uid in found if uid not in known]:
+        remedy = f"score with the file they were made from; uids there are like {expected[0]!r}"
+        raise UserError(f"{path}: {_name(unknown)} not in the annotations; {remedy}")
     if missing := [uid for uid in expected if uid not in found]:
         raise UserError(f"{path}: {_name(missing)} without a prediction; add them (an empty completion is a miss)")
     return found
@@ -140,12 +151,14 @@ def score_items(
     Raises:
         UserError: no such parser, or a frame in pixels and a picture that is missing.
     """
-    parse: Any = benchmark.parsers[benchmark.pick_rule(settings.parser, annotations.version)]
+    rule = benchmark.pick_rule(settings.parser, annotations.version)
+    parse: Any = benchmark.parsers[rule]
     sizes = _SizeReader(images, settings)
+    cut = settings.cut_answer and rule not in ("strict", "box_only")  # these look for the block themselves
     rows = []
     for item in annotations.items:
         prediction = predictions[item.sample.uid]
-        text = cut_answer(prediction.completion) if settings.cut_answer else prediction.completion
+        text = cut_answer(prediction.completion) if cut else prediction.completion
         score = _score_box(item, text, parse, sizes) if item.exact_box_unit else _score_letter(item, text, parse)
         rows.append(
             {
@@ -186,7 +199,10 @@ class _SizeReader:
         if name not in self._known:
             width, height = read_image_size(self.images / name)
             limits = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
-            resized_height, resized_width = smart_resize(height, width, factor=PATCH_FACTOR, **limits)
+            try:
+                resized_height, resized_width = smart_resize(height, width, factor=PATCH_FACTOR, **limits)
+            except ValueError as error:
+                raise UserError(f"{self.images / name}: {error}; no Qwen2.5-VL reads it, use another frame") from error
             self._known[name] = ((width, height), (resized_width, resized_height))
         return self._known[name]
 

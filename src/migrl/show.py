@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -43,15 +44,25 @@ def print_scores(folder: Path, console: Console) -> None:
 
 def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> None:
     """Print what the downloads hold, then every missing picture on a line of its own."""
-    table = Table("benchmark", "version", "records", "expected", "missing images", "known defects")
+    table = Table("benchmark", "version", "records", "expected", "missing images", "changed files", "known defects")
     for found in inspections:
         defects = ", ".join(f"{count} x {kind}" for kind, count in found.defects.items())
         expected = "unknown" if found.expected is None else str(found.expected)
-        table.add_row(found.name, found.version, str(found.records), expected, str(len(found.missing)), defects)
+        table.add_row(
+            found.name,
+            found.version,
+            str(found.records),
+            expected,
+            str(len(found.missing)),
+            str(len(found.changed)),
+            defects,
+        )
     console.print(table)
     for found in inspections:
         for name in found.missing:
             console.print(f"missing: {found.name}: {name}", markup=False, soft_wrap=True)
+        for name in found.changed:
+            console.print(f"changed: {found.name}: {name}", markup=False, soft_wrap=True)
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -62,10 +73,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     how += ["last answer block only"] if report["cut_answer"] else []
     console.print(f"{report['benchmark']}, {report['version']}: {report['n']} items, {', '.join(how)}")
     boxed = "acc_50" in report["metrics"]
-    table = Table("task", *(Column(name, justify="right") for name in ("n", "accuracy", "95 % interval")))
+    columns = [Column(name, justify="right", no_wrap=True) for name in ("n", "accuracy", "95 %")]
+    table = Table(Column("task", no_wrap=True), *columns, box=SIMPLE)
     if boxed:
-        for name in ("IoU 0.3", "IoU 0.7", "mean IoU"):
-            table.add_column(name, justify="right")
+        for name in ("IoU 0.3", "IoU 0.7", "mean"):
+            table.add_column(name, justify="right", no_wrap=True)
     for task, cell in report["tasks"].items():
         more = [_show(cell["acc_30"]), _show(cell["acc_70"]), _show(cell["mean_iou"])] if boxed else []
         table.add_row(task, str(cell["n"]), _show(cell["accuracy"]), _span(cell["low"], cell["high"]), *more)

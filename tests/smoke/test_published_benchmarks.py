@@ -164,6 +164,19 @@ def test_every_benchmark_is_fetched_offline_checked_and_evaluated(place: Path) -
     assert "compat" in scores["mig_bench"] and "compat" not in scores["blink"]
     assert len(scores["mig_bench"]["tasks"]) == 10
 
+    annotations = place / "downloads/mig_bench/revised_MIG_bench.json"
+    sound = annotations.read_bytes()
+    annotations.unlink()  # it is a hard link
+    annotations.write_bytes(sound.replace(b"[100, 200", b"[101, 200", 1))
+    picture = place / "downloads/mig_bench/MIG-Bench/images/region/1.png"
+    picture.write_bytes(b"x")
+    checked = call_migrl("fetch", "--check", *arguments(place, *runs))
+    assert checked.returncode == 1
+    for name in ("revised_MIG_bench.json", "MIG-Bench/images/region/1.png"):
+        assert f"changed: mig_bench: {name}" in checked.stdout
+    assert call_migrl("fetch", "--force", *arguments(place, *runs, "--offline", place / "hub")).returncode == 0
+    assert annotations.read_bytes() == sound and len(picture.read_bytes()) > 1
+
     again = call_migrl("fetch", *arguments(place, *runs))
     assert "already done" in again.stdout  # where files lie is no part of the result
 

@@ -111,7 +111,9 @@ def test_a_grounding_box_beyond_its_picture_is_counted_and_kept(tmp_path: Path) 
 
 
 def test_a_missing_picture_stops_a_set_whose_boxes_are_pixels(tmp_path: Path) -> None:
-    with pytest.raises(MissingPictures, match=r"lisa_val: 1 missing image \(lisa/a\.png\)") as caught:
+    with pytest.raises(
+        MissingPictures, match=r"a\.json, record 0: key 'image_path': 1 missing image \(lisa/a\.png\)"
+    ) as caught:
         load("lisa_val", write_json(tmp_path / "a.json", [make_grounding_record("lisa")]))
     assert caught.value.names == ("lisa/a.png",)
 
@@ -215,7 +217,7 @@ BAD_BOX: tuple[Any, ...] = (
 )
 MIG_MUTATIONS: dict[str, tuple[Any, ...]] = {
     "task": (*BAD_TEXT, "unknown_task"),
-    "images": (*BAD_PATHS, ["one.png", "two.png"]),
+    "images": (*BAD_PATHS, ["one.png", "two.png"], [f"{number}.png" for number in range(6)]),
     "question": (*BAD_TEXT, "no image is named", "in the 2th image, in the 3th image"),
     "answer": (*BAD_BOX, [100, 200, 300, 1001], [100, 200, 300, 400.5], [0.1, 0.2, 0.3, 0.4]),
     "additional_info": (None, 5, ["a"]),
@@ -255,7 +257,15 @@ GROUNDING_MUTATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "llmseg": {
         "image_path": (*BAD_TEXT, "../a.png"),
         "question": BAD_TEXT,
-        "bbox": (None, [], [10, 20, 50, 40], [[10, 20], [50]], [[10, 20], [50, -1]], [[10, 20], [50, math.nan]]),
+        "bbox": (
+            None,
+            [],
+            [10, 20, 50, 40],
+            [[10, 20], [50, 40, 1]],
+            [[10, 20], [50]],
+            [[10, 20], [50, -1]],
+            [[10, 20], [50, math.nan]],
+        ),
     },
     "revos": {
         "video_id": (*BAD_TEXT, "../clip", "/clip"),
@@ -274,6 +284,7 @@ GROUNDING_MUTATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
             ["", "", "1 2 3"],
             ["", "", None],
             ["", "", "1 2 3 4 5"],
+            ["", "", "1 -2 3 4"],
         ),
     },
 }
@@ -326,6 +337,7 @@ def refuse(folder: Path, name: str, records: list[Any], index: int, key: str) ->
         ({"prompt": None}, "prompt"),
         ({"choices": []}, "choices"),
         ({"image_1": None, "image_2": None}, "image_1"),
+        ({"image_1": None}, "image_1"),
     ],
 )
 def test_a_broken_blink_row_is_refused_by_file_index_and_key(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
@@ -353,6 +365,19 @@ def test_a_broken_muirbench_row_is_refused_by_file_index_and_key(
     write_parquet(tmp_path / "test-0.parquet", [make_muirbench_row(), make_muirbench_row(**{"idx": "9", **changes})])
     with pytest.raises(UserError, match=rf"test-0\.parquet, record 1: key '{key}': "):
         load("muirbench", tmp_path)
+
+
+def test_a_part_of_a_region_record_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    good = make_mig_record("region")
+    for question in ("Locate a part.", "Locate the 3th part in the picture."):
+        refuse(tmp_path, "mig_bench", [good, {**good, "question": question}], 1, "question")
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"val_Jigsaw_1": "(A)", "val_Jigsaw_1": "(B)"}')
+    with pytest.raises(UserError, match="key 'val_Jigsaw_1' comes twice"):
+        load("blink", path)
 
 
 def test_files_that_are_no_annotations_are_one_clear_error(tmp_path: Path) -> None:

@@ -320,6 +320,19 @@ def test_a_full_disk_is_seen_before_anything_is_downloaded(
     assert not [ask for ask in hub.asked if ask[0] == "GET" and "/resolve/" in ask[1]]
 
 
+def test_an_archive_that_cannot_be_unpacked_is_not_taken_for_the_truth(hub: Hub, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name, content in FILES.items():
+        (own / name).write_bytes(content)
+    (own / "images.zip").write_bytes(FILES["images.zip"][:-30])
+    source = make_source(tmp_path)
+    with pytest.raises(UserError, match=r"images\.zip"):
+        obtain(source, tmp_path / "data", offline=own)
+    (own / "images.zip").write_bytes(FILES["images.zip"])
+    assert obtain(source, tmp_path / "data", offline=own).source == "demo"
+
+
 def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     with (
         download._lock_folder(tmp_path),

@@ -141,6 +141,7 @@ def test_uids_that_are_missing_double_or_unknown_are_named(tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=reason):
             run(text)
+    run("\ufeff" + "\r\n".join(lines))  # as some editors save it
 
 
 def test_unknown_benchmarks_and_parsers_are_answered_with_the_legal_ones(tmp_path: Path) -> None:
@@ -148,6 +149,27 @@ def test_unknown_benchmarks_and_parsers_are_answered_with_the_legal_ones(tmp_pat
         rescore(tmp_path, RECORDS[:1], [""], parser="nothing")
     with pytest.raises(UserError, match=f"the benchmarks are {', '.join(BENCHMARKS)}, mc_bench"):
         rescore_file("mig", tmp_path, tmp_path, ScoreSettings(), tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 401_408), (-5, 401_408), (500_000, 401_408), (1, 100), (3136, -1)])
+def test_limits_that_no_model_runs_with_are_refused(low: int, high: int) -> None:
+    with pytest.raises(UserError, match=f"--min-pixels {low}, --max-pixels {high}: need 0 < min <= max"):
+        ScoreSettings(min_pixels=low, max_pixels=high)
+
+
+def test_a_strip_that_the_model_cannot_read_and_a_place_that_is_none_are_one_line_errors(tmp_path: Path) -> None:
+    write_pictures(tmp_path, RECORDS[0]["images"], (1, 300))
+    with pytest.raises(UserError, match=r"region/0\.png: an image of 1x300 px is longer than 200:1"):
+        rescore(tmp_path, RECORDS[:1], ["(1,2),(3,4)"], frame="resized_px")
+    annotations, predictions = tmp_path / "a.json", tmp_path / "p.jsonl"
+    for place in (tmp_path, tmp_path / "none" / "d.jsonl"):
+        with pytest.raises(UserError, match="no place for a file"):
+            rescore_file("mig_bench", annotations, predictions, ScoreSettings(), tmp_path, place)
+
+
+def test_rules_that_look_for_the_answer_block_themselves_are_not_given_less(tmp_path: Path) -> None:
+    text = '<answer>{"image": 1, "bbox_2d": [100, 200, 300, 400]}</answer>'
+    assert rescore(tmp_path, RECORDS[:1], [text], parser="strict", cut_answer=True)["macro"] == 100.0
 
 
 def test_truncation_and_tokens_are_counted_where_they_are_told(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Source      Hub dataset BLINK-Benchmark/BLINK (arXiv 2404.12390), `<Config>/val-*.parquet`, 1,901 items. The
             answers of the test split are hidden, so only val can be scored here.
 Version     the labels of Relative_Reflectance were about 90 % wrong until September 2025 (BLINK_Benchmark #13).
-            The version names which labels a file has: told by the hash of that task's answers. The plain answers
+            The version names the labels a file has: the old ones, known by the hash of that task's
+            answers, or others, named by their hash (that of the corrected ones was not published). The plain answers
             file of the project's repository (`val_answers.json`) has the old ones.
 Licence     Apache-2.0.
 Target      a letter.
@@ -58,7 +59,9 @@ MULTI_IMAGE = (
     "Visual_Similarity",
 )
 PICTURES = ("image_1", "image_2", "image_3", "image_4")
-COUNTS = {"val, old labels of Relative_Reflectance": 1901, "val, corrected labels of Relative_Reflectance": 1901}
+REFLECTANCE_ITEMS = 134
+OLD_VERSION = "val, old labels of Relative_Reflectance"
+COUNTS = {OLD_VERSION: 1901}
 _OLD_REFLECTANCE = "fff44e0563eab7a9b2ddfec8158f30cc0dbcd20c8fabdf05a2defa5cdbf091bb"
 _IDX = re.compile(r"val_(?P<task>[A-Za-z_-]+)_[1-9][0-9]*")
 _ANSWER = re.compile(r"\(([A-E])\)")
@@ -76,7 +79,7 @@ def load_blink(annotations: Path, images: Path, name: str = "blink") -> Annotati
         items = []
         columns: dict[str, str | None] = dict.fromkeys(("idx", "sub_task", "prompt", "choices", "answer"))
         columns |= dict.fromkeys(PICTURES, "path")
-        for path in list_parquet(annotations, "val"):
+        for path in list_parquet(annotations, "val-*.parquet"):
             rows = read_rows(path, columns)
             items += [_parse_row(open_record(path, i, row, columns), name) for i, row in enumerate(rows)]
     uids = [item.sample.uid for item in items]
@@ -104,8 +107,9 @@ def _parse_row(record: Record, name: str) -> Item:
         raise record.fail("sub_task", f"{record.data['sub_task']!r} does not fit idx {record.data['idx']!r}")
     choices = record.texts("choices")
     pictures = [(key, record.data[key]) for key in PICTURES if record.data[key] is not None]
-    if not pictures:
-        raise record.fail("image_1", "missing")
+    for key in PICTURES[: max((PICTURES.index(key) for key, _ in pictures), default=0) + 1]:
+        if record.data[key] is None:
+            raise record.fail(key, "missing")
     idx = record.data["idx"]
     images = tuple(f"{idx}_{key.removeprefix('image_')}{pick_suffix(picture)}" for key, picture in pictures)
     return _build_item(record, name, task, images, record.text("prompt"), choices, len(choices))
@@ -137,14 +141,16 @@ def _tell_version(items: list[Item]) -> str:
             answers[item.sample.uid.split(":", 1)[1]] = f"({item.sample.target.letter})"
     if not answers:
         return "val, without Relative_Reflectance"
+    if len(answers) != REFLECTANCE_ITEMS:
+        return f"val, {len(answers)} of {REFLECTANCE_ITEMS} labels of Relative_Reflectance"
     digest = hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
-    return f"val, {'old' if digest == _OLD_REFLECTANCE else 'corrected'} labels of Relative_Reflectance"
+    return OLD_VERSION if digest == _OLD_REFLECTANCE else f"val, labels {digest[:12]} of Relative_Reflectance"
 
 
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the val files below `images`; return how many."""
     count = 0
-    for path in track(list_parquet(annotations, "val"), description="writing pictures"):
+    for path in track(list_parquet(annotations, "val-*.parquet"), description="writing pictures"):
         for idx, column, pictures in read_pictures(path, list(PICTURES), "idx"):
             for picture in pictures:
                 name = f"{idx}_{column.removeprefix('image_')}{pick_suffix(picture)}"

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 from migrl.answers import MAX_ANSWER_CHARS, Answer, Status, parse_box_answer
 from migrl.benchmarks.readings import BoxParser, BoxQuestion, BoxReading, read_numbers
-from migrl.boxes import Frame
 
 _INT, _DECIMAL = r"(\d+)", r"(\d+\.\d+)"
 CASCADE = (
@@ -23,8 +22,8 @@ CASCADE = (
 """MIG-Bench's patterns in their order; none takes a sign, and `(i, i, i, i)` is not among them."""
 
 _ZERO_SHOT = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_ZERO_SHOT_DECIMAL = re.compile(_ZERO_SHOT.pattern.replace(r"(\d+)", r"(\d+(?:\.\d+)?)"))
 _PERMILLE = Fraction(1, 1000)
-_BLIND: tuple[Frame, ...] = ("unit", "permille")  # the frames that the official scripts do not tell apart
 
 
 def find_hits(completion: str) -> list[tuple[str, ...]]:
@@ -39,7 +38,7 @@ def read_migician_script(completion: str, question: BoxQuestion) -> BoxReading:
     """Migician's script, official for the original file: the first hit, values from 1 on taken as permille.
 
     Smaller values stay. The 1 itself is permille if there is one hit, and the whole side if there are several: so
-    the script has it. Pixels, which the script cannot read, are passed on in their own frame.
+    the script has it. A frame other than permille, which the script does not know, is taken as it is told.
     """
     hits = find_hits(completion)
     if not hits:
@@ -48,7 +47,7 @@ def read_migician_script(completion: str, question: BoxQuestion) -> BoxReading:
     if numbers is None:
         return BoxReading("malformed")
     status: Status = "ok" if len(hits) == 1 else "several"
-    if question.frame not in _BLIND:
+    if question.frame != "permille":
         return BoxReading(status, numbers, question.frame)
     x1, y1, x2, y2 = (v * _PERMILLE if v > 1 or (v == 1 and len(hits) == 1) else v for v in numbers)
     return BoxReading(status, (x1, y1, x2, y2), "unit")
@@ -57,16 +56,16 @@ def read_migician_script(completion: str, question: BoxQuestion) -> BoxReading:
 def read_univg_script(completion: str, question: BoxQuestion) -> BoxReading:
     """UniVG-R1's script, official for the revised file: integers only, in permille, the first hit.
 
-    A decimal is a failure. (The script drops the last of several hits before it takes the first: no difference.)
+    A decimal is a failure, unless another frame than permille is told. (The script drops the last of several hits
+    before it takes the first: no difference.)
     """
     hits = find_hits(completion)
     if not hits:
         return BoxReading("none")
     numbers = read_numbers(hits[0])
-    if numbers is None or any("." in text for text in hits[0]):
+    if numbers is None or (question.frame == "permille" and any("." in text for text in hits[0])):
         return BoxReading("malformed")
-    frame: Frame = "permille" if question.frame in _BLIND else question.frame
-    return BoxReading("ok" if len(hits) == 1 else "several", numbers, frame)
+    return BoxReading("ok" if len(hits) == 1 else "several", numbers, question.frame)
 
 
 def read_migician_stretched(completion: str, question: BoxQuestion) -> BoxReading:
@@ -86,16 +85,19 @@ def read_migician_stretched(completion: str, question: BoxQuestion) -> BoxReadin
 
 
 def read_zero_shot(completion: str, question: BoxQuestion) -> BoxReading:
-    """UniVG-R1's zero-shot rule: the first `(x, y), (x, y)` of integers anywhere, a box in the thought included."""
-    match = _ZERO_SHOT.search(completion)
+    """UniVG-R1's zero-shot rule: the first `(x, y), (x, y)` of integers anywhere, a box in the thought included.
+
+    With another frame than permille, which the script does not know, decimals are read as well.
+    """
+    pattern = _ZERO_SHOT if question.frame == "permille" else _ZERO_SHOT_DECIMAL
+    match = pattern.search(completion)
     if match is None:
         return BoxReading("none")
     numbers = read_numbers(match.groups())
     if numbers is None:
         return BoxReading("malformed")
-    several = _ZERO_SHOT.search(completion, match.end()) is not None
-    frame: Frame = "permille" if question.frame in _BLIND else question.frame
-    return BoxReading("several" if several else "ok", numbers, frame)
+    several = pattern.search(completion, match.end()) is not None
+    return BoxReading("several" if several else "ok", numbers, question.frame)
 
 
 def read_strict(completion: str, question: BoxQuestion) -> BoxReading:

@@ -31,11 +31,19 @@ def read_json_file(path: Path) -> Any:
         UserError: no such file, not UTF-8, or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_refuse_twins)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run `migrl fetch`, or name the file you have") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); {REMEDY}") from error
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twin = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"key {twin!r} comes twice in one object")
+    return data
 
 
 @dataclass(frozen=True)

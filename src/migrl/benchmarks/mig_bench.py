@@ -13,7 +13,7 @@ Scorer      original: Migician `eval/`; revised: UniVG-R1 `eval/MIG_bench/`. Bot
             patterns, continuous IoU, hits at >= 0.7, 0.5, 0.3, no look at the image chosen; they differ in decimals.
             Published averages are unweighted means over the ten tasks at 0.5.
 Different   IoUs are exact rationals, so a box that reaches a threshold exactly counts on every machine; the
-            scripts use floating point. Numbers of more than 15 characters are a failed parse. Defects of the
+            scripts use floating point. Numbers of more than 32 characters are a failed parse. Defects of the
             original file (five inverted boxes, two beyond the picture, one question with two answers) are counted
             and stay in the denominators.
 Checked     rescoring the stored Qwen2-VL-7B outputs on the revised file gives the official counts of every task.
@@ -47,6 +47,14 @@ TASKS = (
 )
 MAX_ORIGINAL = 1.1  # the published file goes up to 1.048; another frame would go far beyond
 COUNTS = {"original": 4295, "revised": 4276}
+_IMAGES = {  # fewest and most pictures of a task's records, in both versions
+    **dict.fromkeys(("diff", "view_diff", "refer_grounding", "reasoning", "correspondence"), (2, 2)),
+    "common_object": (3, 5),
+    "object_tracking": (6, 6),
+    "multi_view": (2, 6),
+    "region": (2, 4),
+    "group_grounding": (3, 5),
+}
 _SECOND = ("view_diff", "refer_grounding", "reasoning", "correspondence")
 _NTH = ("common_object", "object_tracking", "multi_view")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
@@ -96,11 +104,14 @@ def _parse_record(record: Record, version: str, name: str) -> Item:
     if task not in TASKS:
         raise record.fail("task", f"{task!r} is none of {', '.join(TASKS)}")
     images = record.paths("images")
+    fewest, most = _IMAGES[task]
+    if not fewest <= len(images) <= most:
+        raise record.fail("images", f"{task} has {fewest} to {most} pictures, not {len(images)}")
     question = record.text("question")
     info = record.text("additional_info", empty=True)
     record.flag("need_format")
     box, defect = _read_answer(record, version)
-    image, trusted = _find_target(record, task, question, info, version, box)
+    image, trusted = _find_target(record, task, len(images), question, info, version, box)
     if image > len(images):
         raise record.fail("images", f"the box lies in image {image}, but there are {len(images)}")
     x1, y1, x2, y2 = (float(v) for v in box)
@@ -125,9 +136,14 @@ def _read_answer(record: Record, version: str) -> tuple[ExactBox, Defect]:
     return (x1, y1, x2, y2), "" if x1 < x2 and y1 < y2 else "inverted"
 
 
-def _find_target(record: Record, task: str, question: str, info: str, version: str, box: ExactBox) -> tuple[int, bool]:
+def _find_target(
+    record: Record, task: str, count: int, question: str, info: str, version: str, box: ExactBox
+) -> tuple[int, bool]:
     """1-based number of the image the box lies in, and whether the file says so reliably."""
+    nth = _NTH_TEXT.findall(question)
     if task == "region":
+        if len(set(nth)) != 1 or int(nth[0]) >= count:
+            raise record.fail("question", f"must name one of {count - 1} parts as 1th, 2th, ...; found {nth}")
         return 1, True
     if task in _SECOND:
         return 2, True
@@ -137,7 +153,6 @@ def _find_target(record: Record, task: str, question: str, info: str, version: s
             raise record.fail("additional_info", "names no image (first to sixth)")
         fits = numbers is not None and tuple(Fraction(v) / 1000 for v in numbers.groups()) == box
         return _ORDINALS.index(ordinal[1]) + 1, fits
-    nth = _NTH_TEXT.findall(question)
     if task == "diff" and version == "original" and not nth:
         return 1, False
     if len(set(nth)) != 1:

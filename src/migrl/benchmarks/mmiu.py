@@ -42,7 +42,7 @@ def load_mmiu(annotations: Path, images: Path, name: str = "mmiu") -> Annotation
         rows = read_json_list(annotations)
     else:
         columns: dict[str, str | None] = dict.fromkeys(KEYS)
-        rows = [row for path in list_parquet(annotations, "*") for row in read_rows(path, columns)]
+        rows = [row for path in list_parquet(annotations, "*.parquet") for row in read_rows(path, columns)]
     records = [open_record(annotations, index, row, KEYS, OPTIONAL) for index, row in enumerate(rows)]
     image_sets = [record.paths("input_image_path") for record in records]
     items: list[Item] = []

@@ -36,7 +36,7 @@ def load_muirbench(annotations: Path, images: Path, name: str = "muirbench") -> 
     columns["image_list"] = "list.element.path"
     items: list[Item] = []
     seen: set[str] = set()
-    for path in list_parquet(annotations, "test"):
+    for path in list_parquet(annotations, "test-*.parquet"):
         for index, row in enumerate(read_rows(path, columns)):
             record = open_record(path, index, row, KEYS)
             item = _parse_row(record, name)
@@ -83,7 +83,7 @@ def _parse_row(record: Record, name: str) -> Item:
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the test files below `images`; return how many."""
     count = 0
-    for path in track(list_parquet(annotations, "test"), description="writing pictures"):
+    for path in track(list_parquet(annotations, "test-*.parquet"), description="writing pictures"):
         for idx, _, pictures in read_pictures(path, ["image_list"], "idx"):
             for number, picture in enumerate(pictures, 1):
                 name = f"{idx}_{number}{pick_suffix(picture)}"

@@ -6,27 +6,27 @@ pictures is not decoded to score letters; extracting writes each picture's bytes
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from migrl.benchmarks.fields import REMEDY
 from migrl.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _BATCH_ROWS = 64
 
 
-def list_parquet(path: Path, split: str) -> list[Path]:
-    """The files of a split: `path` itself, or every `<split>-*.parquet` below the folder `path`, sorted.
+def list_parquet(path: Path, pattern: str) -> list[Path]:
+    """`path` itself, or every file of this pattern below the folder `path`, sorted.
 
     Raises:
         UserError: there is none.
     """
-    files = [path] if path.is_file() else sorted(path.rglob(f"{split}-*.parquet"))
+    files = [path] if path.is_file() else sorted(path.rglob(pattern))
     if not files:
-        raise UserError(f"{path}: no such file, or no {split}-*.parquet below it; run `migrl fetch`")
+        raise UserError(f"{path}: no such file, or no {pattern} below it; run `migrl fetch`")
     return files
 
 
@@ -42,21 +42,15 @@ def read_rows(path: Path, columns: dict[str, str | None]) -> Iterator[dict[str, 
             if name not in present:
                 raise UserError(f"{path}: column {name!r} is missing; {REMEDY}")
         leaves = [f"{name}.{leaf}" if leaf else name for name, leaf in columns.items()]
-        for batch in file.iter_batches(columns=leaves):
-            yield from batch.to_pylist()
-
-
-def find_columns(path: Path) -> set[str]:
-    """Names of a file's columns."""
-    with _open_parquet(path) as file:
-        return set(file.schema_arrow.names)
+        for rows in _read_batches(path, file, leaves):
+            yield from rows
 
 
 def read_pictures(path: Path, columns: list[str], key: str) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     """(key's value, column, pictures) of every row; a single picture and a null count as a list."""
     with _open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[key, *columns]):
-            for row in batch.to_pylist():
+        for rows in _read_batches(path, file, [key, *columns]):
+            for row in rows:
                 for column in columns:
                     value = row[column]
                     yield str(row[key]), column, value if isinstance(value, list) else [value] if value else []
@@ -86,10 +80,21 @@ def pick_suffix(picture: dict[str, Any] | None) -> str:
     return suffix if suffix in _SUFFIXES else ".jpg"
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def _open_parquet(path: Path) -> "pq.ParquetFile":
+    import pyarrow.parquet as pq  # a tenth of a second, which scoring a JSON file need not wait
+
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run `migrl fetch`, or name the file you have") from error
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         raise UserError(f"{path}: not readable as parquet ({error}); {REMEDY}") from error
+
+
+def _read_batches(path: Path, file: "pq.ParquetFile", columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in batches small enough for pictures; a damaged page is an error that names the file."""
+    try:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            yield batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged parquet ({error}); {REMEDY}") from error

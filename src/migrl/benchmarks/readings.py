@@ -11,7 +11,7 @@ from fractions import Fraction
 from migrl.answers import Answer, Status
 from migrl.boxes import Frame
 
-MAX_DIGITS = 15  # longer numbers are noise; the bound keeps exact arithmetic cheap
+MAX_DIGITS = 32  # longer numbers are noise; the bound keeps exact arithmetic cheap
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,10 @@ def load_reasoning_grounding(annotations: Path, images: Path, name: str) -> Anno
     for index, row in enumerate(rows):
         record = open_record(annotations, index, row, chosen.keys, optional=None)
         parts.append((record, *chosen.read_parts(record, images, roots)))
-    named = dict.fromkeys(path for _, paths, _, _ in parts for path in paths)
-    if missing := [path for path in named if not (images / path).is_file()]:
-        raise MissingPictures(name, missing)
+    named = {path: record for record, paths, _, _ in reversed(parts) for path in paths}
+    if missing := [path for path in reversed(named) if not (images / path).is_file()]:
+        where = f"{annotations}, record {named[missing[0]].index}: key {chosen.keys[0]!r}"
+        raise MissingPictures(where, missing)
     clusters = name_clusters([paths for _, paths, _, _ in parts])
     items: list[Item] = []
     defects: dict[str, list[str]] = {}
@@ -91,6 +92,8 @@ def _read_llmseg(record: Record, images: Path, roots: Sequence[str]) -> _Parts:
     if not is_list(rows) or not all(is_list(row) for row in rows):
         raise record.fail("bbox", "must be a list of lists of numbers")
     flat = [number for row in rows for number in row]
+    if len(flat) % 4:
+        raise record.fail("bbox", f"must hold four numbers a box, not {len(flat)} in all")
     return (
         (_find_picture(record, "image_path", record.text("image_path"), images, roots),),
         record.text("question"),
@@ -116,6 +119,8 @@ def _read_reasonvos(record: Record, images: Path, roots: Sequence[str]) -> _Part
     if len(paths) < TARGET_FRAME:
         raise record.fail("image_list", f"must name at least {TARGET_FRAME} frames")
     text = _third(record)
+    if isinstance(text, str) and "-" in text:
+        raise record.fail("bbox_list", f"numbers must not be negative, not {text[:80]!r}")
     numbers = [int(digits[:15]) for digits in _DIGITS.findall(text)] if isinstance(text, str) else text
     return paths, record.text("question"), record.numbers("bbox_list", numbers)
 

@@ -16,7 +16,7 @@ from migrl.errors import UserError
 from migrl.pictures import MissingPictures
 from migrl.recipe import HubSource, MgroundingTraining, PreparedTraining
 from migrl.records import Sample, read_samples, write_jsonl
-from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain, refuse_missing
+from migrl.sources import SOURCES_FILE, Obtained, Source, find_changes, load_sources, obtain, refuse_missing
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
 """Tokens of the chat template; a question that holds one would be another prompt than it seems."""
@@ -31,11 +31,12 @@ class Inspection:
     records: int
     expected: int | None
     missing: tuple[str, ...]
+    changed: tuple[str, ...] = ()
     defects: dict[str, int] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:
-        return not self.missing and self.expected in (None, self.records)
+        return not self.missing and not self.changed and self.expected in (None, self.records)
 
 
 def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def inspect(name: str, entry: Source, annotations: Annotations, images: Path) ->
     missing = tuple(image for image in named if not (images / image).is_file())
     defects = {kind: len(uids) for kind, uids in annotations.defects.items()}
     records = len(annotations.items) + defects.get("no_answer", 0)
-    return Inspection(name, annotations.version, records, entry.records, missing, defects)
+    return Inspection(name, annotations.version, records, entry.records, missing, defects=defects)
 
 
 def inspect_downloads(source: HubSource) -> list[Inspection]:
@@ -113,13 +114,14 @@ def inspect_downloads(source: HubSource) -> list[Inspection]:
         annotations, images = base / entry.annotations, base / entry.images
         if not annotations.exists():
             raise UserError(f"{annotations}: not there; run `migrl fetch` first")
+        changed = tuple(find_changes(entry, source.downloads))
         try:
             loaded = find_benchmark(name, entry).load(annotations, images, name)
         except MissingPictures as error:
             # Boxes in pixels cannot be read without the pictures, so the records were not counted either.
-            inspections.append(Inspection(name, "not read", 0, None, error.names))
+            inspections.append(Inspection(name, "not read", 0, None, error.names, changed))
             continue
-        inspections.append(inspect(name, entry, loaded, images))
+        inspections.append(replace(inspect(name, entry, loaded, images), changed=changed))
     return inspections
 
 
@@ -132,6 +134,11 @@ def refuse_faults(inspections: Iterable[Inspection]) -> None:
     for found in inspections:
         if found.missing:
             raise MissingPictures(found.name, found.missing)
+        if found.changed:
+            raise UserError(
+                f"{found.name}: {len(found.changed)} files are not what was fetched, such as {found.changed[0]!r}; "
+                "`migrl fetch --force` brings them again"
+            )
         if not found.sound:
             raise UserError(
                 f"{found.name}: {found.records} records, {found.expected} are expected; "

@@ -11,7 +11,7 @@ holds from then on, and so does the commit of a repository that has no pinned re
 """
 
 from migrl.sources.catalog import SOURCES_FILE, Repo, Source, SourceFile, load_sources
-from migrl.sources.download import FetchedFile, Obtained, obtain, refuse_missing
+from migrl.sources.download import FetchedFile, Obtained, find_changes, obtain, refuse_missing
 
 __all__ = [
     "SOURCES_FILE",
@@ -20,6 +20,7 @@ __all__ = [
     "Repo",
     "Source",
     "SourceFile",
+    "find_changes",
     "load_sources",
     "obtain",
     "refuse_missing",

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from migrl.errors import UserError
 from migrl.evidence import check_disk
 from migrl.sources.catalog import DOWNLOADS, Source, SourceFile
+from migrl.sources.progress import hash_with_progress
 from migrl.sources.record import FetchRecord, check_size
-from migrl.sources.unpack import unpack_zip
+from migrl.sources.unpack import find_losses, unpack_zip
 
 if TYPE_CHECKING:
     from migrl.sources.hub import Hub
@@ -91,7 +92,13 @@ def obtain(
             paths = _download(source, folder, commits, hub, record)
             revisions.update(commits)
         for item, path in paths.items():
-            _lay_out(item, path, base, progress)
+            try:
+                _lay_out(item, path, base, progress)
+            except UserError:
+                for other in paths:  # all volumes of an archive that cannot be unpacked
+                    if other.file == item.file:
+                        record.forget(other.key)
+                raise
         if source.files and not any(file.unpack for file in source.files):
             (base / source.images).mkdir(parents=True, exist_ok=True)  # pictures inside parquet: the loader fills it
         for part in (source.annotations, source.images):
@@ -102,6 +109,23 @@ def obtain(
                 )
         files = {key: FetchedFile(entry.sha256, entry.bytes) for key, entry in record.checked.items()}
         return Obtained(source.name, base / source.annotations, base / source.images, files, revisions)
+
+
+def find_changes(source: Source, folder: Path) -> list[str]:
+    """Files of a fetched source that are not what they were: hashes of plain files, sizes of unpacked ones."""
+    record, base = FetchRecord(folder, progress=True), folder / source.folder
+    changes = []
+    for file in source.files:
+        if file.unpack:
+            changes += [f"{file.into}/{name}" for name in find_losses(base / file.into)]
+            continue
+        for key, entry in record.known.files.items():
+            path = key.removeprefix(f"{file.repo}/")
+            if path != key and (path == file.path or (file.is_pattern and _match_path(path, file.path))):
+                place = base / file.into / path
+                if not place.is_file() or hash_with_progress(place) != entry.sha256:
+                    changes.append(place.relative_to(base).as_posix())
+    return changes
 
 
 @contextmanager
@@ -136,6 +160,8 @@ def refuse_missing(sources: Iterable[Source], offline: Path) -> None:
     Raises:
         UserError: naming all that are missing.
     """
+    if not offline.is_dir():
+        raise UserError(f"--offline {offline}: no such folder; name the one that has the files")
     missing = dict.fromkeys(
         f"{file.repo}/{file.path}"
         for source in sources

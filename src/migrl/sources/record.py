@@ -49,6 +49,11 @@ class FetchRecord:
         entry = self.known.files.get(key)
         return entry is not None and path.is_file() and entry.revision == revision
 
+    def forget(self, key: str) -> None:
+        """Drop what was recorded of a file that turned out to be no good, so that a better one is not refused."""
+        if self.known.files.pop(key, None):
+            self.save()
+
     def check(
         self,
         key: str,

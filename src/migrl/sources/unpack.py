@@ -134,6 +134,18 @@ def _is_unpacked(target: Path, content: dict[str, str]) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
 
 
+def find_losses(target: Path) -> list[str]:
+    """Files of an unpacked archive that are gone or have another size than they came with."""
+    if not (target / RECORD).is_file():
+        return [RECORD]
+    content = read_json(target / RECORD).get("files", {})
+    return [
+        name
+        for name, line in content.items()
+        if not (target / name).is_file() or (target / name).stat().st_size != int(line.split()[0])
+    ]
+
+
 def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[str, zipfile.ZipInfo]:
     """Every member by its clean name (folders end in a slash), judged from the central directory alone."""
     members: dict[str, zipfile.ZipInfo] = {}
