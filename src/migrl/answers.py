@@ -64,7 +64,7 @@ def parse_box_answer(
         truncated: whether the text stopped at the token limit; matters only if no answer is found.
     """
     thought = _find_thought(completion)
-    block, blocks = _find_answer_block(completion)
+    block, blocks = _find_short_block(completion)
     if block is None:
         return Answer("truncated" if truncated else "none", thought=thought)
     status: Status = "several" if blocks > 1 else "ok"
@@ -102,7 +102,7 @@ def parse_box_answer(
 def parse_choice_answer(completion: str, *, options: int, truncated: bool = False) -> Answer:
     """Read the chosen letter. `options` is how many letters are legal, from A."""
     thought = _find_thought(completion)
-    block, blocks = _find_answer_block(completion)
+    block, blocks = _find_short_block(completion)
     if block is None:
         return Answer("truncated" if truncated else "none", thought=thought)
     letters = re.findall(r"\(([A-Z])\)", block) or re.findall(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])", block)
@@ -141,15 +141,19 @@ def _find_thought(completion: str) -> str | None:
     return completion[start + 7 : end].strip() if start >= 0 and end >= 0 else None
 
 
-def _find_answer_block(completion: str) -> tuple[str | None, int]:
-    """Content of the last closed answer block, and how many were closed. An overlong block counts as empty."""
+def find_answer_block(completion: str) -> str | None:
+    """Content of the last closed answer block, as it stands; None without one."""
     end = completion.rfind("</answer>")
     start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
-    if start < 0:
+    return completion[start + len("<answer>") : end] if start >= 0 else None
+
+
+def _find_short_block(completion: str) -> tuple[str | None, int]:
+    """Content of the last closed answer block, and how many were closed. An overlong block counts as empty."""
+    block = find_answer_block(completion)
+    if block is None:
         return None, 0
-    block = completion[start + 8 : end]
-    count = completion.count("</answer>")
-    return (block, count) if len(block) <= MAX_ANSWER_CHARS else ("", count)
+    return (block if len(block) <= MAX_ANSWER_CHARS else ""), completion.count("</answer>")
 
 
 def _find_image_number(block: str) -> int | None:

@@ -22,6 +22,7 @@ Box = tuple[float, float, float, float]
 N = TypeVar("N", float, Fraction)
 Size = tuple[int, int]
 
+QWEN_FACTOR = 28  # Qwen2.5-VL's vision patch of 14 px, merged two by two
 MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's image processor refuses longer strips
 
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from migrl.benchmarks.benchmark import ExactBox
 from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS, ZERO_SHOT_PARSERS
 from migrl.benchmarks.measure import read_and_measure
-from migrl.benchmarks.readings import BoxParser
+from migrl.benchmarks.readings import BoxParser, ExactBox
 from migrl.benchmarks.reasoning_grounding import REASONING_GROUNDING
 from migrl.records import BoxTarget
-from migrl.tables import has_box, is_hit, summarize_rows
+from migrl.tables import count_readings, has_box, is_hit, measure_hits
 
 Row = Mapping[str, Any]
 
@@ -32,8 +31,9 @@ def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
     if not all(has_box(row) for row in rows):
         return None
     name, parse = pick_rule(rows[0]["benchmark"])
-    table = summarize_rows([_score_row(row, parse) for row in rows])
-    return {"rule": name, **{key: table[key] for key in ("macro", "low", "high", "micro", "ledger", "parse_rate")}}
+    scored = [_score_row(row, parse) for row in rows]
+    hits = measure_hits(scored)
+    return {"rule": name, **{key: hits[key] for key in ("macro", "low", "high", "micro")}, **count_readings(scored)}
 
 
 def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:
@@ -43,8 +43,7 @@ def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:
     reading, iou = read_and_measure(
         row["completion"], parse, target, _make_exact(target), frame=row["frame"], sizes=sizes
     )
-    kept = {key: row[key] for key in ("task", "cluster", "target", "truncated", "tokens")}
-    return {**kept, "status": reading.status, "iou": iou, "hit": is_hit(iou)}
+    return {"task": row["task"], "cluster": row["cluster"], "status": reading.status, "hit": is_hit(iou)}
 
 
 def _make_exact(target: BoxTarget) -> ExactBox:

@@ -1,12 +1,12 @@
 """Opening pictures: a missing or corrupt one always stops the run. PIL does not turn pictures by their EXIF tag."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from migrl.boxes import Size
+from migrl.boxes import QWEN_FACTOR, Size, smart_resize
 from migrl.errors import UserError
 
 
@@ -20,6 +20,27 @@ class MissingPictures(UserError):
             "`migrl fetch --force` brings them"
         )
         self.names = tuple(names)
+
+
+def find_missing(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the named pictures that are not below `folder`, each once, in their order."""
+    return [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
+
+
+def read_sizes(path: Path, limits: Sequence[tuple[int, int]]) -> tuple[Size, Size]:
+    """(width, height) of a picture as stored, and as Qwen2.5-VL sees it after resizing to each (min, max) area in turn.
+
+    Raises:
+        UserError: a missing or corrupt picture, or a strip that is too long.
+    """
+    width, height = original = read_image_size(path)
+    try:
+        for low, high in limits:
+            height, width = smart_resize(height, width, factor=QWEN_FACTOR, min_pixels=low, max_pixels=high)
+    except ValueError as error:
+        remedy = "no Qwen2.5-VL reads it; use another frame, or leave out the samples that show it"
+        raise UserError(f"{path}: {error}; {remedy}") from error
+    return original, (width, height)
 
 
 @contextmanager

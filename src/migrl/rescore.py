@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from migrl.answers import find_answer_block
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark, Item
 from migrl.benchmarks.box_parsers import read_strict
 from migrl.benchmarks.measure import read_and_measure
 from migrl.benchmarks.readings import ChoiceQuestion
-from migrl.boxes import Frame, Size, smart_resize
+from migrl.boxes import QWEN_FACTOR, Frame, Size
 from migrl.errors import UserError
-from migrl.pictures import read_image_size
+from migrl.evidence import hash_file
+from migrl.pictures import read_sizes
 from migrl.records import BoxTarget, read_jsonl, write_jsonl
-from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
+from migrl.tables import IOU_DECIMALS, is_hit, measure_hits, summarize_rows
 
-PATCH_FACTOR = 28  # Qwen2.5-VL: patches of 14 px, merged 2 by 2
 SHOWN_UIDS = 20
 _UNIT: Size = (1, 1)
 
@@ -52,10 +53,10 @@ class ScoreSettings:
     cut_answer: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < PATCH_FACTOR**2:
+        if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < QWEN_FACTOR**2:
             raise UserError(
                 f"--min-pixels {self.min_pixels}, --max-pixels {self.max_pixels}: need 0 < min <= max and a max of at "
-                f"least {PATCH_FACTOR**2}, one patch; give the limits that the model was run with"
+                f"least {QWEN_FACTOR**2}, one patch; give the limits that the model was run with"
             )
 
 
@@ -176,9 +177,8 @@ def score_items(
 
 def cut_answer(completion: str) -> str:
     """What stands in the last closed answer block; the whole text where there is none."""
-    end = completion.rfind("</answer>")
-    start = completion.rfind("<answer>", 0, max(end, 0))
-    return completion[start + len("<answer>") : end].strip() if 0 <= start < end else completion
+    block = find_answer_block(completion)
+    return completion if block is None else block.strip()
 
 
 class _SizeReader:
@@ -197,13 +197,7 @@ class _SizeReader:
 
     def _read_one(self, name: str) -> tuple[Size, Size]:
         if name not in self._known:
-            width, height = read_image_size(self.images / name)
-            limits = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
-            try:
-                resized_height, resized_width = smart_resize(height, width, factor=PATCH_FACTOR, **limits)
-            except ValueError as error:
-                raise UserError(f"{self.images / name}: {error}; no Qwen2.5-VL reads it, use another frame") from error
-            self._known[name] = ((width, height), (resized_width, resized_height))
+            self._known[name] = read_sizes(self.images / name, [(self.settings.min_pixels, self.settings.max_pixels)])
         return self._known[name]
 
 
@@ -249,8 +243,8 @@ def build_report(
     report["subsets"] = {}
     for name, belongs in benchmark.subsets.items():
         if chosen := [row for row in rows if belongs(row["task"])]:
-            table = summarize_rows(chosen)
-            report["subsets"][name] = {key: table[key] for key in ("macro", "low", "high", "micro", "n")}
+            hits = measure_hits(chosen)
+            report["subsets"][name] = {key: hits[key] for key in ("macro", "low", "high", "micro")} | {"n": len(chosen)}
     report["published_items"] = benchmark.counts.get(annotations.version)
     report["defects"] = {kind: len(uids) for kind, uids in annotations.defects.items()}
     return report
@@ -259,11 +253,8 @@ def build_report(
 def hash_annotations(source: Path) -> str:
     """SHA-256 of the annotation file, or of the names and contents of a folder's parquet files."""
     if source.is_file():
-        return hashlib.sha256(source.read_bytes()).hexdigest()
-    hashes = {}
-    for path in sorted(source.rglob("*.parquet")):
-        with path.open("rb") as file:
-            hashes[path.relative_to(source).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(source)
+    hashes = {path.relative_to(source).as_posix(): hash_file(path) for path in sorted(source.rglob("*.parquet"))}
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 

@@ -42,7 +42,7 @@ def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
     tasks = group_by_task(rows)
     metrics = _measure_all(rows)
     main = metrics["acc_50" if "acc_50" in metrics else "accuracy"]
-    statuses = Counter(row["status"] for row in rows)
+    readings = count_readings(rows)
     return {
         "macro": main["macro"],
         "micro": main["micro"],
@@ -51,11 +51,25 @@ def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
         "n": len(rows),
         "metrics": metrics,
         "tasks": {task: _summarize_task(tasks[task]) for task in sorted(tasks)},
-        "ledger": {status: statuses[status] for status in STATUSES},
+        "ledger": readings["ledger"],
         "image_accuracy": _measure_images(rows),
-        "parse_rate": _percent(row["status"] in READABLE for row in rows),
+        "parse_rate": readings["parse_rate"],
         "truncation_rate": _percent_known(row["truncated"] for row in rows),
         "mean_tokens": _mean_known(row["tokens"] for row in rows),
+    }
+
+
+def measure_hits(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Macro and micro accuracy of `hit` with their intervals, and nothing that takes longer."""
+    return _measure(rows, [row["hit"] for row in rows], bootstrap_macro)
+
+
+def count_readings(rows: Sequence[Row]) -> dict[str, Any]:
+    """The parse `ledger`, and the `parse_rate` in percent."""
+    statuses = Counter(row["status"] for row in rows)
+    return {
+        "ledger": {status: statuses[status] for status in STATUSES},
+        "parse_rate": _percent(row["status"] in READABLE for row in rows),
     }
 
 
@@ -69,9 +83,9 @@ def group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _measure_all(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
     if not all(has_box(row) for row in rows):
-        return {"accuracy": _measure(rows, [row["hit"] for row in rows], bootstrap_macro)}
+        return {"accuracy": measure_hits(rows)}
     metrics = {
-        # `hit`, not the IoU alone: an answer on the wrong image has IoU 0, so the two agree at every threshold.
+        # An answer on the wrong image has IoU 0, so at 0.5 this is `hit`.
         name: _measure(rows, [is_hit(row["iou"], threshold) for row in rows], bootstrap_macro)
         for name, threshold in THRESHOLDS.items()
     }

@@ -6,14 +6,11 @@ is the dictionary of all of them.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-from migrl.benchmarks.readings import BoxParser, LetterParser
+from migrl.benchmarks.readings import BoxParser, ExactBox, LetterParser
 from migrl.errors import UserError
 from migrl.records import Sample
-
-ExactBox = tuple[Fraction, Fraction, Fraction, Fraction]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Checked     stored GPT-4o replies on val: every letter that the rule decides equ
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,8 @@ def load_blink(annotations: Path, images: Path, name: str = "blink") -> Annotati
         for path in list_parquet(annotations, "val-*.parquet"):
             rows = read_rows(path, columns)
             items += [_parse_row(open_record(path, i, row, columns), name) for i, row in enumerate(rows)]
-    uids = [item.sample.uid for item in items]
-    for uid in uids:
-        if len(set(uids)) < len(uids) and uids.count(uid) > 1:
+    for uid, count in Counter(item.sample.uid for item in items).items():
+        if count > 1:
             raise UserError(f"{annotations}: {uid!r} comes twice; fetch the files again into an empty folder")
     return Annotations(_tell_version(items), tuple(items))
 

@@ -63,13 +63,9 @@ class Record:
             raise self.fail(key, f"must be a {'' if empty else 'non-empty '}text, not {_show(value)}")
         return value
 
-    def texts(self, key: str, *, empty: bool = False) -> tuple[str, ...]:
+    def texts(self, key: str) -> tuple[str, ...]:
         value = self.data[key]
-        if (
-            not is_list(value)
-            or not (len(value) or empty)
-            or not all(isinstance(v, str) and _is_unicode(v) for v in value)
-        ):
+        if not is_list(value) or not value or not all(isinstance(v, str) and _is_unicode(v) for v in value):
             raise self.fail(key, f"must be a list of texts, not {_show(value)}")
         return tuple(value)
 
@@ -127,7 +123,7 @@ def is_list(value: Any) -> bool:
 
 def _is_unicode(text: str) -> bool:
     """Whether a text can be written: JSON may hold half of a surrogate pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in text) if not text.isascii() else True
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _show(value: Any) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
-from migrl.benchmarks.benchmark import ExactBox
-from migrl.benchmarks.readings import BoxParser, BoxQuestion, BoxReading
+from migrl.benchmarks.readings import BoxParser, BoxQuestion, BoxReading, ExactBox
 from migrl.boxes import Frame, Size, compute_iou, frame_size
 from migrl.records import BoxTarget
 

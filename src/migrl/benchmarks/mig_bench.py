@@ -26,10 +26,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from migrl.benchmarks.benchmark import Annotations, Benchmark, ExactBox, Item
+from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, open_record, read_json_list
+from migrl.benchmarks.readings import ExactBox
 from migrl.records import BoxTarget, Defect, Sample
 
 KEYS = ("task", "images", "question", "answer", "additional_info", "need_format")

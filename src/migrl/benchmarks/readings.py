@@ -11,6 +11,7 @@ from fractions import Fraction
 from migrl.answers import Answer, Status
 from migrl.boxes import Frame
 
+ExactBox = tuple[Fraction, Fraction, Fraction, Fraction]
 MAX_DIGITS = 32  # longer numbers are noise; the bound keeps exact arithmetic cheap
 
 
@@ -34,7 +35,7 @@ class BoxReading:
     """A box as read: four numbers in `frame`, in or out of order, and the image the completion names."""
 
     status: Status
-    box: tuple[Fraction, Fraction, Fraction, Fraction] | None = None
+    box: ExactBox | None = None
     frame: Frame = "unit"
     image: int | None = None
 
@@ -55,7 +56,7 @@ BoxParser = Callable[[str, BoxQuestion], BoxReading]
 LetterParser = Callable[[str, ChoiceQuestion], Answer]
 
 
-def read_numbers(texts: Sequence[str]) -> tuple[Fraction, Fraction, Fraction, Fraction] | None:
+def read_numbers(texts: Sequence[str]) -> ExactBox | None:
     """Four decimal texts as exact numbers; None if one is too long to be a coordinate."""
     if any(len(text) > MAX_DIGITS for text in texts):
         return None

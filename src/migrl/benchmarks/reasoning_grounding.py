@@ -22,11 +22,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from migrl.benchmarks.benchmark import Annotations, Benchmark, ExactBox, Item
+from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.box_parsers import ZERO_SHOT_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, is_list, open_record, read_json_list
-from migrl.pictures import MissingPictures, read_image_size
+from migrl.benchmarks.readings import ExactBox
+from migrl.pictures import MissingPictures, find_missing, read_image_size
 from migrl.records import BoxTarget, Defect, Sample
 
 COUNTS = {"lisa_val": 200, "lisa_test": 779, "reasonvos": 458}
@@ -52,7 +53,7 @@ def load_reasoning_grounding(annotations: Path, images: Path, name: str) -> Anno
         record = open_record(annotations, index, row, chosen.keys, optional=None)
         parts.append((record, *chosen.read_parts(record, images, roots)))
     named = {path: record for record, paths, _, _ in reversed(parts) for path in paths}
-    if missing := [path for path in reversed(named) if not (images / path).is_file()]:
+    if missing := find_missing(images, reversed(named)):
         where = f"{annotations}, record {named[missing[0]].index}: key {chosen.keys[0]!r}"
         raise MissingPictures(where, missing)
     clusters = name_clusters([paths for _, paths, _, _ in parts])

@@ -13,7 +13,7 @@ from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
 from migrl.data.mgrounding import PoolSizes, choose_samples, identify_picture
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.pictures import MissingPictures
+from migrl.pictures import MissingPictures, find_missing
 from migrl.recipe import HubSource, MgroundingTraining, PreparedTraining
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, find_changes, load_sources, obtain, refuse_missing
@@ -52,9 +52,10 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
     # What the user has to bring is looked at first: a lack of it should not cost a download.
     if isinstance(training, PreparedTraining):
         facts["training"] = link_training(training.path, data, source.benchmarks)
+    pool = find_pool(source, training) if isinstance(training, MgroundingTraining) else None
     if source.offline is not None:
-        pool = [find_pool(source, training)] if isinstance(training, MgroundingTraining) else []
-        refuse_missing([*sources.values(), *pool], source.offline)
+        refuse_missing([*sources.values(), *([pool] if pool else [])], source.offline)
+    shown: set[str | None] = set()
     for name, entry in sources.items():
         obtained = obtain(entry, source.downloads, offline=source.offline)
         benchmark = find_benchmark(name, entry)
@@ -64,9 +65,10 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
         inspection = inspect(name, entry, annotations, obtained.images)
         refuse_faults([inspection])
         write_benchmark(name, annotations, obtained.images, data)
+        shown.update(identify_picture(image) for item in annotations.items for image in item.sample.images)
         facts["benchmarks"][name] = describe(inspection, obtained)
-    if isinstance(training, MgroundingTraining):
-        facts["training"] = build_pool(source, training, data, list_pictures(data, source.benchmarks))
+    if isinstance(training, MgroundingTraining) and pool is not None:
+        facts["training"] = build_pool(source, training, pool, data, shown)
     return facts
 
 
@@ -95,8 +97,8 @@ def find_benchmark(name: str, entry: Source) -> Benchmark:
 
 def inspect(name: str, entry: Source, annotations: Annotations, images: Path) -> Inspection:
     """Count records, and look for every picture that they name."""
-    named = dict.fromkeys(image for item in annotations.items for image in item.sample.images)
-    missing = tuple(image for image in named if not (images / image).is_file())
+    named = (image for item in annotations.items for image in item.sample.images)
+    missing = tuple(find_missing(images, named))
     defects = {kind: len(uids) for kind, uids in annotations.defects.items()}
     records = len(annotations.items) + defects.get("no_answer", 0)
     return Inspection(name, annotations.version, records, entry.records, missing, defects=defects)
@@ -156,9 +158,9 @@ def write_benchmark(name: str, annotations: Annotations, images: Path, data: Pat
 
 
 def link_pictures(name: str, images: Path, data: Path) -> None:
-    """Make `<data>/<name>` a link to the folder of pictures."""
+    """Make `<data>/<name>` a link to a folder of pictures, or to a single one."""
     (data / name).unlink(missing_ok=True)
-    (data / name).symlink_to(images.resolve(), target_is_directory=True)
+    (data / name).symlink_to(images.resolve())
 
 
 def write_samples(path: Path, samples: Iterable[Sample], folder: str) -> None:
@@ -173,9 +175,14 @@ def describe(inspection: Inspection, obtained: Obtained) -> dict[str, Any]:
         "version": inspection.version,
         "records": inspection.records,
         "defects": inspection.defects,
-        "files": {name: asdict(file) for name, file in obtained.files.items()},
-        "revisions": obtained.revisions,
+        **describe_files(obtained),
     }
+
+
+def describe_files(obtained: Obtained) -> dict[str, Any]:
+    """Hashes and sizes of a source's files, and the revisions they are of."""
+    files = {name: asdict(file) for name, file in obtained.files.items()}
+    return {"files": files, "revisions": obtained.revisions}
 
 
 def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
@@ -196,8 +203,7 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
         for top in sorted({image.split("/", 1)[0] for sample in samples for image in sample.images}):
             if top in benchmarks:
                 raise UserError(f"{training / top}: a benchmark has this name as well; rename the folder of pictures")
-            (data / top).unlink(missing_ok=True)
-            (data / top).symlink_to((training / top).resolve())
+            link_pictures(top, training / top, data)
     return counts
 
 
@@ -215,29 +221,23 @@ def find_pool(source: HubSource, training: MgroundingTraining) -> Source:
     raise UserError(f"{path}: no source has benchmark: mgrounding; add it, or train from a prepared folder")
 
 
-def list_pictures(data: Path, benchmarks: Iterable[str]) -> set[str | None]:
-    """The pictures that the benchmarks show, by `identify_picture`: nothing may be trained on them."""
-    samples = (sample for name in benchmarks for sample in read_samples(data / f"{name}.jsonl"))
-    return {identify_picture(image) for sample in samples for image in sample.images}
-
-
 def build_pool(
-    source: HubSource, training: MgroundingTraining, data: Path, forbidden: set[str | None]
+    source: HubSource, training: MgroundingTraining, entry: Source, data: Path, forbidden: set[str | None]
 ) -> dict[str, Any]:
     """Fetch MGrounding-630k, choose its samples, and write both splits with their pictures linked.
+
+    Nothing is trained on a `forbidden` picture, one that a benchmark shows (`identify_picture`).
 
     Raises:
         UserError: what `obtain` and the reader raise, or missing pictures (all named).
     """
-    entry = find_pool(source, training)
     obtained = obtain(entry, source.downloads, offline=source.offline)
     sizes = PoolSizes(training.cot_per_task, training.rl_per_task, source.seed, training.tasks)
     chosen, facts = choose_samples(obtained.annotations, sizes, forbidden)
-    named = dict.fromkeys(image for samples in chosen.values() for sample in samples for image in sample.images)
-    if missing := [image for image in named if not (obtained.images / image).is_file()]:
+    named = (image for samples in chosen.values() for sample in samples for image in sample.images)
+    if missing := find_missing(obtained.images, named):
         raise MissingPictures(entry.name, missing)
     link_pictures(entry.name, obtained.images, data)
     for split, samples in chosen.items():
         write_samples(data / f"{split}.jsonl", samples, entry.name)
-    files = {name: asdict(file) for name, file in obtained.files.items()}
-    return {**facts, "files": files, "revisions": obtained.revisions}
+    return {**facts, **describe_files(obtained)}

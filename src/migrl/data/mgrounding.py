@@ -43,8 +43,9 @@ _PLACEHOLDER = re.compile(r"<image>\n?")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What one record gives: its samples, and why other turns were dropped."""
+    """What one record gives: its task, its samples, and why other turns were dropped."""
 
+    task: str
     samples: tuple[Sample, ...]
     dropped: Counter[str]
 
@@ -112,7 +113,7 @@ def convert_record(path: Path, index: int, data: Any) -> Conversion:
     turns = _read_turns(record)
     dropped: Counter[str] = Counter()
     if task not in TASKS:
-        return Conversion((), Counter({f"unknown task {task[:40]}": len(turns)}))
+        return Conversion("unknown", (), Counter({f"unknown task {task[:40]}": len(turns)}))
     samples = []
     for number, (question, answer) in enumerate(turns):
         image, box, reason = find_target(task, len(images), question, answer)
@@ -123,7 +124,7 @@ def convert_record(path: Path, index: int, data: Any) -> Conversion:
         target = BoxTarget(image, (x1, y1, x2, y2))
         uid = f"mgrounding:{index}:{number}"
         samples.append(Sample(uid, "mgrounding", task, images, question, target, cluster="|".join(sorted(images))))
-    return Conversion(tuple(samples), dropped)
+    return Conversion(task, tuple(samples), dropped)
 
 
 def _read_turns(record: Record) -> list[tuple[str, str]]:
@@ -215,10 +216,7 @@ def choose_samples(
         records += 1
         conversion = convert_record(path, index, data)
         if conversion.dropped:
-            task = str(data["images"][0]).removeprefix("./").split("/")[1:2]
-            dropped.setdefault(task[0] if task and task[0] in TASKS else "unknown", Counter()).update(
-                conversion.dropped
-            )
+            dropped.setdefault(conversion.task, Counter()).update(conversion.dropped)
         for number, sample in enumerate(conversion.samples):
             if sample.task not in sizes.tasks:
                 continue

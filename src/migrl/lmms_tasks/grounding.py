@@ -15,16 +15,14 @@ from typing import Any
 from PIL import Image
 
 from migrl.answers import READABLE
-from migrl.boxes import Frame, Size, smart_resize
-from migrl.errors import UserError
-from migrl.pictures import read_image, read_image_size
+from migrl.boxes import QWEN_FACTOR, Frame, Size
+from migrl.pictures import read_image, read_sizes
 from migrl.prompts import PromptStyle, build_messages, quote_boxes
 from migrl.records import parse_sample
 from migrl.scores import score_completion
 from migrl.tables import is_hit
 
-PATCH = 28  # Qwen's vision patch of 14 px, merged two by two
-QWEN_VL_UTILS_PIXELS = (4 * PATCH**2, 16384 * PATCH**2)
+QWEN_VL_UTILS_PIXELS = (4 * QWEN_FACTOR**2, 16384 * QWEN_FACTOR**2)
 TASK_METRIC = "task_"
 """Prefix of the accuracy of one task of a benchmark."""
 
@@ -127,19 +125,10 @@ class GroundingTask:
 
     def _read_sizes(self, name: str) -> tuple[Size, Size]:
         """A picture's size, and the one at which the model sees it; without limits it is the same."""
-        path = self.data / name
-        width, height = original = read_image_size(path)
-        if self.min_pixels is None or self.max_pixels is None:
-            return original, original
-        limits = [(self.min_pixels, self.max_pixels)]
-        if self.resized_twice:
-            limits.insert(0, QWEN_VL_UTILS_PIXELS)
-        try:
-            for low, high in limits:
-                height, width = smart_resize(height, width, factor=PATCH, min_pixels=low, max_pixels=high)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; remove the samples that show it") from error
-        return original, (width, height)
+        limits = []
+        if self.min_pixels is not None and self.max_pixels is not None:
+            limits = [QWEN_VL_UTILS_PIXELS] * self.resized_twice + [(self.min_pixels, self.max_pixels)]
+        return read_sizes(self.data / name, limits)
 
 
 def average_docs(items: Sequence[dict[str, Any]]) -> float:

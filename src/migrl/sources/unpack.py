@@ -130,15 +130,17 @@ def _is_unpacked(target: Path, content: dict[str, str]) -> bool:
         raise UserError(f"{target}: is there, but was not unpacked by this program; move it away and start again")
     if read_json(target / RECORD).get("files") != content:
         return False
-    sizes = ((target / name, int(line.split()[0])) for name, line in content.items())
-    return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
+    return not _list_losses(target, content)
 
 
 def find_losses(target: Path) -> list[str]:
     """Files of an unpacked archive that are gone or have another size than they came with."""
     if not (target / RECORD).is_file():
         return [RECORD]
-    content = read_json(target / RECORD).get("files", {})
+    return _list_losses(target, read_json(target / RECORD).get("files", {}))
+
+
+def _list_losses(target: Path, content: dict[str, str]) -> list[str]:
     return [
         name
         for name, line in content.items()
