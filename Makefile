@@ -16,9 +16,9 @@ UV_VERSION := 0.13.9
 STAGES := fetch synthesize sft merge select grpo evaluate
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
-VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims recipe evidence pipeline \
+VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline \
   pictures
-TYPED_PACKAGES := benchmarks sources lmms_tasks
+TYPED_PACKAGES := recipe benchmarks sources lmms_tasks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -10,9 +10,9 @@ import nox
 
 PYTHONS = ["3.11", "3.12"]
 VOCABULARY = (
-    "boxes answers prompts records errors stats tables scores official rescore claims recipe evidence pipeline pictures"
+    "boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline pictures"
 ).split()
-TYPED_PACKAGES = ("benchmarks", "sources", "lmms_tasks")
+TYPED_PACKAGES = ("recipe", "benchmarks", "sources", "lmms_tasks")
 LMMS_EVAL = "lmms-eval==0.7.3"
 # lmms-eval fixes wandb 0.25.0, which needs protobuf below 7; with the lock's python-dateutil it would get a
 # pytablewriter of years ago, whose tables have no headers.

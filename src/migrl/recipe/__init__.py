@@ -1,0 +1,54 @@
+"""Recipes: one frozen model of every setting, read from YAML, refusing what it does not know.
+
+The tiny, the rehearsal and the paper recipe have the same keys and differ in sizes and sources
+only. `load_recipe` merges a file with dotted overrides (`grpo.steps=5`); an unknown key is an
+error that names the nearest legal one. Arithmetic that would only fail hours later (batches,
+groups, checkpoints) is checked here, before anything is loaded.
+"""
+
+from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, list_keys, load_recipe
+from migrl.recipe.sources import (
+    FolderSource,
+    HubSource,
+    MgroundingTask,
+    MgroundingTraining,
+    PreparedTraining,
+    WorldSource,
+)
+from migrl.recipe.stages import (
+    Arm,
+    EvaluateSettings,
+    GrpoSettings,
+    LaunchSettings,
+    LoraSettings,
+    ModelSettings,
+    Parallel,
+    SelectSettings,
+    SftSettings,
+    SynthesizeSettings,
+)
+from migrl.recipe.teachers import TeacherSettings
+
+__all__ = [
+    "SEEDED_SECTIONS",
+    "Arm",
+    "EvaluateSettings",
+    "FolderSource",
+    "GrpoSettings",
+    "HubSource",
+    "LaunchSettings",
+    "LoraSettings",
+    "MgroundingTask",
+    "MgroundingTraining",
+    "ModelSettings",
+    "Parallel",
+    "PreparedTraining",
+    "Recipe",
+    "SelectSettings",
+    "SftSettings",
+    "SynthesizeSettings",
+    "TeacherSettings",
+    "WorldSource",
+    "list_keys",
+    "load_recipe",
+]

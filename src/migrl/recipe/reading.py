@@ -1,0 +1,104 @@
+"""Reading a recipe file: overrides applied, every mistake named with its nearest legal key."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from migrl.errors import UserError
+from migrl.recipe.section import Count, Section
+from migrl.recipe.sources import FolderSource, HubSource, WorldSource
+from migrl.recipe.stages import (
+    EvaluateSettings,
+    GrpoSettings,
+    LaunchSettings,
+    ModelSettings,
+    SelectSettings,
+    SftSettings,
+    SynthesizeSettings,
+)
+
+
+class Recipe(Section):
+    """Everything that decides a result."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+    claims: Literal["tiny", "paper"]
+    model: ModelSettings
+    source: Annotated[WorldSource | HubSource | FolderSource, Field(discriminator="kind")]
+    synthesize: SynthesizeSettings
+    sft: SftSettings
+    select: SelectSettings
+    grpo: GrpoSettings
+    evaluate: EvaluateSettings
+    launch: LaunchSettings = LaunchSettings()
+    resamples: Count = 10_000
+
+
+SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply overrides such as `grpo.steps=5` (values are YAML).
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (with the nearest legal one), or a bad value.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise UserError(f"{path}: no such recipe; the recipes here are: {known or 'none'}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({error}); correct the file") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys; correct the file")
+    for override in overrides or []:
+        _apply_override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: write it as key=value, for example grpo.steps=5")
+    *parents, last = key.split(".")
+    node = data
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"override {override!r}: {parent!r} holds a value, not keys; use a legal key")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not YAML ({error}); quote it") from error
+
+
+def _explain(item: Any) -> str:
+    where = [str(part) for part in item["loc"] if part not in ("world", "hub", "folder", "mgrounding")]
+    key = ".".join(where)
+    if item["type"] == "extra_forbidden":
+        legal = list_keys(Recipe)
+        near = difflib.get_close_matches(key, legal, n=1, cutoff=0.0)
+        return f"key {key!r} is unknown; did you mean {near[0]!r}?"
+    if item["type"] == "missing":
+        return f"key {key!r} is missing; add it (reproduce/recipes/tiny.yaml shows every key)"
+    got = "" if isinstance(item["input"], dict) else f"; got {item['input']!r}"
+    return f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}"[:600]
+
+
+def list_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every legal dotted key of a model and its sections."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        for part in getattr(field.annotation, "__args__", (field.annotation,)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys += list_keys(part, f"{prefix}{name}.")
+    return keys

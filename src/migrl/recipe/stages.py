@@ -1,0 +1,146 @@
+"""Recipe sections of the stages. Arithmetic that would only fail hours later is checked here."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from migrl.boxes import Frame
+from migrl.prompts import PromptStyle
+from migrl.recipe.section import Count, Rate, Section, check_divides
+from migrl.recipe.teachers import TeacherSettings
+
+Arm = Literal["base", "sft", "rl", "sft_direct", "rl_no_cold_start", "rl_no_selection"]
+Parallel = Literal["none", "zero2", "zero3"]
+
+
+class ModelSettings(Section):
+    """The base model and how every stage runs it."""
+
+    path: str
+    revision: str | None = None
+    sha256: dict[str, str] = {}
+    dtype: Literal["float32", "bfloat16"]
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    frame: Frame = "resized_px"
+    min_pixels: Count
+    threads: Count | None = None
+
+
+class LoraSettings(Section):
+    """LoRA on the language model's linear layers; the vision tower stays frozen."""
+
+    rank: Count
+    alpha: Count
+    dropout: Rate = 0.0
+
+
+class SynthesizeSettings(Section):
+    """CoT synthesis: candidates a sample, and what the filters let through."""
+
+    teacher: TeacherSettings
+    candidates: Count
+    min_iou: Rate
+    max_thought_words: Count
+    max_samples: Count
+    seed: int = 0
+
+
+class SftSettings(Section):
+    """LoRA cold start."""
+
+    lora: LoraSettings
+    epochs: Count
+    batch: Count
+    micro_batch: Count
+    learning_rate: float
+    warmup_ratio: Rate
+    max_pixels: Count
+    save_steps: Count
+    parallel: Parallel = "none"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def check_batch(self) -> Self:
+        check_divides("sft.micro_batch", self.micro_batch, "sft.batch", self.batch)
+        return self
+
+
+class SelectSettings(Section):
+    """Rejection sampling: keep samples that are sometimes hit, `0 < pass rate < 1`."""
+
+    rollouts: Annotated[int, Field(ge=2)]
+    temperature: float
+    batch: Count
+    max_per_task: Count
+    seed: int = 0
+
+
+class GrpoSettings(Section):
+    """Rule-based RL with GRPO."""
+
+    steps: Count
+    prompts_per_step: Count
+    group: Annotated[int, Field(ge=2)]
+    micro_batch: Count
+    learning_rate: float
+    warmup_ratio: Rate
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    lora: LoraSettings | None
+    kl: Annotated[float, Field(ge=0)]
+    clip: float
+    temperature: float
+    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+    scale_rewards: Literal["group", "batch", "none"]
+    accuracy_reward: Literal["iou", "gated_iou", "hit"]
+    accuracy_weight: float
+    format_weight: float
+    max_completion_tokens: Count
+    max_pixels: Count
+    save_steps: Count
+    max_grad_norm: float = 1.0
+    parallel: Parallel = "zero2"
+    save_only_model: bool = False
+    engine: Literal["transformers", "vllm"] = "transformers"
+    seed: int = 0
+
+    @property
+    def completions_per_step(self) -> int:
+        return self.prompts_per_step * self.group
+
+    @model_validator(mode="after")
+    def check_batch(self) -> Self:
+        total = self.completions_per_step
+        check_divides("grpo.micro_batch", self.micro_batch, "grpo.prompts_per_step * grpo.group", total)
+        if self.save_only_model:
+            raise ValueError(
+                "save_only_model: DeepSpeed cannot resume without optimizer states, so a killed run would start "
+                "again; set it to false"
+            )
+        return self
+
+
+class EvaluateSettings(Section):
+    """Evaluation: greedy, one engine, one pixel limit and one prompt for all arms.
+
+    A batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
+    """
+
+    arms: tuple[Arm, ...]
+    style: PromptStyle = "think"
+    max_new_tokens: Count
+    max_pixels: Count
+    batch: Count
+    batch_pixels: Count
+
+    @model_validator(mode="after")
+    def check_arms(self) -> Self:
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms: every arm at most once")
+        return self
+
+
+class LaunchSettings(Section):
+    """How training processes start."""
+
+    processes: Count = 1
+    machines: Count = 1
