@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ BENCHMARKS = (
     "mmiu",
     "muirbench",
 )
+BOX = "(100,200),(300,400)"
 RECORDS = {"mig_bench": 10, "mig_bench_original": 9, "blink": 14, "mmiu": 3, "muirbench": 1}
 
 
@@ -71,12 +73,13 @@ def write_hub(folder: Path) -> Path:
         write_pictures(folder / relation, ["t/0.png", "t/1.png"])
         pack(folder / relation, hub / f"{relation}.zip")
     write_mgrounding(folder)
+    write_univg(folder)
     return folder
 
 
 def write_mgrounding(folder: Path) -> None:
     """Forty records of two tasks; archives hold the folders of the authors' machine, as the published ones do."""
-    box = "<|box_start|>(100,200),(300,400)<|box_end|>"
+    box = f"<|box_start|>{BOX}<|box_end|>"
     records = []
     for number in range(40):
         task, inner = (("Group_Grounding", "SA-1B"), ("Free-Form", "Object365"))[number % 2]
@@ -90,6 +93,26 @@ def write_mgrounding(folder: Path) -> None:
     write_json(hub / "MGrounding-630k.json", records)
     for task in ("Group_Grounding", "Free-Form"):
         pack(folder / task, hub / f"{task}.zip")
+
+
+def write_univg(folder: Path) -> None:
+    """UniVG-R1's stages over the first of those records, and a question over a picture of COCO."""
+    thoughts = ["Image 2 shows it."] * 10 + ["It is there.", "Image 2 shows it at (100,200),(300,400)."]
+    pool = json.loads((folder / "Michael4933/MGrounding-630k/MGrounding-630k.json").read_text())
+    cot = []
+    for record, thought in zip(pool, thoughts, strict=False):
+        said = (("human", "<image><image>Find it."), ("gpt", f"<think>{thought}</think>\n<answer>{BOX}</answer>"))
+        turns = [{"from": speaker, "value": value} for speaker, value in said]
+        cot.append({"images": [f"/there/{name[2:]}" for name in record["images"]], "conversations": turns})
+    shown = [record["images"] for record in pool[8:16]]
+    shown.append(["/there/dataset/coco/train2014/COCO_train2014_000000000009.jpg"])
+    rl = [
+        {"question": "<image>" * len(names) + "Find it.", "answer": [100, 200, 300, 400], "images": names}
+        for names in shown
+    ]
+    write_json(folder / "GD-ML/UniVG-R1-data/stage1_cotsft.json", cot)
+    write_json(folder / "GD-ML/UniVG-R1-data/stage2_rl.json", rl)
+    write_pictures(folder, ["coco/train2014/COCO_train2014_000000000009.jpg"])
 
 
 def pack(content: Path, archive: Path) -> None:
@@ -196,6 +219,43 @@ def test_training_samples_come_from_mgrounding_with_only_the_archives_of_the_wan
     facts = json.loads((folder / "manifest.json").read_text())["facts"]["training"]
     assert (facts["records"], facts["usable"]) == (40, {"Free-Form": 20, "Group_Grounding": 20})
     assert len(facts["files"]) == 3  # the records and two archives
+
+
+def test_univg_r1_s_stages_are_trained_on_with_their_reasoning_and_the_pool_s_pictures(
+    place: Path, tmp_path: Path
+) -> None:
+    training: dict[str, Any] = {"kind": "univg", "tasks": ["Group_Grounding", "Free-Form"], "single_image": True}
+    training |= {"cot_per_task": {"Free-Form": 4, "Group_Grounding": 5, "Single_Image": 1}, "rl_per_task": 9}
+
+    def call(stage: str, hub: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+        folders = ("--runs", tmp_path / "runs", *(("--offline", hub) if stage == "fetch" else ()))
+        return call_migrl(stage, *arguments(place, *folders, benchmarks=("lisa_val",), training=training), *more)
+
+    folder = tmp_path / "runs/test"
+    coco = place / "hub/coco"
+    coco.rename(place / "hub/away")
+    result = call("fetch", place / "hub")
+    assert result.returncode == 1 and "train2014.zip from the COCO site" in result.stderr
+    (place / "hub/away").rename(coco)
+
+    assert (result := call("fetch", place / "hub")).returncode == 0, result.stderr[-3000:]
+    facts = json.loads((folder / "fetch/manifest.json").read_text())["facts"]["training"]
+    assert facts["chosen"] == {
+        "cot": {"Free-Form": 4, "Group_Grounding": 4},
+        "rl": {"Free-Form": 4, "Group_Grounding": 4, "Single_Image": 1},
+    }
+    assert facts["rl"]["target_known_from"] == {"MGrounding-630k": 8, "one picture": 1}
+    assert facts["cot"]["dropped"] == {
+        "Free-Form": {"coordinates in the thought": 1, "images of an RL sample": 1},
+        "Group_Grounding": {"images of an RL sample": 2},
+    }
+    assert len(facts["files"]) == 6 and "MIT" in facts["licences"].values()
+
+    settings = ("synthesize.teacher={engine: scripted}", "synthesize.candidates=1")
+    assert (result := call("synthesize", place / "hub", *settings)).returncode == 0, result.stderr[-3000:]
+    kept = [json.loads(line) for line in (folder / "synthesize/cot.jsonl").read_text().splitlines()]
+    assert len(kept) == 8
+    assert all(row["completion"].startswith("<think>Image 2 shows it.</think>") for row in kept)
 
 
 def test_a_missing_image_and_a_wrong_count_stop_the_run_and_are_listed(place: Path, tmp_path: Path) -> None:

@@ -59,13 +59,13 @@ class Record:
 
     def text(self, key: str, *, empty: bool = False) -> str:
         value = self.data[key]
-        if not isinstance(value, str) or not (value.strip() or empty) or not _is_unicode(value):
+        if not isinstance(value, str) or not (value.strip() or empty) or not is_unicode(value):
             raise self.fail(key, f"must be a {'' if empty else 'non-empty '}text, not {_show(value)}")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.data[key]
-        if not is_list(value) or not value or not all(isinstance(v, str) and _is_unicode(v) for v in value):
+        if not is_list(value) or not value or not all(isinstance(v, str) and is_unicode(v) for v in value):
             raise self.fail(key, f"must be a list of texts, not {_show(value)}")
         return tuple(value)
 
@@ -121,7 +121,7 @@ def is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written: JSON may hold half of a surrogate pair."""
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 

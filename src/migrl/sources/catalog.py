@@ -12,6 +12,8 @@ from migrl.sources.unpack import UnpackLimits
 
 SOURCES_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "sources.yaml"
 DOWNLOADS = "downloads"
+_Benchmark = Literal["mig_bench", "reasoning_grounding", "blink", "mmiu", "muirbench", "mc_bench"]
+TrainingData = Literal["mgrounding", "univg", "coco"]
 
 
 def _check_relative(path: str) -> str:
@@ -93,7 +95,7 @@ class Source(Frozen):
     """
 
     name: _Text
-    benchmark: Literal["mig_bench", "reasoning_grounding", "blink", "mmiu", "muirbench", "mc_bench", "mgrounding"]
+    benchmark: _Benchmark | TrainingData
     about: _Text
     folder: _Inside
     files: tuple[SourceFile, ...] = ()

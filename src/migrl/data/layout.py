@@ -1,0 +1,30 @@
+"""How a prepared folder is laid out: `<name>.jsonl` with samples, and `<name>`, a link to the pictures they show."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from migrl.records import Sample
+from migrl.sources import Obtained
+
+CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
+"""Tokens of the chat template; a question that holds one would be another prompt than it seems."""
+
+
+def link_pictures(name: str, images: Path, data: Path) -> None:
+    """Make `<data>/<name>` a link to a folder of pictures, or to a single one."""
+    (data / name).unlink(missing_ok=True)
+    (data / name).symlink_to(images.resolve())
+
+
+def move_images(samples: Iterable[Sample], folder: str) -> Iterator[Sample]:
+    """The samples with their images below `folder`."""
+    return (replace(sample, images=tuple(f"{folder}/{image}" for image in sample.images)) for sample in samples)
+
+
+def describe_files(*obtained: Obtained) -> dict[str, Any]:
+    """Hashes and sizes of the files of sources, and the revisions they are of."""
+    files = {name: asdict(file) for source in obtained for name, file in source.files.items()}
+    revisions = {name: revision for source in obtained for name, revision in source.revisions.items()}
+    return {"files": files, "revisions": revisions}

@@ -1,0 +1,106 @@
+"""A training pool: which of its samples a split takes, within sizes that bound the memory."""
+
+import hashlib
+import heapq
+import re
+from collections import Counter
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from migrl.records import Sample
+
+Split = Literal["cot", "rl"]
+_MAX_REASONS = 40
+_SIX_DIGITS, _LETTER = re.compile(r"\d{6}"), re.compile(r"[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class PoolSizes:
+    """How many samples a split takes of each task, one count for all or one for each, and the seed that decides which.
+
+    A mapping names every one of `tasks`; samples of other tasks are not taken.
+    """
+
+    cot: int | Mapping[str, int]
+    rl: int | Mapping[str, int]
+    seed: int
+    tasks: tuple[str, ...]
+
+    def find_limit(self, split: Split, task: str) -> int:
+        """The most samples of a task that a split takes."""
+        counts = self.cot if split == "cot" else self.rl
+        return counts if isinstance(counts, int) else counts[task]
+
+    def find_split(self, task: str, cluster: str) -> Split:
+        """The one split that a set of images of this task may belong to: by its hash, in proportion to the sizes."""
+        cot, rl = self.find_limit("cot", task), self.find_limit("rl", task)
+        return "cot" if hash_text(self.seed, cluster) < cot / (cot + rl) else "rl"
+
+
+class Drops:
+    """What was left out, counted by task and reason; a file may hold any number of reasons, a count only so many."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, task: str, reason: str, number: int = 1) -> None:
+        reasons = self._counts.setdefault(task, Counter())
+        reasons[reason if reason in reasons or len(reasons) < _MAX_REASONS else "other reasons"] += number
+
+    def describe(self) -> dict[str, dict[str, int]]:
+        return {task: dict(sorted(reasons.items())) for task, reasons in sorted(self._counts.items())}
+
+
+class Choice:
+    """Of every split and task the samples with the smallest hashes, up to the sizes.
+
+    So memory is bounded by the sizes, and what is chosen depends on the seed and not on the order of the file.
+    """
+
+    def __init__(self, sizes: PoolSizes) -> None:
+        self.sizes = sizes
+        self.offered: dict[Split, Counter[str]] = {"cot": Counter(), "rl": Counter()}
+        self._heaps: dict[tuple[Split, str], list[tuple[int, int, Sample]]] = {}
+
+    def offer(self, split: Split, sample: Sample) -> None:
+        """Take a sample, as long as none with a smaller hash has its place."""
+        self.offered[split][sample.task] += 1
+        heap = self._heaps.setdefault((split, sample.task), [])
+        # Negated: the root of the heap is the largest of the kept hashes.
+        entry = (-int(hash_text(self.sizes.seed, sample.uid) * (1 << 53)), -self.offered[split][sample.task], sample)
+        if len(heap) < self.sizes.find_limit(split, sample.task):
+            heapq.heappush(heap, entry)
+        elif entry[:2] > heap[0][:2]:
+            heapq.heapreplace(heap, entry)
+
+    def list_samples(self, split: Split) -> list[Sample]:
+        """The samples of a split, in the order of their records."""
+        samples = [sample for (name, _), heap in self._heaps.items() if name == split for _, _, sample in heap]
+        return sorted(samples, key=lambda sample: [int(part) for part in sample.uid.split(":") if part.isdigit()])
+
+    def describe(self) -> dict[str, Any]:
+        """Chosen samples of each split and task, and pictures that both splits show in different sets."""
+        chosen: dict[Split, list[Sample]] = {"cot": self.list_samples("cot"), "rl": self.list_samples("rl")}
+        shown = [{image for sample in samples for image in sample.images} for samples in chosen.values()]
+        counts = {split: dict(sorted(Counter(s.task for s in some).items())) for split, some in chosen.items()}
+        return {"chosen": counts, "pictures_in_both": len(shown[0] & shown[1])}
+
+
+def identify_picture(path: str) -> str | None:
+    """The stem of a file name that tells a picture apart in its own data set, such as `objects365_v2_00900003`.
+
+    It has a letter and a number of six digits; a frame's `00000001` or a `case001` says nothing.
+    """
+    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return stem if _SIX_DIGITS.search(stem) and _LETTER.search(stem) else None
+
+
+def shows_any(sample: Sample, forbidden: Container[str | None]) -> bool:
+    """Whether a sample shows a picture that is `forbidden` by `identify_picture`, because a benchmark shows it."""
+    return any((name := identify_picture(image)) and name in forbidden for image in sample.images)
+
+
+def hash_text(seed: int, text: str) -> float:
+    """A number of 0 to 1 that the seed and the text fix."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=8).digest()) / (1 << 64)

@@ -1,0 +1,124 @@
+"""What is trained on, for recipes of published data: a prepared folder, MGrounding-630k, or UniVG-R1's stages.
+
+The records are read before the pictures are fetched: MGrounding-630k's archives have 140 GB or more, and a defect of
+the records, or a split without samples, should not cost that. Only the archives of the tasks that were chosen follow.
+"""
+
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from migrl.data.layout import describe_files, link_pictures, move_images
+from migrl.data.mgrounding import choose_samples
+from migrl.data.pool import PoolSizes, Split
+from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
+from migrl.data.univg_samples import choose_stages
+from migrl.data.world_source import TRAINING_SPLITS
+from migrl.errors import UserError
+from migrl.pictures import find_missing
+from migrl.recipe import HubSource, MgroundingTraining, UnivgTraining
+from migrl.records import Sample, read_samples, write_jsonl
+from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
+
+PoolTraining = MgroundingTraining | UnivgTraining
+
+
+def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
+    """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them.
+
+    Raises:
+        UserError: a broken file, or pictures in a folder that has a benchmark's name.
+    """
+    if not training.is_dir():
+        raise UserError(
+            f"source.training.path={training}: no such folder; prepare it as README, Data, says, or set training to "
+            "null to evaluate the base model alone"
+        )
+    counts = {}
+    for split in TRAINING_SPLITS:
+        samples = read_samples(training / f"{split}.jsonl")
+        counts[split] = write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
+        for top in sorted({image.split("/", 1)[0] for sample in samples for image in sample.images}):
+            if top in benchmarks:
+                raise UserError(f"{training / top}: a benchmark has this name as well; rename the folder of pictures")
+            link_pictures(top, training / top, data)
+    return counts
+
+
+def find_pool(source: HubSource, training: PoolTraining) -> dict[str, Source]:
+    """The catalogue's entries of the training data, by what they are; of MGrounding-630k the wanted tasks' archives.
+
+    Raises:
+        UserError: the catalogue has no such entry, or a benchmark has the name of a folder of pictures.
+    """
+    path = source.catalog or SOURCES_FILE
+    known = {entry.benchmark: entry for entry in load_sources(path).values()}
+    stages = ("univg", *(("coco",) if training.single_image else ())) if isinstance(training, UnivgTraining) else ()
+    for kind in ("mgrounding", *stages):
+        if kind not in known:
+            raise UserError(f"{path}: no source has benchmark: {kind}; add it, or train from a prepared folder")
+    if taken := {POOL_FOLDER, COCO_FOLDER} & set(source.benchmarks):
+        raise UserError(f"source.benchmarks: {min(taken)!r} is the folder of training pictures; rename it in {path}")
+    return {"mgrounding": keep_archives(known["mgrounding"], training.tasks), **{kind: known[kind] for kind in stages}}
+
+
+def keep_archives(entry: Source, tasks: Container[str]) -> Source:
+    """MGrounding-630k with the archives of some tasks only; the records stay."""
+    kept = [file for file in entry.files if not file.unpack or Path(file.into).name in tasks]
+    return entry.model_copy(update={"files": tuple(kept)})
+
+
+def build_pool(
+    source: HubSource, training: PoolTraining, pool: dict[str, Source], data: Path, forbidden: set[str | None]
+) -> dict[str, Any]:
+    """Fetch the records, choose the samples, fetch their pictures, and write both splits; return counts and hashes.
+
+    Nothing is trained on a `forbidden` picture, one that a benchmark shows (`identify_picture`).
+
+    Raises:
+        UserError: what `obtain` and the readers raise, a split without samples, or missing pictures.
+    """
+
+    def get(entry: Source) -> Obtained:
+        return obtain(entry, source.downloads, offline=source.offline)
+
+    sizes = PoolSizes(training.cot_per_task, training.rl_per_task, source.seed, training.all_tasks)
+    obtained = {kind: get(entry) for kind, entry in pool.items() if kind != "mgrounding"}
+    records = get(keep_archives(pool["mgrounding"], ())).annotations
+    if isinstance(training, UnivgTraining):
+        chosen, facts = choose_stages(obtained["univg"].annotations.parent, records, sizes, forbidden)
+    else:
+        chosen, facts = choose_samples(records, sizes, forbidden)
+        chosen = {split: list(move_images(samples, POOL_FOLDER)) for split, samples in chosen.items()}
+    refuse_empty(chosen, facts)
+    shown = {image for samples in chosen.values() for sample in samples for image in sample.images}
+    tasks = {PurePosixPath(image).parts[1] for image in shown if image.startswith(f"{POOL_FOLDER}/")}
+    obtained["mgrounding"] = get(keep_archives(pool["mgrounding"], tasks))
+    for kind, folder in (("mgrounding", POOL_FOLDER), ("coco", COCO_FOLDER)):
+        if kind in obtained:
+            link_pictures(folder, obtained[kind].images, data)
+    if missing := find_missing(data, sorted(shown)):
+        raise UserError(
+            f"{source.downloads}: {len(missing)} of {len(shown)} training pictures are in no archive: "
+            f"{', '.join(missing[:20])}{', ...' * (len(missing) > 20)}; `migrl fetch --force` unpacks again, and "
+            "source.training.tasks leaves a task out"
+        )
+    for split, samples in chosen.items():
+        write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
+    licences = {name: repo.licence for entry in pool.values() for name, repo in entry.repos.items()}
+    return {**facts, "licences": licences, **describe_files(*obtained.values())}
+
+
+def refuse_empty(chosen: Mapping[Split, list[Sample]], facts: dict[str, Any]) -> None:
+    """Stop before any picture is fetched if a split has no samples.
+
+    Raises:
+        UserError: naming the split, and what was dropped why.
+    """
+    for split, samples in chosen.items():
+        if not samples:
+            dropped = facts.get(split, facts)["dropped"]
+            raise UserError(
+                f"source.training: no sample for {split}; dropped by task and reason: {dropped}; other tasks or counts "
+                "may do, else the published files are not of the form that their module's header describes"
+            )

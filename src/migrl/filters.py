@@ -1,0 +1,84 @@
+"""Filters of synthesized reasoning. In order; the first that fires is counted:
+
+parse      the completion does not have the exact output form, or holds a control token of the chat
+iou        the answer misses the true box (IoU below `min_iou`) or names another image
+leak       the thought betrays that the truth was given, or quotes the true box
+image      the thought never names the image the answer is in
+length     the thought has more words than `max_thought_words`
+duplicate  the same completion was kept for the same sample before
+"""
+
+import re
+from collections import Counter
+from typing import Any
+
+from migrl.answers import Answer, has_exact_form, parse_box_answer
+from migrl.boxes import Box, compute_iou, frame_size
+from migrl.inputs import ModelInput
+from migrl.mentions import find_images
+from migrl.recipe import SynthesizeSettings
+
+FILTERS = ("parse", "iou", "leak", "image", "length", "duplicate")
+LEAK_WORDS = re.compile(
+    r"\b(ground truth|true answer|true box|annotat(ion|ed)|correct answer"
+    r"|(as|was|were|is|are) (given|provided)|(given|provided) (box|bounding|answer|coordinate|location|region|target))",
+    re.I,
+)
+CONTROL_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>")
+"""In a training text such a token would end the turn, or stand for a picture that is not there."""
+
+
+def judge_candidates(item: ModelInput, completions: list[str], settings: SynthesizeSettings) -> list[str | None]:
+    """For each completion the filter that rejects it, or None."""
+    seen: set[str] = set()
+    verdicts = []
+    for completion in completions:
+        verdict = judge_completion(item, completion, settings)
+        if verdict is None and completion in seen:
+            verdict = "duplicate"
+        seen.add(completion)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSettings) -> str | None:
+    """The first filter that rejects a completion, or None."""
+    limits = [
+        frame_size(item.frame, original_size=size, resized_size=resized)
+        for size, resized in zip(item.sizes, item.resized_sizes, strict=True)
+    ]
+    answer = parse_box_answer(completion, frame_limits=limits)
+    if not has_exact_form(completion, "box") or answer.box is None or answer.thought is None:
+        return "parse"
+    if CONTROL_TOKEN.search(completion):
+        return "parse"
+    image = item.box_target.image
+    if answer.image != image or compute_iou(answer.box, item.true_box) < settings.min_iou:
+        return "iou"
+    if leaks_truth(answer, item.true_box):
+        return "leak"
+    if image not in find_images(answer.thought):
+        return "image"
+    if len(answer.thought.split()) > settings.max_thought_words:
+        return "length"
+    return None
+
+
+def leaks_truth(answer: Answer, box: Box) -> bool:
+    """Whether a thought says that the truth was given, or quotes the true box."""
+    thought = answer.thought or ""
+    numbers = r"\D{1,6}".join(str(round(v)) for v in box)
+    return LEAK_WORDS.search(thought) is not None or re.search(rf"\b{numbers}\b", thought) is not None
+
+
+def count_filters(rows: list[dict[str, Any]], kept: int) -> dict[str, Any]:
+    """Counts for the evidence: rejections by filter, and for each planted fault how many were caught."""
+    rejected = Counter(row["rejected"] for row in rows if row["rejected"])
+    planted = Counter(row["planted"] for row in rows if row.get("planted"))
+    caught = Counter(row["planted"] for row in rows if row.get("planted") and row["rejected"])
+    return {
+        "candidates": len(rows),
+        "kept": kept,
+        "rejected": {name: rejected[name] for name in FILTERS},
+        "planted": {name: {"planted": planted[name], "caught": caught[name]} for name in sorted(planted)},
+    }
