@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from migrl.claims import CLAIMS_FILE, judge_claims, load_claims, read_reference_deltas
+from migrl.claims import CLAIMS_FILE, Claim, judge_claims, load_claims, read_reference_deltas
 from migrl.errors import UserError
 from migrl.scores import compute_scores, load_rows, rescore_row
 
@@ -23,13 +23,15 @@ def verify_results(folder: Path, *, claims_file: Path = CLAIMS_FILE, reference_f
     """Every difference between a results folder and what its raw completions give; empty if identical.
 
     Args:
-        folder: holds manifest.json, samples.jsonl.gz, scores.json and claims.json.
+        folder: holds manifest.json, samples.jsonl.gz, scores.json and claims.json; or, not run, claims.json alone.
         claims_file: the claims that were judged.
         reference_folder: the raw reference runs; `folder/reference_runs` unless given.
 
     Raises:
         UserError: one of the four files is missing, torn or no evidence at all.
     """
+    if is_not_run(folder):
+        return _verify_not_run(folder, claims_file)
     files = _read_json(folder / MANIFEST, dict).get("files")
     if not isinstance(files, dict):
         raise UserError(f"{folder / MANIFEST}: key 'files': must map names to sha256; {_REMEDY}")
@@ -44,14 +46,33 @@ def verify_results(folder: Path, *, claims_file: Path = CLAIMS_FILE, reference_f
             differences += _compare(row[key], again[key], f"samples.jsonl.gz, {row['arm']} {row['uid']}: {key}")
     differences += _compare(scores, compute_scores(rescored), "scores.json")
     references = read_reference_deltas(reference_folder or folder / "reference_runs")
-    # A folder is judged by every claim of the recipe whose claims it holds: a claim left out is a difference.
+    due = _find_due_claims(judged, claims_file)
+    if not due:
+        return [*differences, f"claims.json: holds no claim of {claims_file.name}"]
+    return differences + list(_compare(judged, judge_claims(due, rescored, references), "claims.json"))
+
+
+def is_not_run(folder: Path) -> bool:
+    """Whether a results folder states claims and holds no evidence at all: the recipe has not been run."""
+    evidence = (MANIFEST, "samples.jsonl.gz", "scores.json")
+    return (folder / "claims.json").is_file() and not any((folder / name).exists() for name in evidence)
+
+
+def _verify_not_run(folder: Path, claims_file: Path) -> list[str]:
+    """Differences from the claims of the folder's recipe with nothing measured: no number may stand there."""
+    judged = _read_json(folder / "claims.json", list)
+    due = _find_due_claims(judged, claims_file)
+    if not due:
+        return [f"claims.json: holds no claim of {claims_file.name}"]
+    return list(_compare(judged, judge_claims(due, []), "claims.json"))
+
+
+def _find_due_claims(judged: list[Any], claims_file: Path) -> list[Claim]:
+    """Every claim of the recipe whose claims a folder holds: a claim left out is a difference."""
     claims = load_claims(claims_file)
     ids = {entry.get("id") for entry in judged if isinstance(entry, dict)}
     recipes = {claim.recipe for claim in claims if claim.id in ids}
-    if not recipes:
-        return [*differences, f"claims.json: holds no claim of {claims_file.name}"]
-    due = [claim for claim in claims if claim.recipe in recipes]
-    return differences + list(_compare(judged, judge_claims(due, rescored, references), "claims.json"))
+    return [claim for claim in claims if claim.recipe in recipes]
 
 
 def make_file_hashes(folder: Path) -> dict[str, str]:

@@ -1,0 +1,133 @@
+"""Sending prepared repositories to the Hub: no file twice, no file lost, and the token in no text.
+
+Large files go by the Hub's own storage (xet): what is there already is not sent again, so an upload that broke
+goes on where it ended, by starting it again. For an installation without it, `lfs` sends them by Git LFS.
+The repository is made equal to the folder, so nothing of an earlier publication is left beside the new one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from huggingface_hub import HfApi, constants, errors, get_token
+from pydantic import SecretStr
+
+from migrl.errors import UserError
+from migrl.publish.prepare import LISTING, Repository
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_HIDDEN = "[token]"
+
+
+@dataclass(frozen=True)
+class UploadSettings:
+    """Where to send and how. `endpoint` None is the Hub; `lfs` is for an installation without xet storage."""
+
+    token: SecretStr
+    private: bool = True
+    endpoint: str | None = None
+    lfs: bool = False
+
+
+def find_token(token_file: Path | None, endpoint: str | None) -> SecretStr:
+    """The token of a file, else the one of `hf auth login`; the stored login goes to the Hub only.
+
+    Raises:
+        UserError: there is none, the file does not hold exactly one, or it would be sent where it does not belong.
+    """
+    check_endpoint(endpoint)
+    if token_file is not None:
+        try:
+            words = token_file.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{token_file}: cannot be read ({type(error).__name__}); correct --token-file") from None
+        if len(words) != 1 or not words[0].isascii():
+            raise UserError(f"{token_file}: must hold one token and nothing else; write it anew")
+        return SecretStr(words[0])
+    if endpoint is not None:
+        raise UserError("--endpoint: the stored login belongs to the Hub and is not sent elsewhere; use --token-file")
+    stored = get_token()
+    if stored is None:
+        raise UserError("no token: run `hf auth login` with a token that may write, or use --token-file FILE")
+    return SecretStr(stored)
+
+
+def check_endpoint(endpoint: str | None) -> None:
+    """Refuse an address that would carry the token unencrypted over a network."""
+    if endpoint is None:
+        return
+    parts = urlsplit(endpoint)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL_HOSTS):
+        raise UserError(f"--endpoint: {endpoint!r} must start with https://, for the token travels with each request")
+
+
+def upload_repositories(
+    repositories: Sequence[Repository], settings: UploadSettings, tell: Callable[[str], None]
+) -> None:
+    """Create the repositories that are not there, and make each equal to its folder; `tell` gets a line each.
+
+    Raises:
+        UserError: the Hub refuses, a repository holds other work, or is public although it should be private.
+    """
+    for repository in repositories:
+        fault = ""
+        try:
+            with choose_transfer(settings.lfs):
+                commit = upload_repository(repository, settings)
+        except (errors.HFValidationError, httpx.HTTPError, KeyError, OSError, RuntimeError, ValueError) as error:
+            fault = explain(error, settings)
+        if fault:
+            # Raised out here: inside, the library's error with its request and headers would hang on this one.
+            raise UserError(f"{repository.kind} repository {repository.id}: {fault}")
+        tell(f"{repository.kind} repository {repository.id}: holds all {len(repository.files)} files, commit {commit}")
+
+
+def upload_repository(repository: Repository, settings: UploadSettings) -> str:
+    """One repository; the commit that holds it."""
+    api = HfApi(endpoint=settings.endpoint, token=settings.token.get_secret_value())
+    api.create_repo(repository.id, repo_type=repository.kind, private=settings.private, exist_ok=True)
+    info = (api.model_info if repository.kind == "model" else api.dataset_info)(repository.id)
+    if settings.private and info.private is False:
+        raise UserError(f"{repository.id}: exists and is public; use --public, or make it private on the Hub")
+    there = {sibling.rfilename for sibling in info.siblings or []}
+    foreign = sorted(there - {".gitattributes"})
+    if foreign and LISTING not in there:
+        raise UserError(f"{repository.id}: holds other work ({foreign[0]}), it would be replaced; choose another name")
+    commit = api.upload_folder(
+        repo_id=repository.id,
+        repo_type=repository.kind,
+        folder_path=repository.folder,
+        delete_patterns="*",
+        commit_message="migrl publish",
+    )
+    return str(commit.oid)
+
+
+@contextmanager
+def choose_transfer(lfs: bool) -> Iterator[None]:
+    """Have huggingface_hub use Git LFS; it asks this constant of its own, and no argument, for each upload."""
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = lfs or before
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+def explain(error: Exception, settings: UploadSettings) -> str:
+    """Reason and remedy of a failed upload, in words that hold neither address, header nor token."""
+    secret, again = settings.token.get_secret_value(), "start the same command again, what was sent is kept"
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"the Hub refuses the card: {str(error).replace(secret, _HIDDEN)[:600]}"
+    cause = error.__cause__ if isinstance(error.__cause__, errors.HfHubHTTPError) else error
+    if isinstance(cause, errors.HfHubHTTPError):
+        said = (cause.server_message or "").replace(secret, _HIDDEN)[:300]
+        status = f"status {cause.response.status_code}{f', {said}' if said else ''}"
+        if cause.response.status_code in (401, 403, 404):
+            return f"refused ({status}); use a token that may write there (`hf auth login`, --token-file)"
+        return f"the upload failed ({status}); {again}"
+    storage = "" if settings.lfs else "; where the Hub has no xet storage, use --lfs"
+    return f"the upload failed ({type(error).__name__}); check network and disk, then {again}{storage}"

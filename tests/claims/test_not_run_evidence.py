@@ -1,0 +1,71 @@
+"""A recipe that has not been run says so in every cell, by a file that its command writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from migrl.claims import load_claims, select_claims
+from migrl.cli import app, publish_report
+from migrl.errors import UserError
+from migrl.evidence import write_json
+from migrl.not_run import write_not_run
+from migrl.recipe import load_recipe
+from migrl.verify import is_not_run, verify_results
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = ROOT / "results" / "paper"
+RECIPE = ROOT / "reproduce" / "recipes" / "paper.yaml"
+
+pytestmark = pytest.mark.skipif(not is_not_run(PAPER), reason="the paper recipe was run: its evidence is checked")
+
+
+def test_the_committed_folder_is_what_the_command_writes(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["not-run", "--recipe", str(RECIPE), "--results", str(tmp_path)])
+    assert result.exit_code == 0 and result.output.count("not run") == 4
+    names = {path.name for path in PAPER.iterdir()}
+    assert names == {path.name for path in (tmp_path / "paper").iterdir()} == {"README.md", "claims.json"}
+    for name in names:
+        assert (tmp_path / "paper" / name).read_text() == (PAPER / name).read_text(), f"run `migrl not-run`: {name}"
+
+
+def test_every_claim_of_the_paper_is_stated_and_no_number_is_measured() -> None:
+    entries = json.loads((PAPER / "claims.json").read_text())
+    assert [entry["id"] for entry in entries] == [claim.id for claim in select_claims(load_claims(), "paper")]
+    for entry in entries:
+        assert (entry["verdict"], entry["n"], entry["delta"], entry["low"]) == ("not run", 0, None, None)
+    rows = [line for line in (PAPER / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert rows and all(row.count("not run") >= 3 for row in rows)
+
+
+def test_the_check_and_the_table_of_a_recipe_that_was_not_run_say_so() -> None:
+    checked = CliRunner().invoke(app, ["verify", str(PAPER)])
+    assert checked.exit_code == 0 and "not run" in checked.output
+    shown = CliRunner().invoke(app, ["claims", str(PAPER)])
+    assert shown.exit_code == 0 and shown.output.count("not run") == 4
+
+
+def test_a_number_without_evidence_is_noticed(tmp_path: Path) -> None:
+    entries = json.loads((PAPER / "claims.json").read_text())
+    write_json(tmp_path / "claims.json", entries[1:])
+    assert verify_results(tmp_path)[0] == "claims.json: 3 entries stored, 4 recomputed"
+    entries[0] |= {"verdict": "reproduced", "delta": 9.1}
+    write_json(tmp_path / "claims.json", entries)
+    assert sorted(verify_results(tmp_path)) == [
+        "claims.json[0].delta: 9.1 stored, null recomputed",
+        'claims.json[0].verdict: "reproduced" stored, "not run" recomputed',
+    ]
+
+
+def test_a_run_replaces_the_folder_and_cannot_be_declared_undone(tmp_path: Path) -> None:
+    folder, report = tmp_path / "paper", tmp_path / "report"
+    write_not_run(load_recipe(RECIPE), folder)
+    report.mkdir()
+    for name in ("claims.json", "scores.json"):
+        write_json(report / name, {})
+    write_json(report / "evidence.json", {"files": {"claims.json": "", "scores.json": ""}})
+    publish_report(report, folder)
+    assert {path.name for path in folder.iterdir()} == {"claims.json", "scores.json", "manifest.json"}
+    with pytest.raises(UserError, match="holds the evidence of a run"):
+        write_not_run(load_recipe(RECIPE), folder)

@@ -1,0 +1,163 @@
+"""A finished run in miniature: stage folders with real manifests and weights, and evidence that verifies."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from migrl.claims import judge_claims, load_claims, select_claims
+from migrl.evidence import StageContext, StageWork, run_stage, write_json
+from migrl.recipe import Recipe, load_recipe
+from migrl.records import write_jsonl
+from migrl.scores import Row, compute_scores, rescore_row
+from migrl.stages.report import collect_facts, pack_rows
+from migrl.verify import make_file_hashes
+
+ROOT = Path(__file__).resolve().parents[1]
+FETCHED_COMMIT = "b" * 40
+SKILLS = {"base": 2, "sft": 3, "rl": 5}
+TINY_SETS = ("mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu")
+READS = {
+    "fetch": (),
+    "synthesize": ("fetch",),
+    "sft": ("fetch", "synthesize"),
+    "merge": ("fetch", "sft"),
+    "select": ("fetch", "merge"),
+    "grpo": ("fetch", "merge", "select"),
+    "evaluate": ("fetch", "merge", "grpo"),
+}
+
+
+def read_recipe(name: str, *overrides: str) -> Recipe:
+    return load_recipe(ROOT / "reproduce" / "recipes" / f"{name}.yaml", list(overrides))
+
+
+def make_row(arm: str, benchmark: str, number: int) -> Row:
+    hit = (number * 3) % 7 < SKILLS[arm]
+    corner = 28 if hit else 14
+    return rescore_row(
+        {
+            "uid": f"{benchmark}:{number}",
+            "arm": arm,
+            "benchmark": benchmark,
+            "task": f"task {number % 2}",
+            "cluster": f"set {number // 4}",
+            "images": ["a.png", "b.png"],
+            "sizes": [[56, 56], [60, 60]],
+            "resized_sizes": [[56, 56], [56, 56]],
+            "question": "Where?",
+            "prompt_hash": "0123",
+            "frame": "resized_px",
+            "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
+            "completion": f'<answer>{{"image": 2, "bbox_2d": [0, 0, {corner}, 28]}}</answer>',
+            "tokens": 9,
+            "truncated": False,
+        }
+    )
+
+
+def make_sample(number: int, **extra: Any) -> dict[str, Any]:
+    return {
+        "uid": f"pool:{number}",
+        "benchmark": "pool",
+        "task": "region",
+        "images": [f"pool/{number}_a.png", f"pool/{number}_b.png"],
+        "question": "Where is it?",
+        "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
+        "cluster": str(number),
+        **extra,
+    }
+
+
+def write_weights(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    save_file({f"layer.{n}.weight": rng.random((64, 64), dtype=np.float32) for n in range(3)}, path)
+
+
+def write_adapter(folder: Path, seed: int) -> None:
+    folder.mkdir()
+    write_weights(folder / "adapter_model.safetensors", seed)
+    base = f"{folder.parent.parent}/merge/model"
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": base, "peft_type": "LORA", "r": 2})
+    (folder / "README.md").write_text(f"---\nbase_model: {base}\n---\n")  # what peft leaves there
+
+
+def write_model(folder: Path, seed: int, config: dict[str, Any]) -> None:
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", seed)
+    write_json(folder / "config.json", {"model_type": "qwen2_5_vl", **config})
+    write_json(folder / "tokenizer.json", {"version": "1.0"})
+    (folder / "chat_template.jinja").write_text("{{ messages }}\n")
+
+
+def make_stages(recipe: Recipe, config: dict[str, Any]) -> dict[str, Callable[[StageContext], dict[str, Any]]]:
+    """What each stage would write; `config` goes into every config.json."""
+
+    def fetch(context: StageContext) -> dict[str, Any]:
+        write_jsonl(context.folder / "pool.jsonl", [make_sample(0)])
+        return {"benchmarks": {"blink": {"revisions": {"BLINK-Benchmark/BLINK": FETCHED_COMMIT}}}}
+
+    def synthesize(context: StageContext) -> dict[str, Any]:
+        thought = "<think>Image 2.</think><answer>...</answer>"
+        write_jsonl(context.folder / "cot.jsonl", [make_sample(n, completion=thought) for n in range(3)])
+        facts = {"candidates": 8, "kept": 3, "rejected": {"parse": 4, "iou": 1}, "planted": {}}
+        write_json(context.folder / "filters.json", facts)
+        return facts
+
+    def sft(context: StageContext) -> dict[str, Any]:
+        write_adapter(context.folder / "adapter", 1)
+        return {"samples": 3}
+
+    def merge(context: StageContext) -> dict[str, Any]:
+        write_model(context.folder / "model", 2, config)
+        return {"merge_error": 0.0}
+
+    def select(context: StageContext) -> dict[str, Any]:
+        write_jsonl(context.folder / "rl.jsonl", [make_sample(n) for n in range(3, 5)])
+        return {"k": 4, "kept": 2}
+
+    def grpo(context: StageContext) -> dict[str, Any]:
+        if recipe.grpo.lora:
+            write_adapter(context.folder / "adapter", 3)
+        else:
+            write_model(context.folder / "model", 4, config)
+        return {"steps": recipe.grpo.steps}
+
+    def evaluate(context: StageContext) -> dict[str, Any]:
+        return {"arms": list(recipe.evaluate.arms)}
+
+    return {run.__name__: run for run in (fetch, synthesize, sft, merge, select, grpo, evaluate)}
+
+
+def make_run(recipe: Recipe, runs: Path, config: dict[str, Any] | None = None) -> dict[str, Path]:
+    """Run the stages above through the real machinery; their folders by name."""
+    folders: dict[str, Path] = {}
+    for name, run in make_stages(recipe, config or {}).items():
+        folders[name] = runs / recipe.name / name
+        inputs = {read: folders[read] for read in READS[name]}
+        run_stage(StageWork(name, 1, {"recipe": recipe.name}, inputs, run), recipe, folders[name])
+    return folders
+
+
+def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchmarks: tuple[str, ...]) -> None:
+    """A results folder of this run: few rows, real scores and verdicts."""
+    target.mkdir(parents=True)
+    rows = [make_row(arm, benchmark, n) for arm in SKILLS for benchmark in benchmarks for n in range(16)]
+    write_jsonl(target / "samples.jsonl", rows)
+    pack_rows(target / "samples.jsonl", target / "samples.jsonl.gz")
+    (target / "samples.jsonl").unlink()
+    write_json(target / "scores.json", compute_scores(rows))
+    write_json(target / "claims.json", judge_claims(select_claims(load_claims(), recipe.claims), rows))
+    (target / "report.html").write_text("<html>pictures</html>")
+    inputs = {name: folder for name, folder in folders.items() if name != "merge"}
+    facts = collect_facts(StageContext("report", recipe, inputs, target))
+    files = make_file_hashes(target)
+    write_json(target / "manifest.json", {**facts, "git_revision": "a" * 40, "dirty": False, "files": files})
+
+
+def change_manifest(results: Path, **changes: Any) -> None:
+    manifest = json.loads((results / "manifest.json").read_text())
+    write_json(results / "manifest.json", manifest | changes)

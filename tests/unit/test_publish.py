@@ -1,0 +1,203 @@
+"""Preparing a publication: what goes in, and what the cards say."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+from run_files import (
+    FETCHED_COMMIT,
+    ROOT,
+    TINY_SETS,
+    change_manifest,
+    make_evidence,
+    make_run,
+    make_sample,
+    read_recipe,
+)
+from typer.testing import CliRunner
+
+from migrl.cli import app
+from migrl.evidence import hash_file
+from migrl.publish import Repository, prepare_repositories
+from migrl.publish.cards import escape_markdown
+from migrl.publish.facts import find_setting, read_facts
+from migrl.recipe import Recipe
+from migrl.verify import verify_results
+
+MODEL_FILES = {
+    "README.md",
+    "MIGRL.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "cold_start/adapter_config.json",
+    "cold_start/adapter_model.safetensors",
+    "rl/adapter_config.json",
+    "rl/adapter_model.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs and the results of the tiny recipe."""
+    folder = tmp_path_factory.mktemp("made")
+    make_evidence(tiny(), make_run(tiny(), folder / "runs"), folder / "results" / "tiny", TINY_SETS)
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """The same, to be changed by a test."""
+    return Path(shutil.copytree(made, tmp_path / "home"))
+
+
+def tiny(*overrides: str) -> Recipe:
+    return read_recipe("tiny", *overrides)
+
+
+def prepare(home: Path, out: Path, recipe: Recipe | None = None, **options: Any) -> list[Repository]:
+    return prepare_repositories(recipe or tiny(), home / "runs", home / "results", "owner/name", out, **options)
+
+
+def list_names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_lists_every_file_of_both_repositories_and_sends_nothing(made: Path, tmp_path: Path) -> None:
+    places = ["--runs", str(made / "runs"), "--results", str(made / "results"), "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["publish", "--recipe", "tiny", "--to", "owner/name", *places])
+    assert result.exit_code == 0, result.exception
+    assert "model repository owner/name: 8 files" in result.output
+    assert "dataset repository owner/name-data: " in result.output
+    assert result.output.endswith("dry run: nothing was sent; look at the folders, then add --yes\n")
+    data_files = {"README.md", "MIGRL.json", "cot.jsonl", "rl.jsonl"}
+    evidence = {f"evidence/{path.name}" for path in (made / "results" / "tiny").iterdir()}
+    assert list_names(tmp_path / "model") == MODEL_FILES
+    assert list_names(tmp_path / "dataset") == data_files | evidence
+    for folder in ("model", "dataset"):
+        for name in list_names(tmp_path / folder):
+            path = tmp_path / folder / name
+            assert f"{hash_file(path)}  {path.stat().st_size:>12,}  {name}\n" in result.output
+    assert verify_results(tmp_path / "dataset" / "evidence") == []
+
+
+def test_the_same_run_gives_the_same_files_and_replaces_the_ones_of_before(home: Path, tmp_path: Path) -> None:
+    first = [repository.files for repository in prepare(home, tmp_path / "out")]
+    (tmp_path / "out" / "model" / "left_over.bin").write_text("of an earlier version")
+    assert [repository.files for repository in prepare(home, tmp_path / "out")] == first
+
+
+def test_what_is_published_is_what_the_stages_wrote_without_the_path_of_this_machine(
+    made: Path, tmp_path: Path
+) -> None:
+    prepare(made, tmp_path)
+    for folder, stage in (("cold_start", "sft"), ("rl", "grpo")):
+        sent, ours = tmp_path / "model" / folder, made / "runs" / "tiny" / stage / "adapter"
+        assert hash_file(sent / "adapter_model.safetensors") == hash_file(ours / "adapter_model.safetensors")
+        config = json.loads((sent / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == ("reproduce/tiny_base" if stage == "sft" else None)
+    samples = [json.loads(line) for line in (tmp_path / "dataset" / "rl.jsonl").read_text().splitlines()]
+    assert samples == [make_sample(3), make_sample(4)]
+    assert not list((tmp_path / "dataset").rglob("*.png"))
+
+
+def test_the_committed_evidence_is_published_with_its_scores_and_verdicts(home: Path, tmp_path: Path) -> None:
+    results, stages = home / "results" / "tiny", json.loads((home / "results/tiny/manifest.json").read_text())["stages"]
+    shutil.rmtree(results)
+    shutil.copytree(ROOT / "results" / "tiny", results)
+    change_manifest(results, stages=stages)  # as if it had been made from this run
+    prepare(home, tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "model" / "README.md")
+    scores = json.loads((results / "scores.json").read_text())
+    found = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    assert found == {benchmark: score["macro"] for benchmark, score in scores["rl"].items()}
+    for claim in json.loads((results / "claims.json").read_text()):
+        (line,) = (line for line in card.text.splitlines() if line.startswith(f"| {claim['statement']}"))
+        assert line.endswith(f" {claim['verdict']} |") and f"| {claim['n']} |" in line
+    assert list_names(tmp_path / "out" / "dataset" / "evidence") == list_names(results)
+
+
+def test_the_cards_are_what_the_hubs_library_reads(made: Path, tmp_path: Path) -> None:
+    prepare(made, tmp_path)
+    model, data = ModelCard.load(tmp_path / "model/README.md"), DatasetCard.load(tmp_path / "dataset/README.md")
+    assert (model.data.license, model.data.pipeline_tag) == ("apache-2.0", "image-text-to-text")
+    assert (model.data.datasets, model.data.library_name) == (["owner/name-data"], "peft")
+    assert model.data.get("base_model") is None  # reproduce/tiny_base is on no Hub
+    assert [(config["config_name"], config["data_files"]) for config in data.data.configs] == [
+        ("cot", "cot.jsonl"),
+        ("rl", "rl.jsonl"),
+    ]
+    assert "trust_remote_code=True" not in model.text and "rendered world" in model.text
+    assert "| region | 3 | 2 |" in data.text
+
+
+def make_paper_run(home: Path, *overrides: str) -> Recipe:
+    recipe = read_recipe("paper", *overrides)
+    make_evidence(recipe, make_run(recipe, home / "runs"), home / "results" / "paper", ("mig_bench",))
+    return recipe
+
+
+def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path: Path) -> None:
+    teacher = "{engine: openai, model: Qwen/Qwen2.5-VL-72B-Instruct}"
+    recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "grpo.group=4")
+    prepare(tmp_path, tmp_path / "out", recipe)
+    model = ModelCard.load(tmp_path / "out/model/README.md")
+    assert (model.data.license, model.data.base_model_relation) == ("apache-2.0", "adapter")
+    assert model.data.base_model == "Qwen/Qwen2.5-VL-7B-Instruct" and recipe.model.revision in model.text
+    (result,) = model.data.eval_results
+    assert (result.dataset_type, result.dataset_config) == ("GD-ML/UniVG-R1-data", "mig_bench")
+    assert model.text.count("– not run |") == 3
+    assert "**Built with Qwen**" in model.text
+    assert "| `grpo.kl` | 0.04 | assumed, UniVG-R1 and VLM-R1 |" in model.text
+    assert "| `grpo.group` | 4 | own value of recipe paper |" in model.text
+    data = tmp_path / "out" / "dataset"
+    card = DatasetCard.load(data / "README.md")
+    assert (card.data.license, card.data.license_link) == ("other", "LICENSE.md")
+    licences = (data / "LICENSE.md").read_text()
+    assert "| Michael4933/MGrounding-630k | training lines | Apache-2.0; pictures keep the terms" in licences
+    assert "| evidence on lisa_val, evidence on lisa_test, " in licences
+    assert f"| BLINK-Benchmark/BLINK | evidence on blink | Apache-2.0 | {FETCHED_COMMIT} |" in licences
+    assert "| Qwen/Qwen2.5-VL-72B-Instruct | wrote the reasoning | Qwen licence agreement | unknown |" in licences
+    # The report shows the benchmarks' pictures, which are not ours to give away.
+    assert verify_results(data / "evidence") == ["report.html: missing"]
+
+
+def test_an_unknown_model_has_an_unknown_licence(tmp_path: Path) -> None:
+    teacher = "{engine: openai, model: someone/teacher}"
+    recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "model.path=someone/base")
+    prepare(tmp_path, tmp_path / "out", recipe)
+    card = ModelCard.load(tmp_path / "out/model/README.md")
+    assert card.data.license == "unknown"
+    assert (
+        "| base model, someone/base | unknown |" in card.text and "| teacher, someone/teacher | unknown |" in card.text
+    )
+
+
+def test_a_fully_trained_model_lies_at_the_root_and_loads_by_itself(tmp_path: Path) -> None:
+    recipe = make_paper_run(tmp_path, "grpo.lora=null")
+    prepare(tmp_path, tmp_path / "out", recipe)
+    names = list_names(tmp_path / "out" / "model")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names and not any(
+        "adapter" in name for name in names
+    )
+    ours = tmp_path / "runs" / "paper" / "grpo" / "model" / "model.safetensors"
+    assert hash_file(tmp_path / "out" / "model" / "model.safetensors") == hash_file(ours)
+    card = ModelCard.load(tmp_path / "out/model/README.md")
+    assert (card.data.library_name, card.data.base_model_relation) == ("transformers", "finetune")
+    assert "PeftModel" not in card.text
+
+
+def test_every_setting_of_the_card_is_a_key_of_the_paper_recipe() -> None:
+    paper = read_recipe("paper").model_dump(mode="json")
+    keys = [entry["key"] for entry in read_facts()["settings"]]
+    assert len(set(keys)) == len(keys)
+    assert [key for key in keys if find_setting(paper, key) is None] in ([], ["synthesize.teacher.model"])
+    stated = yaml.safe_load((ROOT / "src/migrl/publish/cards.yaml").read_text())["models"]
+    assert {paper["model"]["path"], "reproduce/tiny_base"} <= stated.keys()
+
+
+def test_text_from_data_cannot_become_markup() -> None:
+    assert escape_markdown("a|b\n[x](y) <img> `c`\u202e") == "a\\|b \\[x\\](y) &lt;img&gt; \\`c\\`\\\\u{202e}"
