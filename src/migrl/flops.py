@@ -1,0 +1,88 @@
+"""Floating-point operations that Qwen2.5-VL needs, counted from its config. A multiply-add is two.
+
+Forward, for a sequence of t tokens (image tokens among them) of which c are predicted, over images of p patches:
+
+    language   2 N t, N the weights of the language model's linear layers (embeddings cost nothing)
+    head       2 N_head c: only predicted tokens need logits
+    attention  2 t^2 width a layer: half of 4 t^2 width, for it is causal
+    vision     2 N_vision p, and attention 4 p width times what a patch sees: its window of 64, or all p
+
+Training on it:
+
+    LoRA       base weights twice the forward: gradients pass through them to the layers below, and none are made
+               for them; adapters and attention three times; the frozen vision tower forward only
+    full       language, head and attention three times; the frozen vision tower forward only
+
+Norms, activations and embeddings are left out, as is usual. No torch here: a plan is made without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Forward:
+    """FLOPs of one forward pass by part; they add up."""
+
+    language: float = 0.0
+    head: float = 0.0
+    attention: float = 0.0
+    adapters: float = 0.0
+    vision: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.language + self.head + self.attention + self.adapters + self.vision
+
+    def train(self, *, lora: bool) -> float:
+        """FLOPs of forward and backward together; `lora` means that the base weights are frozen."""
+        base = 2 if lora else 3
+        return base * (self.language + self.head) + 3 * (self.attention + self.adapters) + self.vision
+
+
+def count_forward(
+    config: Any, lengths: Sequence[int], predicted: int, patches: Sequence[int], *, lora_rank: int = 0
+) -> Forward:
+    """FLOPs of one forward pass over sequences of `lengths` tokens and images of `patches` patches (14 px).
+
+    Args:
+        config: a Qwen2_5_VLConfig, or anything with its attributes.
+        predicted: tokens of all sequences that the head is asked about.
+        lora_rank: rank of the adapters on the language model's linear layers, 0 for none.
+    """
+    text = config.text_config
+    layers = text.num_hidden_layers
+    tokens = sum(lengths)
+    shapes = list_linear_shapes(config)
+    return Forward(
+        language=2 * layers * sum(rows * columns for rows, columns in shapes) * tokens,
+        head=2 * text.hidden_size * text.vocab_size * predicted,
+        attention=2 * layers * shapes[0][1] * sum(length**2 for length in lengths),
+        adapters=2 * layers * lora_rank * sum(rows + columns for rows, columns in shapes) * tokens,
+        vision=sum(count_vision(config, count) for count in patches),
+    )
+
+
+def list_linear_shapes(config: Any) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the seven linear layers of one language layer; the first is the query's."""
+    text = config.text_config
+    width, inner = text.hidden_size, text.intermediate_size
+    keys = width // text.num_attention_heads * text.num_key_value_heads
+    attention = [(width, width), (width, keys), (width, keys), (width, width)]
+    return [*attention, (width, inner), (width, inner), (inner, width)]
+
+
+def count_vision(config: Any, patches: int) -> float:
+    """FLOPs of the vision tower, its merger included, for one image."""
+    vision = config.vision_config
+    width = vision.hidden_size
+    merged = vision.spatial_merge_size**2
+    weights = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * width
+    weights += vision.depth * (4 * width**2 + 3 * width * vision.intermediate_size)
+    # The merger works on `merged` patches at once, so a patch costs that much less.
+    weights += ((width * merged) ** 2 + width * merged * vision.out_hidden_size) / merged
+    everywhere = len(vision.fullatt_block_indexes)
+    window = min((vision.window_size // vision.patch_size) ** 2, patches)
+    seen = everywhere * patches + (vision.depth - everywhere) * window
+    return float(2 * weights * patches + 4 * width * patches * seen)
