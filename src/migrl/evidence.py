@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
+from migrl.image import Image, read_image
 from migrl.recipe import Recipe
 
 RUN_FORMAT = 1
 MANIFEST = "manifest.json"
-WORKING_FOLDERS = ("checkpoints", "tensorboard")  # state and time stamps, no result
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "datasets", "migrl")
+PROGRESS = "progress"
+WORKING_FOLDERS = ("checkpoints", "tensorboard", PROGRESS)  # state and time stamps, no result
+RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm flash-attn migrl".split()
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def measure_peak_memory_mb() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What ran it: code revision, package versions, interpreter and processor. No host name."""
+    """What ran it: code revision, container image, package versions, interpreter and processor. No host name."""
+    image = read_image()
     versions = {}
     for name in RECORDED_PACKAGES:
         try:
@@ -203,7 +206,8 @@ def describe_machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "absent"
     return {
-        **describe_revision(),
+        **describe_revision(image),
+        "image": image.describe() if image else None,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)),
@@ -211,8 +215,11 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_revision() -> dict[str, Any]:
-    """Git revision of the source tree and whether it has uncommitted changes; null outside a checkout."""
+def describe_revision(image: Image | None = None) -> dict[str, Any]:
+    """Git revision of the source tree and whether it has uncommitted changes.
+
+    An image holds its tree without git and knows the revision from its build. Null outside of both.
+    """
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root)]
     try:
@@ -224,5 +231,7 @@ def describe_revision() -> dict[str, Any]:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
+        if image is not None and image.tree == root:
+            return {"revision": image.revision, "dirty": image.dirty}
         return {"revision": None, "dirty": None}
     return {"revision": revision.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -125,10 +125,10 @@ def derive_seed(seed: int, batch: list[ModelInput]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
-def track(batches: list[list[ModelInput]], label: str) -> Iterator[list[ModelInput]]:
+def track(batches: list[list[ModelInput]], label: str, *, visible: bool = True) -> Iterator[list[ModelInput]]:
     """Iterate over batches under a progress bar with counts and remaining time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    with Progress(*columns, TimeRemainingColumn(), disable=not visible) as progress:
         task = progress.add_task(label, total=sum(len(batch) for batch in batches))
         for batch in batches:
             yield batch

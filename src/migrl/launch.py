@@ -1,7 +1,8 @@
-"""Training stages in processes of their own, started by accelerate.
+"""Stages in processes of their own, started by accelerate on one machine or on several.
 
-The parent writes what the child needs into the stage's folder, starts `accelerate launch`, and turns
-the child's failure into one error. The child runs the same stage file with `--context`.
+The parent writes what the processes need into the stage's folder, starts `migrl.launcher` (through `launch.starter` on
+several machines), and turns a failure into one error. The processes run the stage's own file with `--context`: trainers
+together, generation in shards that need not know of each other.
 """
 
 import argparse
@@ -9,55 +10,141 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.evidence import StageContext, read_json, write_json
-from migrl.recipe import Parallel, Recipe
+from migrl.recipe import Parallel, Recipe, dump_whole
+from migrl.watch.signals import (
+    STOPPED,
+    Stopped,
+    leave_requests,
+    leave_stopped,
+    make_stopped,
+    read_request,
+    read_stopped,
+)
+from migrl.watch.trackers import check_trackers, make_tracker_environment
 
 CONTEXT = ".context.json"
 ERROR = ".error.txt"
+FAILURE = ".failure-{rank}.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes this is: `index` of `count`, and `local` among those of its machine."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+
+
 def launch_training(module: str, context: StageContext, parallel: Parallel) -> None:
-    """Run `python -m module --context FILE` under accelerate with reproduce/launch/<parallel>.yaml.
+    """Run `python -m module --context FILE` in `launch.processes` processes that train together.
 
     Raises:
-        UserError: the training ended with an error; its own message, or where its output is.
+        UserError: the training ended with an error; its own message, or which process failed and how.
+        Stopped: a signal asked for it, or it stood still.
     """
-    path = context.folder / CONTEXT
-    inputs = {name: str(folder.resolve()) for name, folder in context.inputs.items()}
-    data = {
+    check_trackers(context.recipe.trackers)
+    processes = context.recipe.launch.processes
+    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, processes)
+
+
+def launch_generation(module: str, context: StageContext, generate: Callable[[StageContext, Rank], None]) -> None:
+    """Run `generate(context, rank)` of a module for every rank; it resumes by itself, and ranks need not agree.
+
+    One process on a CPU is this one. With a GPU even one runs apart: what it held there is given back when it ends, and
+    the next stage needs it.
+
+    Raises:
+        UserError: as `launch_training`.
+    """
+    processes = context.recipe.launch.processes
+    if processes == 1 and not torch.cuda.is_available():
+        generate(context, Rank())
+        return
+    _launch(module, context, "ddp" if processes > 1 else "none", processes)
+
+
+def _launch(module: str, context: StageContext, config: str, processes: int) -> None:
+    settings = context.recipe.launch
+    folder = context.folder.resolve()
+    for path in (folder / ERROR, folder / STOPPED, *folder.glob(FAILURE.format(rank="*"))):
+        path.unlink(missing_ok=True)
+    write_json(folder / CONTEXT, describe_context(context))
+    command = [*settings.starter, sys.executable, "-m", "migrl.launcher", "--module", module]
+    command += ["--context", str(folder / CONTEXT), "--config", str(find_launch_file(config))]
+    command += ["--processes", str(processes), "--address", settings.address or socket.gethostname()]
+    command += ["--port", str(settings.port if settings.machines > 1 else 0)]
+    result = subprocess.run(
+        command,
+        env=make_environment(context.recipe) | make_tracker_environment(folder),
+        check=False,
+        preexec_fn=die_with_parent,
+        start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
+    )
+    if (folder / ERROR).exists():
+        raise UserError((folder / ERROR).read_text())
+    stopped = read_stopped(folder)
+    if stopped is not None:
+        raise stopped
+    if result.returncode:
+        failure = explain_failure(module, folder, result.returncode)
+        asked = read_request(folder.parent)
+        if asked is not None:
+            raise make_stopped(asked, f"a step was cut short ({failure})")
+        raise UserError(failure)
+
+
+def describe_context(context: StageContext) -> dict[str, object]:
+    """A stage's context as JSON, paths absolute; `read_context` reads it."""
+    return {
         "name": context.name,
-        "recipe": context.recipe.model_dump(mode="json"),
-        "inputs": inputs,
+        "recipe": dump_whole(context.recipe),
+        "inputs": {name: str(folder.resolve()) for name, folder in context.inputs.items()},
         "folder": str(context.folder.resolve()),
     }
-    write_json(path, data)
-    (context.folder / ERROR).unlink(missing_ok=True)
-    settings = context.recipe.launch
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(find_launch_file(parallel))]
-    command += ["--num_processes", str(settings.processes), "--num_machines", str(settings.machines)]
-    command += ["-m", module, "--context", str(path)]
+
+
+def read_context(path: Path) -> StageContext:
+    """The context that a parent described."""
+    data = read_json(path)
+    inputs = {name: Path(folder) for name, folder in data["inputs"].items()}
+    return StageContext(data["name"], Recipe.model_validate(data["recipe"]), inputs, Path(data["folder"]))
+
+
+def make_environment(recipe: Recipe) -> dict[str, str]:
+    """The environment of a stage's processes."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    # Threads a process, whatever their number: sums, and so completions, depend on it.
+    environment["OMP_NUM_THREADS"] = str(recipe.model.threads or os.cpu_count())
     if not torch.cuda.is_available():
         # DeepSpeed and accelerate would look for an accelerator and find none.
-        environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(context.recipe.model.threads or os.cpu_count())}
-    result = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent)
-    error = context.folder / ERROR
-    if error.exists():
-        raise UserError(error.read_text())
-    if result.returncode:
-        raise UserError(
-            f"{module}: training process ended with code {result.returncode}, its output is above; "
-            "mend the cause and start again: it resumes from the last checkpoint"
-        )
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment
+
+
+def explain_failure(module: str, folder: Path, code: int) -> str:
+    """The error for processes that left no word themselves: the first that failed, as the launcher saw it."""
+    failures = [read_json(path) for path in folder.glob(FAILURE.format(rank="*"))]
+    what = f"its launcher ended with code {code}"
+    if failures:
+        first = min(failures, key=lambda failure: (failure["time"], failure["rank"]))
+        what = f"process {first['rank']} ended with code {first['exit_code']}"
+        if first["exit_code"] < 0:
+            name = signal.Signals(-first["exit_code"]).name
+            what = f"process {first['rank']} was ended by {name} (killed from outside, or out of memory: see dmesg)"
+    return f"{module}: {what}; output is above; mend the cause and start again: it resumes where it was"
 
 
 def die_with_parent() -> None:
@@ -70,28 +157,36 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def find_launch_file(parallel: Parallel) -> Path:
+def find_launch_file(name: str) -> Path:
     """The accelerate config of this name, beside the recipes."""
-    return Path(__file__).resolve().parents[2] / "reproduce" / "launch" / f"{parallel}.yaml"
+    return Path(__file__).resolve().parents[2] / "reproduce" / "launch" / f"{name}.yaml"
 
 
-def run_child(train: Callable[[StageContext], None]) -> None:
-    """Entry of a training process: read the context and train; a user error is left for the parent."""
+def read_rank() -> Rank:
+    """This process's place among those that the launcher started; it tells them by torchrun's variables."""
+    index, count, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Rank(int(index or 0), int(count or 1), int(local or 0))
+
+
+def run_child(work: Callable[[StageContext, Rank], None]) -> None:
+    """Entry of a stage's process: read the context and work; a user error is left for the parent."""
     die_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--context", type=Path, required=True)
-    data = read_json(parser.parse_args().context)
-    folder = Path(data["folder"])
-    inputs = {name: Path(path) for name, path in data["inputs"].items()}
+    context = read_context(parser.parse_args().context)
+    leave_requests(context.folder.parent, [signal.SIGUSR1])
+    rank = read_rank()
     try:
-        train(StageContext(data["name"], Recipe.model_validate(data["recipe"]), inputs, folder))
+        work(context, rank)
+    except Stopped as stopped:
+        leave_stopped(context.folder, stopped)
     except Exception as error:
         if not isinstance(error, UserError) and not is_disk_full(error):
             raise
-        text = str(error) if isinstance(error, UserError) else explain_full_disk(error, str(folder))
-        leave_error(folder, text)
+        text = str(error) if isinstance(error, UserError) else explain_full_disk(error, str(context.folder))
+        leave_error(context.folder, text)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
-        sys.exit(1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0)
+        sys.exit(1 if rank.count > 1 else 0)
 
 
 def leave_error(folder: Path, text: str) -> None:

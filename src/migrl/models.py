@@ -55,9 +55,9 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     return model
 
 
-def pick_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(local_rank: int = 0) -> torch.device:
+    """This process's accelerator if there is one, else the CPU."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def list_vision_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:

@@ -10,7 +10,8 @@ changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing befo
 import fcntl
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any, TextIO
 from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork, hash_file, run_stage
 from migrl.prompts import hash_prompts
-from migrl.recipe import Arm, HubSource, Recipe
+from migrl.recipe import Arm, HubSource, LocalTeacher, PromptedTeacher, Recipe, RehearsalSource
+from migrl.teachers.prompts import hash_teacher_prompts
+from migrl.watch.signals import stop_on_signals
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
     "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
 }
 
+LONG_STAGES = ("synthesize", "sft", "select", "grpo", "evaluate")
+"""Stages that end at their next step or batch when a signal asks them to; the others die of it and begin anew."""
+
 ARM_STAGES: dict[Arm, tuple[str, ...]] = {
     "base": (),
     "sft": ("merge",),
@@ -82,6 +88,8 @@ def plan_stages(recipe: Recipe) -> list[Stage]:
     needed = {name for arm in recipe.evaluate.arms for name in ARM_STAGES[arm]}
     # Only what the arms need, so that the base model can be evaluated before anything is trained.
     reads = ("fetch", *(name for name in made if name in needed))
+    if recipe.claims == "none":
+        report = replace(report, reads=(*report.reads, "merge"))  # it reports what every stage cost
     return [*front, *extra, Stage("evaluate", reads, evaluate.sections), report]
 
 
@@ -104,10 +112,46 @@ def run_pipeline(
                 continue
             folder = runs / recipe.name / stage.name
             work = prepare_stage(stage, recipe, runs / recipe.name)
+            if needs_gpu(stage, recipe, alone=only is not None):
+                work = replace(work, run=refuse_without_gpu(recipe, work.run))
             tell(stage.name, "start")
-            ran = run_stage(work, recipe, folder, force=force)
+            long = (stage.module or stage.name) in LONG_STAGES
+            with stop_on_signals(folder.parent, stage.name) if long else nullcontext():
+                ran = run_stage(work, recipe, folder, force=force)
             tell(stage.name, "done" if ran else "skip")
     return folder
+
+
+def needs_gpu(stage: Stage, recipe: Recipe, *, alone: bool) -> bool:
+    """Whether a stage has no use where there is no GPU.
+
+    Downloads may be made anywhere, but a whole run does not start with them if its training cannot follow.
+    """
+    if recipe.model.attention != "flash_attention_2" and recipe.model.dtype != "bfloat16":
+        return False
+    if stage.name == "fetch":
+        return not alone or isinstance(recipe.source, RehearsalSource)
+    return stage.name not in ("synthesize", "report")
+
+
+def refuse_without_gpu(
+    recipe: Recipe, run: Callable[[StageContext], dict[str, Any]]
+) -> Callable[[StageContext], dict[str, Any]]:
+    """`run`, behind the question whether there is a GPU; a finished stage is not asked."""
+
+    def checked(context: StageContext) -> dict[str, Any]:
+        import torch  # takes seconds, which recipes for the CPU do not need here
+
+        if not torch.cuda.is_available():
+            model = recipe.model
+            alone = "; `migrl fetch` alone works here" if isinstance(recipe.source, HubSource) else ""
+            raise UserError(
+                f"recipe {recipe.name!r}, stage {context.name}: no GPU here, and model.dtype={model.dtype} with "
+                f"model.attention={model.attention} needs one; run it on a GPU server{alone}"
+            )
+        return run(context)
+
+    return checked
 
 
 def lock_folder(folder: Path) -> TextIO:
@@ -135,6 +179,11 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
         from migrl.sources import SOURCES_FILE  # loads what a download needs, which no other command does
 
         sections["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
+    teacher = recipe.synthesize.teacher
+    if stage.name == "fetch" and isinstance(teacher, LocalTeacher):
+        sections["teacher"] = {"model": teacher.model, "revision": teacher.revision, "sha256": teacher.sha256}
+    if stage.name == "synthesize" and isinstance(teacher, PromptedTeacher):
+        sections["teacher_prompts"] = hash_teacher_prompts()
 
     def run(context: StageContext) -> dict[str, Any]:
         module = importlib.import_module(f"migrl.stages.{stage.module or stage.name}")

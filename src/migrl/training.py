@@ -2,21 +2,26 @@
 
 import json
 import shutil
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 
 from migrl.errors import UserError
+from migrl.evidence import StageContext
 from migrl.inputs import ModelInput
-from migrl.recipe import LoraSettings
+from migrl.launch import Rank
+from migrl.recipe import AlarmSettings, LoraSettings, Parallel
 from migrl.records import read_jsonl, write_jsonl
+from migrl.watch.guard import AlreadyTrained, LongRunGuard
+from migrl.watch.trackers import make_trackers
 
 LANGUAGE_MODEL = "language_model"
 VISION_TOWER = "visual"
@@ -48,7 +53,30 @@ def check_trainable(model: nn.Module) -> int:
         raise UserError(f"{vision[0]}: the vision tower must stay frozen; correct the LoRA targets")
     if not names:
         raise UserError("no parameter is trainable; correct the LoRA targets")
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    # ZeRO-3 leaves an empty tensor where a weight was, and its size beside it.
+    return sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters() if weight.requires_grad)
+
+
+def choose_backend(parallel: Parallel) -> dict[str, Any]:
+    """The trainer's arguments for the devices it runs on.
+
+    accelerate finds GPUs by itself. On a CPU it takes several processes for one each unless it is told: by `use_cpu`,
+    or, as that would turn DeepSpeed off, by the backend.
+    """
+    if torch.cuda.is_available():
+        return {}
+    return {"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"}
+
+
+def check_processes(trainer: Trainer, rank: Rank) -> None:
+    """Stop if the trainer does not know of the other processes: each would train alone, on everything.
+
+    Raises:
+        UserError: the trainer counts other processes than were started.
+    """
+    found = trainer.accelerator.num_processes
+    if found != rank.count:
+        raise UserError(f"{rank.count} processes were started and the trainer sees {found}; use the pinned accelerate")
 
 
 def build_dataset(items: list[ModelInput], columns: dict[str, list[Any]], features: dict[str, Any]) -> Dataset:
@@ -103,33 +131,45 @@ class ProgressBar(ProgressCallback):
             self.training_bar.set_postfix({name: f"{metrics[name]:.3f}" for name in BAR_METRICS if name in metrics})
 
 
-def make_callbacks(folder: Path) -> list[TrainerCallback]:
-    """Logs of a training stage: `log.jsonl`, and TensorBoard under `tensorboard/`."""
-    callbacks: list[TrainerCallback] = [JsonlLog(folder / "log.jsonl")]
-    if PartialState().is_main_process:
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
-    return callbacks
+def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
+    """Logs of a training stage, `log.jsonl` and the recipe's trackers, and what may end it (watch/guard.py)."""
+    process = PartialState()
+    guard = LongRunGuard(context.folder, context.recipe.watch, alarms, name_metrics, process.process_index)
+    callbacks: list[TrainerCallback] = [JsonlLog(context.folder / "log.jsonl"), guard]
+    return [*callbacks, *make_trackers(context)] if process.is_main_process else callbacks
 
 
 def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
-    """Train under our bar, from the last complete checkpoint if there is one."""
+    """Train under our bar, from the last complete checkpoint if there is one.
+
+    Raises:
+        UserError: an alarm, or no room for a checkpoint.
+        Stopped: a signal asked for it; the checkpoint is saved.
+    """
+    guard = trainer.pop_callback(LongRunGuard)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar())
-    trainer.train(resume_from_checkpoint=find_checkpoint(checkpoints))
+    trainer.add_callback(guard)
+    trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
+    with guard.watching(trainer.model), suppress(AlreadyTrained):  # then what it loaded is the result
+        trainer.train(resume_from_checkpoint=find_checkpoint(checkpoints, trainer.args.world_size))
 
 
-def find_checkpoint(folder: Path) -> str | None:
-    """The last complete trainer checkpoint under `folder`, or None.
+def find_checkpoint(folder: Path, processes: int) -> str | None:
+    """The last complete checkpoint of so many processes under `folder`, or None.
 
-    A checkpoint is complete once its trainer state is there and can be read: trainers write it last.
+    The first process writes the trainer's state last, and that can be read; by then the others may still be writing
+    their random states, without which a resumed run would draw others.
     """
+    ranks = [""] if processes == 1 else [f"_{rank}" for rank in range(processes)]
     found: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         try:
             state = json.loads((path / "trainer_state.json").read_text())
         except (OSError, ValueError):
             continue
-        found.append((int(state["global_step"]), path))
+        if all(zipfile.is_zipfile(path / f"rng_state{rank}.pth") for rank in ranks):
+            found.append((int(state["global_step"]), path))
     return str(max(found)[1]) if found else None
 
 
@@ -162,5 +202,5 @@ METRICS = {
 
 
 def name_metrics(logs: dict[str, Any]) -> dict[str, float]:
-    """The trainer's metrics under our names; the rest stays in TensorBoard."""
-    return {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if theirs in logs}
+    """The trainer's metrics under our names, without those it could not measure; the rest stays in the trackers."""
+    return {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if logs.get(theirs) is not None}

@@ -7,12 +7,16 @@ groups, checkpoints) is checked here, before anything is loaded.
 """
 
 from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, list_keys, load_recipe
+from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
+    SINGLE_IMAGE,
     FolderSource,
     HubSource,
     MgroundingTask,
     MgroundingTraining,
     PreparedTraining,
+    RehearsalSource,
+    UnivgTraining,
     WorldSource,
 )
 from migrl.recipe.stages import (
@@ -27,28 +31,50 @@ from migrl.recipe.stages import (
     SftSettings,
     SynthesizeSettings,
 )
-from migrl.recipe.teachers import TeacherSettings
+from migrl.recipe.teachers import (
+    LocalTeacher,
+    PromptedTeacher,
+    ScriptedTeacher,
+    ServerTeacher,
+    TeacherSettings,
+    TransformersTeacher,
+    VllmTeacher,
+)
+from migrl.recipe.watching import AlarmSettings, Tracker, WatchSettings
 
 __all__ = [
     "SEEDED_SECTIONS",
+    "SINGLE_IMAGE",
+    "AlarmSettings",
     "Arm",
     "EvaluateSettings",
     "FolderSource",
     "GrpoSettings",
     "HubSource",
     "LaunchSettings",
+    "LocalTeacher",
     "LoraSettings",
     "MgroundingTask",
     "MgroundingTraining",
     "ModelSettings",
     "Parallel",
     "PreparedTraining",
+    "PromptedTeacher",
     "Recipe",
+    "RehearsalSource",
+    "ScriptedTeacher",
     "SelectSettings",
+    "ServerTeacher",
     "SftSettings",
     "SynthesizeSettings",
     "TeacherSettings",
+    "TransformersTeacher",
+    "UnivgTraining",
+    "VllmTeacher",
+    "Tracker",
+    "WatchSettings",
     "WorldSource",
+    "dump_whole",
     "list_keys",
     "load_recipe",
 ]

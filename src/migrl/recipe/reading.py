@@ -2,14 +2,15 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from migrl.boxes import QWEN_FACTOR
 from migrl.errors import UserError
 from migrl.recipe.section import Count, Section
-from migrl.recipe.sources import FolderSource, HubSource, WorldSource
+from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
 from migrl.recipe.stages import (
     EvaluateSettings,
     GrpoSettings,
@@ -19,15 +20,16 @@ from migrl.recipe.stages import (
     SftSettings,
     SynthesizeSettings,
 )
+from migrl.recipe.watching import Tracker, WatchSettings
 
 
 class Recipe(Section):
     """Everything that decides a result."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    claims: Literal["tiny", "paper"]
+    claims: Literal["tiny", "paper", "none"]
     model: ModelSettings
-    source: Annotated[WorldSource | HubSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[WorldSource | HubSource | FolderSource | RehearsalSource, Field(discriminator="kind")]
     synthesize: SynthesizeSettings
     sft: SftSettings
     select: SelectSettings
@@ -35,6 +37,29 @@ class Recipe(Section):
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
     resamples: Count = 10_000
+    watch: WatchSettings = WatchSettings()
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def check_claims(self) -> Self:
+        if isinstance(self.source, RehearsalSource) and self.claims != "none":
+            raise ValueError(f"claims: {self.claims}: a rehearsal has random weights and proves no claim; write none")
+        return self
+
+    @model_validator(mode="after")
+    def check_pixels(self) -> Self:
+        least = QWEN_FACTOR**2
+        for name in ("sft", "grpo", "evaluate"):
+            limit = getattr(self, name).max_pixels
+            if limit < least:
+                cell = f"{QWEN_FACTOR} x {QWEN_FACTOR}"
+                raise ValueError(f"{name}.max_pixels={limit} is less than a cell of {cell}; use {least} or more")
+            if limit < self.model.min_pixels:
+                raise ValueError(
+                    f"{name}.max_pixels={limit} is below model.min_pixels={self.model.min_pixels}; raise it, or lower "
+                    "model.min_pixels"
+                )
+        return self
 
 
 SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")
@@ -81,7 +106,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(item: Any) -> str:
-    where = [str(part) for part in item["loc"] if part not in ("world", "hub", "folder", "mgrounding")]
+    kinds = ("world", "hub", "folder", "rehearsal", "mgrounding", "univg")  # not written by the user
+    engines = ("scripted", "transformers", "vllm", "openai")
+    where = [str(part) for part in item["loc"] if part not in (*kinds, *engines)]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
         legal = list_keys(Recipe)

@@ -1,6 +1,7 @@
 """What every part of a recipe is: frozen, and refusing keys it does not know."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,3 +20,14 @@ def check_divides(small_key: str, small: int, large_key: str, large: int) -> Non
     if large % small:
         legal = ", ".join(str(n) for n in range(1, large + 1) if large % n == 0)
         raise ValueError(f"{small_key}={small} does not divide {large_key}={large}; legal values: {legal}")
+
+
+def dump_whole(value: Any) -> Any:
+    """A section as JSON data with every setting, also those that `model_dump` leaves out: no result depends on them."""
+    if isinstance(value, BaseModel):
+        return {name: dump_whole(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, tuple | list):
+        return [dump_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {key: dump_whole(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value

@@ -1,9 +1,9 @@
 """Recipe section `source`: where samples come from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, model_validator
 
 from migrl.recipe.section import Count, Section
 
@@ -16,6 +16,8 @@ MgroundingTask = Literal[
     "Referring_Grounding",
     "Region_Locating",
 ]
+SINGLE_IMAGE = "Single_Image"
+"""The task of UniVG-R1's questions over one picture of COCO."""
 
 
 class WorldSource(Section):
@@ -35,13 +37,58 @@ class PreparedTraining(Section):
     path: Path
 
 
-class MgroundingTraining(Section):
+def _check_per_task(value: Any) -> int | dict[str, int]:
+    counts = value.values() if isinstance(value, dict) else [value]
+    if not counts or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
+        raise ValueError("must be a count of at least 1 for every task, or a mapping of each task to its own")
+    return dict(value) if isinstance(value, dict) else int(value)
+
+
+PerTask = Annotated[int | dict[str, int], PlainValidator(_check_per_task)]
+
+
+class _PoolTraining(Section):
+    """Samples of a pool by task: a split takes at most `..._per_task` of each, one count for all or one for each."""
+
+    cot_per_task: PerTask
+    rl_per_task: PerTask
+    tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
+
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        """Every task that has a count."""
+        return self.tasks
+
+    @model_validator(mode="after")
+    def check_tasks(self) -> Self:
+        for key in ("cot_per_task", "rl_per_task"):
+            counts = getattr(self, key)
+            if isinstance(counts, dict) and counts.keys() != set(self.all_tasks):
+                raise ValueError(
+                    f"{key}: give one count for each of {', '.join(self.all_tasks)}, and for no other task"
+                )
+        return self
+
+
+class MgroundingTraining(_PoolTraining):
     """MGrounding-630k (data/mgrounding.py): how many samples of each task a split takes; only their tasks' archives."""
 
     kind: Literal["mgrounding"]
-    cot_per_task: Count
-    rl_per_task: Count
-    tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
+
+
+class UnivgTraining(_PoolTraining):
+    """UniVG-R1's released stages (data/univg.py): stage 1 with its reasoning for the cold start, stage 2 for RL.
+
+    Their pictures are MGrounding-630k's. `single_image` also takes stage 2's questions over one picture of COCO
+    train2014, as task `Single_Image`; these pictures the user has to bring.
+    """
+
+    kind: Literal["univg"]
+    single_image: bool = False
+
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        return (*self.tasks, *([SINGLE_IMAGE] if self.single_image else []))
 
 
 class HubSource(Section):
@@ -54,11 +101,32 @@ class HubSource(Section):
 
     kind: Literal["hub"]
     benchmarks: Annotated[tuple[str, ...], Field(min_length=1)]
-    training: Annotated[PreparedTraining | MgroundingTraining, Field(discriminator="kind")] | None
+    training: Annotated[PreparedTraining | MgroundingTraining | UnivgTraining, Field(discriminator="kind")] | None
     seed: int = 0
     catalog: Path | None = None
     downloads: Path = Field(default=Path("data"), exclude=True)
     offline: Path | None = Field(default=None, exclude=True)
+
+
+class RehearsalSource(Section):
+    """Drawn pictures and texts of stated sizes, and random weights of the architecture that `shapes` (a config.json)
+    describes: for measuring, never for results. `model.path` gives tokenizer and processor only.
+
+    `images` (pictures a sample) and `sizes` (width, height) are taken in turn; `pictures` different ones are drawn.
+    A question has `question_tokens` and a teacher's thought `thought_tokens` tokens.
+    """
+
+    kind: Literal["rehearsal"]
+    shapes: Path
+    images: Annotated[tuple[Count, ...], Field(min_length=1)]
+    sizes: Annotated[tuple[tuple[Count, Count], ...], Field(min_length=1)]
+    pictures: Count
+    question_tokens: Annotated[int, Field(ge=8)]
+    thought_tokens: Annotated[int, Field(ge=16)]
+    cot_samples: Count
+    rl_samples: Count
+    eval_samples: Count
+    seed: int = 0
 
 
 class FolderSource(Section):

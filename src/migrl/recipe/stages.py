@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from migrl.boxes import Frame
 from migrl.prompts import PromptStyle
 from migrl.recipe.section import Count, Rate, Section, check_divides
-from migrl.recipe.teachers import TeacherSettings
+from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
+from migrl.recipe.watching import AlarmSettings
 
 Arm = Literal["base", "sft", "rl", "sft_direct", "rl_no_cold_start", "rl_no_selection"]
 Parallel = Literal["none", "zero2", "zero3"]
@@ -44,6 +45,15 @@ class SynthesizeSettings(Section):
     max_samples: Count
     seed: int = 0
 
+    @model_validator(mode="after")
+    def check_candidates(self) -> Self:
+        if isinstance(self.teacher, PromptedTeacher) and self.teacher.temperature == 0 and self.candidates > 1:
+            raise ValueError(
+                f"candidates={self.candidates} at teacher.temperature=0 are one text {self.candidates} times; "
+                "set candidates to 1 or the temperature above 0"
+            )
+        return self
+
 
 class SftSettings(Section):
     """LoRA cold start."""
@@ -66,11 +76,17 @@ class SftSettings(Section):
 
 
 class SelectSettings(Section):
-    """Rejection sampling: keep samples that are sometimes hit, `0 < pass rate < 1`."""
+    """Rejection sampling: keep samples that are sometimes hit, `0 < pass rate < 1`; or all, to rehearse.
 
+    A batch holds at most `batch` questions and, if given, `batch_pixels` pixels of their resized pictures; each has
+    `rollouts` sequences.
+    """
+
+    keep: Literal["solvable", "all"] = "solvable"
     rollouts: Annotated[int, Field(ge=2)]
     temperature: float
     batch: Count
+    batch_pixels: Count | None = None
     max_per_task: Count
     seed: int = 0
 
@@ -101,7 +117,9 @@ class GrpoSettings(Section):
     parallel: Parallel = "zero2"
     save_only_model: bool = False
     engine: Literal["transformers", "vllm"] = "transformers"
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
     seed: int = 0
+    alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)
 
     @property
     def completions_per_step(self) -> int:
@@ -140,7 +158,25 @@ class EvaluateSettings(Section):
 
 
 class LaunchSettings(Section):
-    """How training processes start."""
+    """How processes start: `processes` in all, evenly on `machines`, which share a file system.
+
+    With several machines `starter` is the command that starts its arguments once on each of them, such as
+    [srun, --ntasks-per-node=1]; they meet at `address` (null: this machine) and `port`. How they are started does not
+    decide a result, their number does: it is the order in which gradients are summed.
+    """
 
     processes: Count = 1
-    machines: Count = 1
+    machines: Annotated[int, Field(ge=1, exclude=True)] = 1
+    starter: Annotated[tuple[str, ...], Field(exclude=True)] = ()
+    address: Annotated[str | None, Field(exclude=True)] = None
+    port: Annotated[int, Field(ge=1, le=65535, exclude=True)] = 29500
+
+    @model_validator(mode="after")
+    def check_machines(self) -> Self:
+        check_divides("launch.machines", self.machines, "launch.processes", self.processes)
+        if (self.machines > 1) != bool(self.starter):
+            raise ValueError(
+                "launch.starter is the command that starts a process on each of several machines, such as "
+                "[srun, --ntasks-per-node=1]; name it if launch.machines is above 1, and only then"
+            )
+        return self

@@ -2,7 +2,8 @@
 
 Writes `data/<split>.jsonl` with pictures beside them, and `model/` with weights, tokenizer and
 processor. The world source is rendered, published benchmarks are downloaded at their pinned revisions
-and linked, prepared folders are copied; so is the model.
+and linked, prepared folders are copied; so is the model. A rehearsal draws its data, and the weights too. A teacher
+whose weights run here gets `teacher/`, as the model gets its folder.
 """
 
 import shutil
@@ -17,7 +18,7 @@ from migrl.data.world_source import TRAINING_SPLITS, build_world
 from migrl.errors import UserError
 from migrl.evidence import StageContext, hash_file
 from migrl.pictures import read_image_size
-from migrl.recipe import HubSource, ModelSettings, WorldSource
+from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
 from migrl.records import BoxTarget, Sample, read_samples
 
 MANY_PICTURES = 5000  # about what is read in five seconds
@@ -29,12 +30,17 @@ def run(context: StageContext) -> dict[str, Any]:
     Raises:
         UserError: a wrong hash, a broken record, or a missing or corrupt image.
     """
-    source = context.recipe.source
-    data = context.folder / "data"
+    source, settings = context.recipe.source, context.recipe.model
+    data, model = context.folder / "data", context.folder / "model"
     if isinstance(source, WorldSource):
         facts = build_world(source, data)
     elif isinstance(source, HubSource):
         facts = build_hub(source, data)
+    elif isinstance(source, RehearsalSource):
+        from migrl.data.rehearsal_source import build_rehearsal, write_random_model  # torch, which no download needs
+
+        facts = build_rehearsal(source, find_tokenizer(settings.path), data)
+        facts |= write_random_model(source, find_tokenizer(settings.path), settings.dtype, model)
     else:
         if not source.path.is_dir():
             raise UserError(f"source.path={source.path}: no such folder; prepare the data as README, Data, says")
@@ -44,7 +50,11 @@ def run(context: StageContext) -> dict[str, Any]:
     missing = [split for split in TRAINING_SPLITS if not facts["checked"].get(split)]
     if missing and not (isinstance(source, HubSource) and source.training is None):
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
-    fetch_model(context.recipe.model, context.folder / "model")
+    if not isinstance(source, RehearsalSource):
+        fetch_model(settings, model)
+    teacher = context.recipe.synthesize.teacher
+    if isinstance(teacher, LocalTeacher):
+        facts["teacher"] = fetch_teacher(teacher, context.folder / "teacher")
     return facts
 
 
@@ -82,17 +92,35 @@ def track_names(names: set[str], label: str) -> Iterator[str]:
 
 def fetch_model(settings: ModelSettings, folder: Path) -> None:
     """Copy a local model, or download a Hub model at its pinned revision, and check the stated hashes."""
-    local = find_local_model(settings.path)
+    if settings.revision is None and find_local_model(settings.path) is None:
+        raise UserError(f"model.revision: a Hub model such as {settings.path!r} needs a pinned revision; add it")
+    bring_weights(settings.path, settings.revision, settings.sha256, folder)
+
+
+def fetch_teacher(teacher: LocalTeacher, folder: Path) -> dict[str, Any]:
+    """Bring a teacher's weights; say which. Of an unpinned Hub model, that is the newest commit."""
+    revision = teacher.revision
+    if revision is None and find_local_model(teacher.model) is None:
+        from migrl.sources.catalog import Repo
+        from migrl.sources.hub import Hub
+
+        repo = Repo(type="model", revision=None, licence="on its page", note="the recipe pins none")
+        revision = Hub({teacher.model: repo}, None).find_commit(teacher.model)
+    bring_weights(teacher.model, revision, teacher.sha256, folder)
+    return {"model": teacher.model, "revision": revision}
+
+
+def bring_weights(path: str, revision: str | None, sha256: dict[str, str], folder: Path) -> None:
+    """Copy a local model folder, or download a Hub model at `revision`, and check the stated hashes."""
+    local = find_local_model(path)
     if local is not None:
         shutil.copytree(local, folder, dirs_exist_ok=True)
     else:
         from huggingface_hub import snapshot_download
 
-        if settings.revision is None:
-            raise UserError(f"model.revision: a Hub model such as {settings.path!r} needs a pinned revision; add it")
         patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-        snapshot_download(settings.path, revision=settings.revision, local_dir=folder, allow_patterns=patterns)
-    for name, expected in settings.sha256.items():
+        snapshot_download(path, revision=revision, local_dir=folder, allow_patterns=patterns)
+    for name, expected in sha256.items():
         path = folder / name
         found = hash_file(path) if path.is_file() else "no such file"
         if found != expected:
@@ -100,6 +128,14 @@ def fetch_model(settings: ModelSettings, folder: Path) -> None:
                 f"{path}: sha256 is {found}, the recipe says {expected}; fetch it again, "
                 "or rebuild the tiny base with `make tiny-base` and put its hash into model.sha256"
             )
+
+
+def find_tokenizer(path: str) -> Path:
+    """The local model folder whose tokenizer and processor a rehearsal takes."""
+    local = find_local_model(path)
+    if local is None:
+        raise UserError(f"model.path={path}: no such folder; a rehearsal takes its tokenizer from reproduce/tiny_base")
+    return local
 
 
 def find_local_model(path: str) -> Path | None:

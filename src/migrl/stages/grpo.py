@@ -18,18 +18,22 @@ from migrl.answers import format_box_answer, format_choice_answer
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import launch_training, run_child
+from migrl.launch import Rank, launch_training, run_child
 from migrl.models import list_vision_token_ids, load_model, load_processor
+from migrl.performance import StepMeter, read_performance
 from migrl.records import BoxTarget, read_samples
 from migrl.rewards import make_reward_functions
 from migrl.training import (
     build_dataset,
+    check_processes,
     check_trainable,
+    choose_backend,
     make_callbacks,
     make_lora_config,
     save_trained,
     train_resuming,
 )
+from migrl.vllm_rollouts import check_vllm, link_model, make_vllm_arguments
 
 TARGET = {
     "image": Value("int64"),
@@ -42,15 +46,30 @@ TARGET = {
 def run(context: StageContext) -> dict[str, Any]:
     """Write `adapter/` (LoRA) or `model/` (full), and `log.jsonl`."""
     start = find_start(context)
-    check_disk(context.folder, 3 * sum(path.stat().st_size for path in start.glob("*.safetensors")))
+    weights = sum(path.stat().st_size for path in start.glob("*.safetensors"))
+    check_disk(context.folder, weights // 2 if context.recipe.grpo.lora else 3 * weights)
+    if context.recipe.grpo.engine == "vllm":
+        check_vllm()
+        link_model(start, find_vllm_model(context), load_start_processor(context))
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
     facts: dict[str, Any] = read_json(context.folder / "facts.json")
-    return facts
+    return facts | {"performance": read_performance(context.folder, context.recipe.launch.processes)}
 
 
 def find_start(context: StageContext) -> Path:
     """Folder of the model RL starts from: the merged cold start, or the base for `rl_no_cold_start`."""
     return context.inputs.get("merge", context.inputs["fetch"]) / "model"
+
+
+def find_vllm_model(context: StageContext) -> Path:
+    """Where vLLM reads the model; gone with the checkpoints once the stage is done."""
+    return context.folder / "checkpoints" / "start"
+
+
+def load_start_processor(context: StageContext) -> Qwen2_5_VLProcessor:
+    """The start model's processor with this stage's pixel limits."""
+    recipe = context.recipe
+    return load_processor(find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels)
 
 
 def find_pool(context: StageContext) -> Path:
@@ -59,11 +78,11 @@ def find_pool(context: StageContext) -> Path:
     return selected / "rl.jsonl" if selected else context.inputs["fetch"] / "data" / "rl.jsonl"
 
 
-def train(context: StageContext) -> None:
+def train(context: StageContext, rank: Rank) -> None:
     """The training process."""
     recipe, settings = context.recipe, context.recipe.grpo
-    start = find_start(context)
-    processor = load_processor(start, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
+    start = find_vllm_model(context) if settings.engine == "vllm" else find_start(context)
+    processor = load_start_processor(context)
     data = context.inputs["fetch"] / "data"
     pool = find_pool(context)
     samples = read_samples(pool)
@@ -83,21 +102,26 @@ def train(context: StageContext) -> None:
     dataset = build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs})
     rewards = make_reward_functions(settings.accuracy_reward, settings.group, recipe.model.frame)
     check_perfect_reward(items[0], processor, rewards)
+    config = make_config(context, processor)  # before the model: under ZeRO-3 it decides how weights are loaded
     trainer = GRPOTrainer(
         model=load_model(start, recipe.model),
         reward_funcs=rewards,
-        args=make_config(context, processor),
+        args=config,
         train_dataset=dataset,
         processing_class=processor,
         peft_config=make_lora_config(settings.lora) if settings.lora else None,
-        callbacks=make_callbacks(context.folder),
+        callbacks=make_callbacks(context, settings.alarms),
     )
     if settings.lora is None:
         trainer.model.model.visual.requires_grad_(False)
+    check_processes(trainer, rank)
     trainable = check_trainable(trainer.model)
     if trainer.processing_class.tokenizer.padding_side != "left":
         raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
+    meter = StepMeter(settings.lora, rollouts=True)
+    trainer.add_callback(meter)
     train_resuming(trainer, context.folder / "checkpoints")
+    meter.save(context.folder)
     if trainer.is_world_process_zero():
         facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)
@@ -126,8 +150,7 @@ def make_config(context: StageContext, processor: Qwen2_5_VLProcessor) -> GRPOCo
         loss_type=settings.loss,
         scale_rewards=settings.scale_rewards,
         reward_weights=[settings.accuracy_weight, settings.format_weight],
-        generation_kwargs={"suppress_tokens": list_vision_token_ids(processor)},
-        use_vllm=settings.engine == "vllm",
+        **(make_vllm_arguments(settings, processor) if settings.engine == "vllm" else suppress_vision(processor)),
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.dtype == "bfloat16",
         logging_steps=1,
@@ -138,7 +161,13 @@ def make_config(context: StageContext, processor: Qwen2_5_VLProcessor) -> GRPOCo
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,
+        **choose_backend(settings.parallel),
     )
+
+
+def suppress_vision(processor: Qwen2_5_VLProcessor) -> dict[str, Any]:
+    """trl's argument that keeps `generate` from sampling vision placeholders."""
+    return {"generation_kwargs": {"suppress_tokens": list_vision_token_ids(processor)}}
 
 
 def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewards: list[Any]) -> None:

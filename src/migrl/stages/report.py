@@ -1,7 +1,8 @@
 """report: scores, deltas with intervals, verdicts, figures and the HTML page.
 
 Everything lands in one folder that `migrl reproduce` copies to `results/<recipe>`: the raw rows are
-part of it, so `migrl verify` can recompute every score and verdict from them.
+part of it, so `migrl verify` can recompute every score and verdict from them. A recipe without claims
+(the rehearsal) reports what its stages cost instead.
 """
 
 import gzip
@@ -14,6 +15,7 @@ from migrl.evidence import StageContext, hash_file, read_json, read_manifest, wr
 from migrl.recipe import WorldSource
 from migrl.records import read_jsonl
 from migrl.report.build import ReportLogs, write_report
+from migrl.report.measurements import collect_measurements, render_measurements
 from migrl.scores import check_rows, compute_scores, load_rows
 from migrl.verify import make_file_hashes
 from migrl.world.picture import draw_world
@@ -28,6 +30,8 @@ LOGS = {
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write the results folder; return the verdicts."""
+    if context.recipe.claims == "none":
+        return report_costs(context)
     out = context.folder
     source = context.inputs["evaluate"] / "samples.jsonl"
     rows = load_rows(source)
@@ -60,6 +64,16 @@ def run(context: StageContext) -> dict[str, Any]:
     return {"verdicts": {claim["id"]: claim["verdict"] for claim in claims}}
 
 
+def report_costs(context: StageContext) -> dict[str, Any]:
+    """Write `measurements.json` and `report.md`; return the device they are of."""
+    out = context.folder
+    measurements = collect_measurements({name: read_manifest(folder) for name, folder in context.inputs.items()})
+    write_json(out / "measurements.json", measurements)
+    (out / "report.md").write_text(render_measurements(measurements), encoding="utf-8")
+    write_json(out / "evidence.json", {**collect_facts(context), "files": hash_results(out)})
+    return {"device": measurements["device"]}
+
+
 def hash_results(out: Path) -> dict[str, str]:
     """SHA-256 of every file of the results, without working files."""
     return {name: value for name, value in make_file_hashes(out).items() if not name.startswith(".")}
@@ -85,6 +99,7 @@ def collect_facts(context: StageContext) -> dict[str, Any]:
         "git_revision": machine.get("revision"),
         "dirty": machine.get("dirty"),
         "lock_sha256": hash_file(lock) if lock.is_file() else None,
+        "image": machine.get("image"),
         "machine": {key: machine[key] for key in ("python", "platform", "cores", "versions")},
         "settings": context.recipe.model_dump(mode="json"),
         "stages": stages,

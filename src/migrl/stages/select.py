@@ -9,43 +9,63 @@ from random import Random
 from typing import Any
 
 from migrl.evidence import StageContext, write_json
-from migrl.generate import GenerationSettings, generate_batch, make_batches, track
+from migrl.generate import GenerationSettings, generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
+from migrl.launch import Rank, launch_generation, run_child
 from migrl.models import load_model, load_processor, pick_device
-from migrl.records import ProgressLog, read_samples, write_jsonl
+from migrl.performance import GenerationMeter, read_performance
+from migrl.records import read_samples, write_jsonl
 from migrl.scores import score_completion
+from migrl.shards import Rows, Worker, merge_progress, work_through
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write `rollouts.jsonl`, `rl.jsonl` (kept samples) and `pass_rates.json` (histogram)."""
+    settings = context.recipe.select
+    launch_generation("migrl.stages.select", context, generate)
+    samples = read_samples(context.inputs["fetch"] / "data" / "rl.jsonl")
+    rows = merge_progress(context.folder, "rollouts", [sample.uid for sample in samples])
+    write_jsonl(context.folder / "rollouts.jsonl", rows)
+    kept = keep_solvable(rows, settings.max_per_task, settings.seed, everything=settings.keep == "all")
+    write_jsonl(context.folder / "rl.jsonl", [sample.to_json() for sample in samples if sample.uid in kept])
+    facts = count_pass_rates(rows, settings.rollouts, len(kept))
+    write_json(context.folder / "pass_rates.json", facts)
+    return facts | {"performance": read_performance(context.folder, context.recipe.launch.processes)}
+
+
+def generate(context: StageContext, rank: Rank) -> None:
+    """Sample this rank's share of the rollouts."""
     recipe, settings = context.recipe, context.recipe.select
     data = context.inputs["fetch"] / "data"
     start = context.inputs.get("merge", context.inputs["fetch"]) / "model"
     processor = load_processor(start, min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels)
-    samples = read_samples(data / "rl.jsonl")
-    items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
+    items = [
+        prepare_input(sample, data, processor, frame=recipe.model.frame, style="think")
+        for sample in read_samples(data / "rl.jsonl")
+    ]
     generation = GenerationSettings(
         max_new_tokens=recipe.grpo.max_completion_tokens,
         temperature=settings.temperature,
         rollouts=settings.rollouts,
         seed=settings.seed,
     )
-    log = ProgressLog(context.folder / "rollouts.jsonl")
-    batches = make_batches(items, settings.batch)
-    todo = [batch for batch in batches if any(item.sample.uid not in log for item in batch)]
-    model = load_model(start, recipe.model).to(pick_device()).eval() if todo else None
-    for batch in track(todo, "sampling rollouts"):
-        assert model is not None
-        completions = generate_batch(model, processor, batch, generation)
-        rows = [score_rollouts(item, [c.text for c in some]) for item, some in zip(batch, completions, strict=True)]
-        log.append([row for row in rows if row["uid"] not in log])
-    log.close()
-    rows = [log.rows[sample.uid] for sample in samples]
-    kept = keep_solvable(rows, settings.max_per_task, settings.seed)
-    write_jsonl(context.folder / "rl.jsonl", [sample.to_json() for sample in samples if sample.uid in kept])
-    facts = count_pass_rates(rows, settings.rollouts, len(kept))
-    write_json(context.folder / "pass_rates.json", facts)
-    return facts
+
+    meter = GenerationMeter(context.folder, rank.index, processor)
+
+    def make_worker() -> Worker:
+        model = load_model(start, recipe.model).to(pick_device(rank.local)).eval()
+
+        meter.start(model)
+
+        def work(batch: list[ModelInput]) -> Rows:
+            completions = generate_batch(model, processor, batch, generation)
+            meter.note(batch, completions)
+            return [score_rollouts(item, [c.text for c in some]) for item, some in zip(batch, completions, strict=True)]
+
+        return work
+
+    batches = make_batches(items, settings.batch, settings.batch_pixels)
+    work_through(context.folder, "rollouts", rank, batches, make_worker, "sampling rollouts")
 
 
 def score_rollouts(item: ModelInput, completions: list[str]) -> dict[str, Any]:
@@ -56,11 +76,11 @@ def score_rollouts(item: ModelInput, completions: list[str]) -> dict[str, Any]:
     return {"uid": item.sample.uid, "task": item.sample.task, "hits": sum(hits), "completions": completions}
 
 
-def keep_solvable(rows: list[dict[str, Any]], max_per_task: int, seed: int) -> set[str]:
-    """Uids with 0 < pass rate < 1, at most `max_per_task` of a task, chosen by seed."""
+def keep_solvable(rows: list[dict[str, Any]], max_per_task: int, seed: int, *, everything: bool = False) -> set[str]:
+    """Uids with 0 < pass rate < 1 (or all, with `everything`), at most `max_per_task` of a task, chosen by seed."""
     by_task: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        if 0 < row["hits"] < len(row["completions"]):
+        if everything or 0 < row["hits"] < len(row["completions"]):
             by_task[row["task"]].append(row["uid"])
     rng = Random(seed)
     kept = set()
@@ -85,3 +105,7 @@ def count_pass_rates(rows: list[dict[str, Any]], rollouts: int, kept: int) -> di
         "kept": kept,
         "tasks": tasks,
     }
+
+
+if __name__ == "__main__":
+    run_child(generate)

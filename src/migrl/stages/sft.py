@@ -13,13 +13,16 @@ from trl import SFTConfig, SFTTrainer
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import launch_training, run_child
+from migrl.launch import Rank, launch_training, run_child
 from migrl.models import load_model, load_processor
+from migrl.performance import StepMeter, read_performance
 from migrl.records import parse_sample, read_jsonl
 from migrl.training import (
     MESSAGES,
     build_dataset,
+    check_processes,
     check_trainable,
+    choose_backend,
     make_callbacks,
     make_lora_config,
     save_trained,
@@ -32,13 +35,13 @@ IGNORED = -100
 def run(context: StageContext) -> dict[str, Any]:
     """Write `adapter/` (PEFT) and `log.jsonl`."""
     weights = sum(path.stat().st_size for path in (context.inputs["fetch"] / "model").glob("*.safetensors"))
-    check_disk(context.folder, 2 * weights)
+    check_disk(context.folder, weights // 2)  # two checkpoints of adapters and their optimizer's states
     launch_training("migrl.stages.sft", context, context.recipe.sft.parallel)
     facts: dict[str, Any] = read_json(context.folder / "facts.json")
-    return facts
+    return facts | {"performance": read_performance(context.folder, context.recipe.launch.processes)}
 
 
-def train(context: StageContext) -> None:
+def train(context: StageContext, rank: Rank) -> None:
     """The training process."""
     recipe, settings = context.recipe, context.recipe.sft
     base = context.inputs["fetch"] / "model"
@@ -66,6 +69,7 @@ def train(context: StageContext) -> None:
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,
+        **choose_backend(settings.parallel),
         remove_unused_columns=False,
         disable_tqdm=False,
     )
@@ -75,11 +79,15 @@ def train(context: StageContext) -> None:
         train_dataset=dataset,
         processing_class=processor,
         peft_config=make_lora_config(settings.lora),
-        callbacks=make_callbacks(context.folder),
+        callbacks=make_callbacks(context),
     )
+    check_processes(trainer, rank)
     trainable = check_trainable(trainer.model)
     loss_tokens = check_labels(trainer, processor, completions)
+    meter = StepMeter(settings.lora)
+    trainer.add_callback(meter)
     train_resuming(trainer, context.folder / "checkpoints")
+    meter.save(context.folder)
     facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
     if trainer.is_world_process_zero():
         write_json(context.folder / "facts.json", facts)

@@ -1,0 +1,42 @@
+"""Recipe sections of long runs: when a run stops itself, and who is shown its metrics. No result depends on them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from migrl.recipe.section import Count, Rate, Section
+
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class AlarmSettings(Section):
+    """What stops a GRPO run, seen over its last `window` steps; null switches an alarm off.
+
+    All limits are assumed, and far from what a sound run shows (the tiny recipe's log stays below half of each). The
+    window: of 16 prompts, a step's hit rate has a standard error of up to 0.125, the mean of 20 steps 0.028.
+
+    kl: median of the steps' mean KL to the start model, nats a token. The median, because single steps of thousands
+        come and go without harm, as public GRPO logs show, while an explosion stays.
+    collapse: mean hit rate as a share of its best window's, once that reached 0.1.
+    truncation: mean share of completions cut at the limit. The answer comes last: a cut completion cannot earn it.
+    zero_variance: mean share of groups whose rollouts all hit or all miss. At 0.9, one or two prompts of 16 teach.
+    """
+
+    window: Count = 20
+    kl: Positive | None = 1.0
+    collapse: Rate | None = 0.25
+    truncation: Rate | None = 0.5
+    zero_variance: Rate | None = 0.9
+
+
+class WatchSettings(Section):
+    """The watchdog of long stages; `stall_minutes: null` switches it off.
+
+    Progress is a batch, a training step, or a forward pass within one. 20 minutes are long for the slowest things
+    without any of these, a checkpoint of all states or a step's rollouts in vLLM. They are short of the 30 after which
+    torch's collectives give up and take the process with them, before its stacks are written.
+    """
+
+    stall_minutes: Positive | None = 20.0
+    stall_action: Literal["report", "stop"] = "stop"

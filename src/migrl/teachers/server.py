@@ -1,0 +1,213 @@
+"""Teacher behind an OpenAI-compatible server: many requests in flight, every reply kept as soon as it is there.
+
+Pictures are encoded ahead of the requests in threads, so that a free place is filled at once; what is encoded and not
+yet sent is bounded by the number of places. Replies reach a log in the order in which they come and are sorted by uid
+in the end: neither the order nor the number of places decides anything, and a run that was killed asks only for what
+is missing.
+"""
+
+import asyncio
+import os
+import ssl
+import stat
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from migrl.errors import UserError
+from migrl.evidence import PROGRESS
+from migrl.inputs import ModelInput
+from migrl.recipe import ServerTeacher
+from migrl.records import ProgressLog
+from migrl.teachers.bar import Bar
+from migrl.teachers.ledger import add_up
+from migrl.teachers.request import ask, build_body, derive_seed, encode_picture
+from migrl.teachers.teacher import Reply
+from migrl.watch.signals import stop_if_asked
+
+LOG = "requests"
+Missing = tuple[ModelInput, list[int]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One candidate's request, ready to be sent; `name` is the sample's uid and the candidate's number."""
+
+    name: str
+    body: bytes
+
+
+def ask_server(
+    teacher: ServerTeacher, items: list[ModelInput], folder: Path, *, candidates: int, seed: int
+) -> tuple[list[list[Reply]], dict[str, Any]]:
+    """Replies for each item, in order, and the ledger. Goes on with the log that an earlier run left in `folder`.
+
+    Raises:
+        UserError: no server, a request that it refuses, or one that failed too often; what was answered is kept.
+    """
+    key = read_key(teacher.key_file) if teacher.key_file else None
+    (folder / PROGRESS).mkdir(exist_ok=True)
+    log = ProgressLog(folder / PROGRESS / f"{LOG}.0.jsonl")
+    try:
+        if todo := list_missing(items, candidates, log):
+            asyncio.run(ask_missing(teacher, key, todo, log, folder.parent, seed))
+    finally:
+        log.close()
+    rows = [[log.rows[name_request(item, k)] for k in range(candidates)] for item in items]
+    ledger = add_up([row for some in rows for row in some], teacher)
+    return [[row["reply"] for row in some] for some in rows], ledger
+
+
+def name_request(item: ModelInput, candidate: int) -> str:
+    """A request's name in the log and in errors."""
+    return f"{item.sample.uid}#{candidate}"
+
+
+def list_missing(items: list[ModelInput], candidates: int, log: ProgressLog) -> list[Missing]:
+    """Items with the numbers of their candidates that are not in the log; items that are complete are left out."""
+    missing = [(item, [k for k in range(candidates) if name_request(item, k) not in log]) for item in items]
+    return [(item, numbers) for item, numbers in missing if numbers]
+
+
+def read_key(path: Path) -> str:
+    """The API key in a file.
+
+    Raises:
+        UserError: no such file, or not one line of printable characters; the content is never repeated.
+    """
+    try:
+        key = path.read_text(encoding="ascii").strip()
+        mode = path.stat().st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no key can be read ({type(error).__name__}); correct teacher.key_file") from error
+    if not key or not key.isprintable() or " " in key:
+        raise UserError(f"{path}: holds no key: one line without spaces is expected; write the key into it, alone")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        print(f"warning: {path}: others may read this key; run: chmod 600 {path}", file=sys.stderr)
+    return key
+
+
+async def ask_missing(
+    teacher: ServerTeacher, key: str | None, todo: list[Missing], log: ProgressLog, home: Path, seed: int
+) -> None:
+    """Ask every missing request, at most `concurrency` at a time, and append each reply to the log.
+
+    Ends early with what has been answered if a request fails for good, or if the run under `home` is asked to stop.
+    """
+    ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=teacher.concurrency)
+    finished: asyncio.Queue[Row | None] = asyncio.Queue()
+    pending = iter(todo)
+
+    async def encode() -> None:
+        for item, numbers in pending:
+            for request in await asyncio.to_thread(build_requests, teacher, item, numbers, seed):
+                await ready.put(request)
+
+    async def work() -> None:
+        async with open_client(teacher, key, certificates) as client:
+            while (request := await ready.get()) is not None:
+                rng = Random(f"{seed}/{request.name}")
+                reply, spent = await ask(client, teacher, key, request.name, request.body, rng, bar.count_failure)
+                finished.put_nowait({"uid": request.name, "reply": reply, "spent": asdict(spent)})
+                bar.count_reply(reply)
+                if writer.done():
+                    writer.result()  # raises what stopped it, such as a full disk
+
+    certificates = httpx.create_ssl_context(trust_env=False)
+    async with open_client(teacher, key, certificates) as client:
+        await check_reachable(client, teacher)
+    missing = sum(len(numbers) for _, numbers in todo)
+    with Bar("asking the teacher", len(log.rows), len(log.rows) + missing) as bar:
+        writer = asyncio.create_task(write_rows(finished, log))
+        try:
+            async with asyncio.TaskGroup() as group:
+                guard = group.create_task(heed_requests_to_stop(home, log))
+                encoders = [group.create_task(encode()) for _ in range(count_encoders())]
+                workers = [group.create_task(work()) for _ in range(teacher.concurrency)]
+                await asyncio.wait(encoders)
+                for _ in workers:
+                    await ready.put(None)
+                await asyncio.wait(workers)
+                guard.cancel()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            finished.put_nowait(None)
+            await writer
+
+
+def build_requests(teacher: ServerTeacher, item: ModelInput, numbers: list[int], seed: int) -> list[Request]:
+    """The requests for some candidates of one sample; its pictures are encoded once."""
+    pictures = [encode_picture(path, size) for path, size in zip(item.paths, item.resized_sizes, strict=True)]
+    names = [name_request(item, k) for k in numbers]
+    return [Request(name, build_body(teacher, item, pictures, derive_seed(seed, name))) for name in names]
+
+
+def count_encoders() -> int:
+    """Threads that encode pictures: more than the cores, or than a few, would take Python's lock from the sending."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+async def heed_requests_to_stop(home: Path, log: ProgressLog) -> None:
+    """Look every second, for a reply may take minutes and a scheduler waits for less.
+
+    Raises:
+        Stopped: a signal was caught since the stage began.
+    """
+    while True:
+        await asyncio.sleep(1)
+        stop_if_asked(home, f"{len(log.rows)} replies of the teacher")
+
+
+async def write_rows(finished: asyncio.Queue[Row | None], log: ProgressLog) -> None:
+    """Append rows to the log until a None comes. Rows that wait together go to the disk together, in a thread."""
+    ended = False
+    while not ended:
+        rows = [await finished.get()]
+        while not finished.empty():
+            rows.append(finished.get_nowait())
+        ended = rows[-1] is None
+        if whole := [row for row in rows if row is not None]:
+            await asyncio.to_thread(log.append, whole)
+
+
+def open_client(teacher: ServerTeacher, key: str | None, certificates: ssl.SSLContext) -> httpx.AsyncClient:
+    """A client for one place. It takes nothing from the environment: no proxy, and no credentials but the key.
+
+    Each place has a client, and so a connection, of its own: in one that all share, every request would walk through
+    all connections several times (httpcore 1.0), which at 64 places costs more than all else.
+    """
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return httpx.AsyncClient(
+        base_url=teacher.base_url,
+        headers=headers,
+        timeout=httpx.Timeout(teacher.reply_seconds, connect=teacher.connect_seconds),
+        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        verify=certificates,
+        trust_env=False,
+    )
+
+
+async def check_reachable(client: httpx.AsyncClient, teacher: ServerTeacher) -> None:
+    """Look whether a server is there at all, before pictures are encoded and attempts repeated. Any answer will do.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        async with client.stream("GET", "models", timeout=teacher.connect_seconds):
+            return
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise UserError(
+            f"{teacher.base_url}: no server answers ({type(error).__name__} {error}); start it, or correct "
+            "synthesize.teacher.base_url"
+        ) from error
+    except httpx.TransportError:
+        return  # it is there; whether it works, the requests find out, and they are repeated

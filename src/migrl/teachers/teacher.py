@@ -1,0 +1,54 @@
+"""What all teachers have in common: the inputs they are asked about, and the form of what they reply.
+
+A reply is JSON data: `completion`, the raw text, and what its teacher tells beside it (`planted`, the fault that the
+scripted one put in; `truncated`, stopped at the token limit; `prompt_tokens`, `completion_tokens`). It depends on
+nothing but the key of the stage and the teacher, so it becomes part of the evidence.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.progress import track
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+from transformers import Qwen2_5_VLProcessor
+
+from migrl.boxes import Size
+from migrl.inputs import ModelInput, prepare_input
+from migrl.models import load_processor
+from migrl.recipe import Recipe
+from migrl.records import BoxTarget, read_samples
+
+Reply = dict[str, Any]
+
+
+def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
+    """The cold start's grounding samples as a model reads them, at the size of the cold start's own pictures."""
+    data, model = fetch / "data", recipe.model
+    processor = load_processor(fetch / "model", min_pixels=model.min_pixels, max_pixels=recipe.sft.max_pixels)
+    return [
+        prepare_input(sample, data, processor, frame=model.frame, style="think")
+        for sample in track(read_samples(data / "cot.jsonl"), description="reading samples")
+        if isinstance(sample.target, BoxTarget)
+    ]
+
+
+def count_prompt(processor: Qwen2_5_VLProcessor, item: ModelInput) -> tuple[int, int]:
+    """Tokens of an item's prompt as Qwen2.5-VL reads it: (text, pictures)."""
+    text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
+    ids = processor.tokenizer(text)["input_ids"]
+    images = processor.image_processor
+    area = (images.patch_size * images.merge_size) ** 2
+    # One placeholder a picture stands in the text.
+    return len(ids) - len(item.paths), sum(width * height // area for width, height in item.resized_sizes)
+
+
+def resize_picture(image: Image.Image, size: Size) -> Image.Image:
+    """A picture at `size` (width, height), resized as Qwen2.5-VL's processor does it, to the very pixel."""
+    if image.size == size:
+        return image
+    pixels = functional.pil_to_tensor(image)
+    resized = functional.resize(pixels, [size[1], size[0]], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    picture: Image.Image = functional.to_pil_image(resized)
+    return picture

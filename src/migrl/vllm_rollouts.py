@@ -1,0 +1,52 @@
+"""Rollouts by vLLM inside the training processes (`grpo.engine: vllm`): what trl needs to be told beside the switch.
+
+trl starts vLLM on the folder the model was loaded from and hands it token ids and pictures. So vLLM resizes pictures by
+the processor in that folder, not by the recipe's limits, and would describe other boxes than the rewards expect; and it
+knows no `suppress_tokens`. Written against trl 1.16 and vllm 0.31. Not run: no GPU was at hand.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2_5_VLProcessor
+
+from migrl.errors import UserError
+from migrl.models import list_vision_token_ids
+from migrl.recipe import GrpoSettings
+
+IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+NEVER = -100.0  # the lowest bias vLLM takes
+
+
+def check_vllm() -> None:
+    """Stop before anything is loaded if vLLM is not there.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "grpo.engine=vllm: vllm is not installed; install requirements-vllm.lock as README, Container, says, "
+            "or set grpo.engine to transformers"
+        )
+
+
+def link_model(start: Path, folder: Path, processor: Qwen2_5_VLProcessor) -> Path:
+    """A folder with the start model's weights, linked, and a processor with this stage's pixel limits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in start.iterdir():
+        if path.name not in IMAGE_PROCESSOR_FILES and not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve())
+    processor.image_processor.save_pretrained(folder)
+    return folder
+
+
+def make_vllm_arguments(settings: GrpoSettings, processor: Qwen2_5_VLProcessor) -> dict[str, Any]:
+    """Arguments of trl's GRPOConfig for colocated vLLM, vision placeholders never sampled."""
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": settings.vllm_memory,
+        "generation_kwargs": {"logit_bias": {token: NEVER for token in list_vision_token_ids(processor)}},
+    }

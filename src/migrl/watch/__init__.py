@@ -1,0 +1,1 @@
+"""Long runs: stalls, signals, alarms, room for checkpoints, trackers."""
