@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork, hash_file, run_stage
+from migrl.plan.checks import check_arithmetic
 from migrl.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, LocalTeacher, PromptedTeacher, Recipe, RehearsalSource
 from migrl.teachers.prompts import hash_teacher_prompts
@@ -106,10 +107,11 @@ def run_pipeline(
     `tell(stage, event)` is called with the events "start", "skip" and "done".
     """
     folder = runs / recipe.name
+    stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
     with lock_folder(folder):
-        for stage in plan_stages(recipe):
-            if only is not None and stage.name != only:
-                continue
+        # Before hours are spent on the stages in front of the one that could not work.
+        check_arithmetic(recipe, folder, [stage.name for stage in stages])
+        for stage in stages:
             folder = runs / recipe.name / stage.name
             work = prepare_stage(stage, recipe, runs / recipe.name)
             if needs_gpu(stage, recipe, alone=only is not None):

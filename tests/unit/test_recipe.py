@@ -39,6 +39,8 @@ def test_an_unknown_key_is_refused_with_a_legal_one(name: str) -> None:
         ("grpo.save_only_model=true", "cannot resume"),
         ("evaluate.arms=[base, base]", "at most once"),
         ("grpo.temperature=hot", "grpo.temperature"),
+        ("evaluate.max_pixels=500", "evaluate.max_pixels=500 is less than a cell of 28 x 28; use 784 or more"),
+        ("model.min_pixels=10000", "sft.max_pixels=9600 is below model.min_pixels=10000"),
         ("grpo", "write it as key=value"),
         ("grpo.steps.more=1", "holds a value"),
     ],
@@ -50,7 +52,7 @@ def test_impossible_settings_are_refused_with_a_remedy(override: str, message: s
 
 
 def test_a_missing_recipe_names_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="paper, test, tiny"):
+    with pytest.raises(UserError, match="paper, rehearsal, test, tiny"):
         load_recipe(RECIPES / "huge.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not YAML"):

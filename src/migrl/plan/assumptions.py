@@ -1,0 +1,132 @@
+"""`reproduce/plan.yaml`: GPUs, efficiencies and lengths that a plan takes for granted, each with its source."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from migrl.errors import UserError
+
+PLAN_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "plan.yaml"
+Positive = Annotated[float, Field(gt=0)]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gpu(Frozen):
+    """One kind of GPU: dense bf16 peak in TFLOP/s, memory in GB and its bandwidth in GB/s (10^9 bytes)."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    tflops: Positive
+    memory_gb: Positive
+    bandwidth_gb: Positive
+
+
+class Efficiency(Frozen):
+    """The share of a peak that is reached, from low to high, and where that is from."""
+
+    range: tuple[Positive, Positive]
+    source: str
+
+    @model_validator(mode="after")
+    def check_order(self) -> Self:
+        low, high = self.range
+        if not low <= high <= 1:
+            raise ValueError("range: [low, high], shares of 1")
+        return self
+
+
+class Efficiencies(Frozen):
+    train_lora: Efficiency
+    train_full: Efficiency
+    prefill: Efficiency
+    decode_transformers: Efficiency
+    decode_adapter: Efficiency
+    decode_vllm: Efficiency
+
+
+class MachineChoice(Frozen):
+    """The GPU that is planned for where none is found and none is given."""
+
+    gpu: str
+    source: str
+
+
+class MemoryExtras(Frozen):
+    overhead_gb: float
+    fragmentation: float
+    host_overhead_gb: float
+    host_overhead_cpu_gb: float
+
+
+class TextLengths(Frozen):
+    """Tokens that every prompt or completion has, whatever the data set."""
+
+    template_tokens: int
+    tokens_per_image_extra: int
+    tokens_per_word: float
+    answer_tokens: int
+    completion_tokens: int
+    characters_per_token: float
+
+
+class SetLengths(Frozen):
+    """Pictures a question and tokens of its text; `pixels` a picture, null for as many as the limit allows."""
+
+    images: Positive
+    max_images: Annotated[int, Field(ge=1)]
+    text_tokens: int
+    pixels: int | None = None
+    source: str
+
+
+class Assumptions(Frozen):
+    """The whole file."""
+
+    gpus: dict[str, Gpu]
+    shapes: dict[str, Path]
+    machine: MachineChoice
+    efficiency: Efficiencies
+    network_gbit: Positive
+    memory: MemoryExtras
+    lengths: TextLengths
+    sets: dict[str, SetLengths]
+
+    def find_gpu(self, device: str) -> tuple[str, Gpu] | None:
+        """The GPU that a device's name means: of all entries the one with the longest part of it."""
+        found = [
+            (len(part), name)
+            for name, gpu in self.gpus.items()
+            for part in gpu.names
+            if re.search(rf"(?<![a-z0-9]){re.escape(part.lower())}(?![a-z0-9])", device.lower())
+        ]
+        name = max(found)[1] if found else None
+        return None if name is None else (name, self.gpus[name])
+
+
+def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
+    """Read the file.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key or a bad value; it names file and key.
+    """
+    try:
+        return Assumptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; restore it from the repository") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({error}); correct the file") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise UserError(f"{path}: {faults}; correct the file") from error
+
+
+def find_peak_flops(device: str) -> float | None:
+    """Dense bf16 peak of a device in FLOP/s, or None if reproduce/plan.yaml does not know it."""
+    found = load_assumptions().find_gpu(device)
+    return found[1].tflops * 1e12 if found else None

@@ -1,0 +1,173 @@
+"""A recipe's whole plan: every stage with its cost, peak, disk and download, the totals, and what does not fit."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from migrl.pipeline import plan_stages
+from migrl.plan.assumptions import load_assumptions
+from migrl.plan.checks import list_batch_faults, list_length_faults
+from migrl.plan.costs import Cost, plan_cost, time_seconds
+from migrl.plan.disk import Disk, is_done, plan_disk, read_free
+from migrl.plan.machine import GpuOptions, Machine, choose_machine
+from migrl.plan.peaks import Peak, plan_peak
+from migrl.plan.refuse import refuse_disk, refuse_machine, refuse_memory
+from migrl.plan.timing import Measured, read_measured
+from migrl.plan.workload import Workload
+from migrl.recipe import HubSource, Recipe
+
+UNTRAINED = ("fetch", "evaluate")  # the stages of a recipe without training data
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. `disk` is nothing where the stage is finished already.
+
+    Measured are the tensors on the rehearsal's GPU, and this recipe's largest process in an earlier run.
+    """
+
+    name: str
+    cost: Cost
+    peak: Peak | None
+    disk: Disk
+    done: bool
+    measured_memory_gb: float | None
+    measured_host_gb: float | None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the stages, low and high; stages without a figure are named, not guessed."""
+
+    gpu_hours: tuple[float, float]
+    hours: tuple[float, float]
+    without_hours: tuple[str, ...]
+    disk: float
+    download: float
+    unknown_files: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `migrl plan` prints; it fits if there are no refusals."""
+
+    recipe: str
+    machine: Machine
+    stages: tuple[StagePlan, ...]
+    totals: Totals
+    prompts: dict[str, str]
+    notes: tuple[str, ...]
+    refusals: tuple[str, ...]
+    network_gbit: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON data; bytes are bytes, durations seconds."""
+        data = asdict(self)
+        kind = self.machine.kind
+        data["machine"]["kind"] = None if kind is None else {"name": kind[0], **kind[1].model_dump(mode="json")}
+        for stage, plan in zip(data["stages"], self.stages, strict=True):
+            if plan.peak is not None and plan.peak.device is not None:
+                stage["peak"]["device"]["total"] = plan.peak.device.total
+            stage["disk"]["download"] = plan.disk.download
+        return data
+
+
+def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -> Plan:
+    """Plan every stage of a recipe for the machine that is found or given.
+
+    Raises:
+        UserError: options or files that cannot be read; what does not fit is in the plan's refusals.
+    """
+    assumptions = load_assumptions()
+    machine = choose_machine(recipe, options, assumptions)
+    workload = Workload(recipe, assumptions, runs / recipe.name)
+    measured = read_measured(results, recipe.model_dump(mode="json"), machine, assumptions)
+    faults = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
+    stages, more = [], []
+    for stage in plan_stages(recipe):
+        if not workload.trains and stage.name not in UNTRAINED:
+            continue
+        kind = stage.module or stage.name
+        peak = plan_peak(kind, workload, machine)
+        if peak is not None:
+            more += refuse_memory(stage.name, kind, peak, workload, machine)
+        stages.append(plan_stage(stage.name, kind, peak, workload, machine, measured))
+    faults += [*list_length_faults(workload), *more]
+    full = refuse_disk(count_disk(workload, stages, runs))
+    notes = list_notes(workload, machine, measured)
+    if machine.knows_host:
+        faults += full
+    else:
+        notes += [f"not this machine's disk: {fault}" for fault in full]
+    return Plan(
+        recipe=recipe.name,
+        machine=machine,
+        stages=tuple(stages),
+        totals=add_up(stages, workload),
+        prompts=describe_prompts(workload),
+        notes=tuple(notes),
+        refusals=tuple(dict.fromkeys(faults)),
+        network_gbit=assumptions.network_gbit,
+    )
+
+
+def plan_stage(
+    name: str, kind: str, peak: Peak | None, workload: Workload, machine: Machine, measured: Measured
+) -> StagePlan:
+    """One stage; what was measured of this very recipe goes before any formula."""
+    cost = plan_cost(kind, workload, machine, measured)
+    own = measured.own.get(name)
+    if own is not None:
+        cost = Cost(cost.words, time_seconds(own["seconds"], workload.gpus if machine.gpus else 0))
+    elif machine.gpus == 0 and cost.duration is None and peak is not None:
+        cost = Cost(cost.words, why_none="no formula for a processor, and not measured with these settings")
+    done = is_done(workload.home, name)
+    memory = measured.stages.get(kind, {}).get("peak_memory_gb")
+    host = own["peak_memory_mb"] / 1000 if own else None
+    return StagePlan(name, cost, peak, Disk() if done else plan_disk(kind, workload), done, memory, host)
+
+
+def count_disk(workload: Workload, stages: list[StagePlan], runs: Path) -> dict[str, tuple[float, int, int]]:
+    """Bytes that are needed, device and free bytes, for the runs folder and the downloads."""
+    source = workload.recipe.source
+    kept = sum(stage.disk.count(passing=False, folder="runs") for stage in stages)
+    passing = max((stage.disk.count(passing=True, folder="runs") for stage in stages), default=0.0)
+    needs = {str(runs): (kept + passing, *read_free(runs))}
+    if isinstance(source, HubSource):
+        needed = sum(stage.disk.count(folder="downloads") for stage in stages)
+        needs[str(source.downloads)] = (needed, *read_free(source.downloads))
+    return needs
+
+
+def add_up(stages: list[StagePlan], workload: Workload) -> Totals:
+    """Sums; what is only there for a while counts once, at its largest."""
+    durations = [stage.cost.duration for stage in stages if stage.cost.duration is not None]
+    kept = sum(stage.disk.count(passing=False) for stage in stages)
+    passing = max((stage.disk.count(passing=True) for stage in stages), default=0.0)
+    return Totals(
+        gpu_hours=(sum(d.gpu_hours[0] for d in durations), sum(d.gpu_hours[1] for d in durations)),
+        hours=(sum(d.hours[0] for d in durations), sum(d.hours[1] for d in durations)),
+        without_hours=tuple(stage.name for stage in stages if stage.cost.duration is None),
+        disk=kept + passing,
+        download=sum(stage.disk.download for stage in stages),
+        unknown_files=sum(len(stage.disk.unknown) for stage in stages if stage.name == "fetch"),
+    )
+
+
+def describe_prompts(workload: Workload) -> dict[str, str]:
+    """Where the lengths of every split's prompts are from."""
+    recipe = workload.recipe
+    splits = {"cot": recipe.sft.max_pixels, "rl": recipe.grpo.max_pixels} if workload.trains else {}
+    splits |= dict.fromkeys(workload.list_benchmarks(), recipe.evaluate.max_pixels)
+    return {split: workload.measure(split, pixels).source for split, pixels in splits.items()}
+
+
+def list_notes(workload: Workload, machine: Machine, measured: Measured) -> list[str]:
+    """What the reader should know about the figures."""
+    notes = [measured.note] if machine.gpus else []
+    if machine.gpus > workload.gpus:
+        idle = machine.gpus - workload.gpus
+        notes.append(f"{idle} of {machine.gpus} GPUs stay idle: launch.processes={workload.gpus}")
+    if machine.gpus and machine.kind is None:
+        notes.append(f"reproduce/plan.yaml does not know {machine.device}: no times; add its peak and bandwidth there")
+    return notes

@@ -1,0 +1,117 @@
+"""Arithmetic of batches and tokens, before any weight is loaded; that of pixels is in the recipe. No torch."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from migrl.errors import UserError
+from migrl.plan.assumptions import load_assumptions
+from migrl.plan.workload import Workload
+from migrl.recipe import Recipe
+
+
+def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = None) -> None:
+    """Refuse a recipe whose batches, prompts or pictures cannot work out.
+
+    Args:
+        home: `runs/<recipe>`; prompts are counted there once fetched, and as plan.yaml assumes before.
+        stages: names of the stages that will run; None for all.
+
+    Raises:
+        UserError: naming every fault with its keys and their legal values.
+    """
+    names = None if stages is None else set(stages)
+    faults = list_batch_faults(recipe, names)
+    if not faults:
+        faults = list_length_faults(Workload(recipe, load_assumptions(), home), names)
+    if faults:
+        raise UserError(f"recipe {recipe.name!r}: " + "; ".join(faults))
+
+
+def list_batch_faults(recipe: Recipe, stages: set[str] | None = None) -> list[str]:
+    """Batches that their micro-batches and processes do not divide, with the values that would do.
+
+    In RL the rollouts of a prompt stay in one process, which counts the groups without variance.
+    """
+    sft, grpo, processes = recipe.sft, recipe.grpo, recipe.launch.processes
+    # (key, batch, micro-batch, what a process has whole ones of)
+    batches = {
+        "sft": ("sft.batch", sft.batch, sft.micro_batch, sft.batch),
+        "grpo": (
+            "grpo.prompts_per_step * grpo.group",
+            grpo.completions_per_step,
+            grpo.micro_batch,
+            grpo.prompts_per_step,
+        ),
+    }
+    faults = []
+    for name, (key, batch, micro, wholes) in batches.items():
+        if stages is not None and not any(stage.startswith(name) for stage in stages):
+            continue
+        if batch % (micro * processes) == 0 and wholes % processes == 0:
+            continue
+        micros = list_divisors(batch // processes) if wholes % processes == 0 else []
+        counts = [n for n in list_divisors(batch // micro) if wholes % n == 0] if batch % micro == 0 else []
+        unit = micro if name == "sft" else math.lcm(micro, grpo.group)
+        faults.append(
+            f"{key}={batch} is not {name}.micro_batch={micro} x launch.processes={processes} x a whole number of "
+            f"steps{' with whole groups' if name == 'grpo' else ''}; legal: {name}.micro_batch {show(micros)} with "
+            f"these processes, launch.processes {show(counts)} with this micro_batch, or a batch of "
+            f"{round_up(batch, unit * processes)}"
+        )
+    return faults
+
+
+def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
+    """Prompts that together with their completion are longer than the model's positions."""
+    recipe, text = workload.recipe, workload.shape.text_config
+    limit = text.max_position_embeddings
+    longest = {
+        "sft": (["cot"], recipe.sft.max_pixels, count_thought_tokens(workload)),
+        "select": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_completion_tokens),
+        "grpo": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_completion_tokens),
+        "evaluate": (workload.list_benchmarks(), recipe.evaluate.max_pixels, recipe.evaluate.max_new_tokens),
+    }
+    keys = {"sft": "synthesize.max_thought_words", "evaluate": "evaluate.max_new_tokens"}
+    faults = []
+    for name, (splits, pixels, completion) in longest.items():
+        if stages is not None and not any(stage.startswith(name) for stage in stages):
+            continue
+        for split in splits if has_split(workload, splits) else []:
+            prompts = workload.measure(split, pixels)
+            prompt = prompts.longest_tokens
+            if prompt + completion > limit:
+                section = "grpo" if name == "select" else name
+                faults.append(
+                    f"{name}: the longest prompt of {split} has {prompt:,} tokens ({prompts.source}), with "
+                    f"{completion:,} of a completion more than the model's {limit:,} positions; lower "
+                    f"{section}.max_pixels={pixels} or "
+                    f"{keys.get(name, 'grpo.max_completion_tokens')}, and nothing is ever cut"
+                )
+    return faults
+
+
+def has_split(workload: Workload, splits: Iterable[str]) -> bool:
+    """Whether a recipe trains at all: without training data there is no cot and no rl."""
+    return not {"cot", "rl"} & set(splits) or workload.trains
+
+
+def count_thought_tokens(workload: Workload) -> int:
+    """Tokens of the longest completion that the cold start is trained on."""
+    lengths, synthesize = workload.assumptions.lengths, workload.recipe.synthesize
+    return round(synthesize.max_thought_words * lengths.tokens_per_word) + lengths.answer_tokens
+
+
+def list_divisors(number: int) -> list[int]:
+    """Every divisor, ascending."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def round_up(number: int, step: int) -> int:
+    """The next multiple of `step` that is not smaller."""
+    return -(-number // step) * step
+
+
+def show(values: list[int]) -> str:
+    """Values for a message."""
+    return ", ".join(map(str, values)) if values else "(none)"
