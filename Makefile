@@ -9,6 +9,8 @@
 
 RECIPE ?= paper
 SET ?=
+TO ?=
+ARGS ?=
 SEEDS ?= 8 9 10 11 12
 PYTHON ?=
 UV_VERSION := 0.13.9
@@ -17,12 +19,12 @@ STAGES := fetch synthesize sft merge select grpo evaluate
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
 VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline \
-  pictures
-TYPED_PACKAGES := recipe benchmarks sources lmms_tasks
+  pictures mentions flops not_run verify
+TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock smoke test seeds readme reproduce $(STAGES) report verify claims tiny-base picture lint types clean
+.PHONY: help setup lock smoke test seeds publish readme reproduce rehearsal $(STAGES) report plan verify claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +55,16 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock
-	$(BIN)/uv pip compile --universal --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
+
+# vllm's lock starts as a copy, whose versions uv then keeps where it can. vllm needs mistral-common, which wants
+# numpy below 2.4 on Python 3.12 and older; the numbers of the evidence hang on numpy's release, so ours stays.
+lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock and the locks of the optional groups
+	$(COMPILE) --group dev pyproject.toml -o requirements.lock
+	sed -n 's/^\(numpy==[^ ]*\).*/\1/p' requirements.lock > .venv/vllm-overrides.txt
+	cp requirements.lock requirements-vllm.lock
+	$(COMPILE) --override .venv/vllm-overrides.txt --group dev --group vllm pyproject.toml -o requirements-vllm.lock
+	$(COMPILE) --no-deps --group pyproject.toml:flash-attn -o requirements-flash-attn.lock
 
 smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table (CPU)
 	$(BIN)/migrl reproduce --recipe tiny $(SET)
@@ -76,11 +85,20 @@ seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results
 reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE
 	$(BIN)/migrl reproduce --recipe $(RECIPE) $(SET)
 
+rehearsal: $(STAMP) ## what the paper recipe's stages cost on this GPU, into results/rehearsal
+	$(BIN)/migrl reproduce --recipe rehearsal $(SET)
+
 $(STAGES) report: $(STAMP)
 	$(BIN)/migrl $@ --recipe $(RECIPE) $(SET)
 
+plan: $(STAMP) ## what RECIPE costs on this machine, with formulas; refuses what cannot fit (ARGS="--gpus 8 --gpu H100")
+	$(BIN)/migrl plan --recipe $(RECIPE) $(ARGS) $(SET)
+
 verify: $(STAMP) ## recompute the committed tiny scores and claims from their samples (no GPU)
 	$(BIN)/migrl verify results/tiny
+
+publish: $(STAMP) ## build RECIPE's repositories for the Hub as TO=OWNER/NAME; sends nothing without ARGS=--yes
+	$(BIN)/migrl publish --recipe $(RECIPE) --to "$(TO)" $(ARGS)
 
 readme: $(STAMP) ## write the verdict table of results/ into the README
 	$(BIN)/migrl readme
@@ -103,3 +121,5 @@ types: $(STAMP) ## mypy --strict on the modules that everything else stands on
 
 clean: ## remove runs/, the working state; nothing else
 	rm -rf runs
+
+include container/image.mk

@@ -19,11 +19,12 @@ def remove_image(home: Path) -> None:
 
 
 def tear_log(home: Path) -> None:
-    path = home / "evaluate.partial" / "base.jsonl"
-    path.parent.mkdir()
+    name = "progress/base.0.jsonl"
+    path = home / "evaluate.partial" / name
+    path.parent.mkdir(parents=True)
     key = json.loads((home / "evaluate" / "manifest.json").read_text())["key"]
-    (path.parent / ".key").write_text(key)
-    rows = (home / "evaluate" / "base.jsonl").read_text().splitlines()
+    (home / "evaluate.partial" / ".key").write_text(key)
+    rows = (home / "evaluate" / name).read_text().splitlines()
     path.write_text("\n".join([rows[0][:50], *rows[1:]]) + "\n")
 
 
@@ -35,7 +36,7 @@ def age_manifest(home: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "corrupt image": (break_image, "evaluate", ("corrupt image", ".png", "fetch")),
     "missing image": (remove_image, "evaluate", ("missing image", ".png", "fetch")),
-    "torn line": (tear_log, "evaluate", ("base.jsonl, line 1", "torn")),
+    "torn line": (tear_log, "evaluate", ("base.0.jsonl, line 1", "broken")),
     "other format": (age_manifest, "synthesize", ("run format 0", "--runs")),
 }
 

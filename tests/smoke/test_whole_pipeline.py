@@ -111,8 +111,8 @@ def kill_during(stage: str, folder: Path) -> bool:
     signs = {
         "sft": lambda: (home / "sft.partial/log.jsonl").exists() and list(home.glob("sft.partial/checkpoints/*-2")),
         "grpo": lambda: (home / "grpo.partial/log.jsonl").exists() and list(home.glob("grpo.partial/checkpoints/*-2")),
-        "select": lambda: (home / "select.partial/rollouts.jsonl").exists(),
-        "evaluate": lambda: (home / "evaluate.partial/sft.jsonl").exists(),
+        "select": lambda: (home / "select.partial/progress/rollouts.0.jsonl").exists(),
+        "evaluate": lambda: (home / "evaluate.partial/progress/sft.0.jsonl").exists(),
     }
     at_work = signs.get(stage, lambda: (home / f"{stage}.partial/.key").exists())
     try:

@@ -1,7 +1,9 @@
 """How processes are started: settings, what a failure is told as, and which checkpoint a start goes on from."""
 
 import json
+import signal as signals
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,29 @@ def test_the_slurm_example_is_sound_shell_and_names_real_settings() -> None:
     settings = [part for part in text.split('"') if part.startswith("launch.")]
     recipe = load_recipe(RECIPES / "paper.yaml", settings)
     assert (recipe.launch.processes, recipe.launch.machines, recipe.launch.starter[0]) == (16, 2, "srun")
+
+
+@pytest.mark.parametrize(("signal", "code", "requeued"), [("USR1", 138, True), ("TERM", 143, False)])
+def test_the_slurm_example_hands_signals_on_and_queues_again_only_what_was_asked_to_stop(
+    signal: str, code: int, requeued: bool, tmp_path: Path
+) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    programs = {
+        # As migrl does: it goes on for a moment, then ends with the code of the signal.
+        ".venv/bin/migrl": f'trap "sleep 0.3; exit {code}" {signal}\ntouch ready\nwhile true; do sleep 0.05; done',
+        "scontrol": 'echo "$@" > requeued',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    script = subprocess.Popen(["bash", ROOT / "reproduce/launch/slurm.sh"], cwd=tmp_path, env=environment)
+    while not (tmp_path / "ready").exists():
+        assert script.poll() is None
+        time.sleep(0.02)
+    script.send_signal(getattr(signals, f"SIG{signal}"))
+    assert script.wait(timeout=60) == (0 if requeued else code)
+    assert (tmp_path / "requeued").exists() == requeued
 
 
 @pytest.mark.parametrize("name", ["none", "ddp", "zero2", "zero3"])
