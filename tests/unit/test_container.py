@@ -1,0 +1,197 @@
+"""The image's description, read as text, and the script that talks to the engines. No engine is needed.
+
+The real build is tests/container/build_and_test.sh.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from migrl.errors import UserError
+from migrl.evidence import describe_machine
+from migrl.image import read_image
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGEST = "sha256:" + hashlib.sha256(b"an image").hexdigest()
+# Asks the three things that the script asks an engine; everything it is called with goes into a file.
+ENGINE = """#!/bin/sh
+printf '%s\\n' "$@" >> "$0.calls"
+case "$1" in info) exit INFO ;; image) echo DIGEST ;; esac
+"""
+
+
+def read_instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions as (word, rest), comments gone and continued lines joined."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+def read_pins(lock: str, python: str) -> dict[str, str]:
+    """Name to version of what a lock installs on a Linux server of the common kind; every pin has a hash."""
+    machine = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    machine |= {"platform_machine": "x86_64", "implementation_name": "cpython"}
+    pins = {}
+    for block in re.split(r"\n(?=\S)", (ROOT / lock).read_text()):
+        requirement = Requirement(block.split("\\\n")[0].strip())
+        assert "--hash=sha256:" in block, f"{lock}: {requirement.name} has no hash"
+        if requirement.marker is None or requirement.marker.evaluate(machine):
+            assert requirement.name not in pins
+            pins[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return pins
+
+
+def test_the_base_is_named_by_its_digest_and_is_the_only_one() -> None:
+    arguments = dict(rest.partition("=")[::2] for word, rest in read_instructions() if word == "ARG")
+    bases = [rest for word, rest in read_instructions() if word == "FROM"]
+    assert bases == ["${BASE}"]
+    first = next(rest for word, rest in read_instructions() if word == "ARG")
+    assert re.fullmatch(r"BASE=\S+@sha256:[0-9a-f]{64}", first) and "BASE" in arguments
+
+
+def test_everything_that_is_installed_has_its_hash_in_a_lock() -> None:
+    runs = " ".join(rest for word, rest in read_instructions() if word == "RUN")
+    installs = re.findall(r"pip install [^&;|]*", runs)
+    assert len(installs) == 5
+    for install in installs:
+        if "--editable ." in install:
+            assert "--no-deps" in install and "--no-build-isolation" in install
+        else:
+            assert "--require-hashes" in install and re.search(r"-r \S+\.lock", install), install
+    assert "FLASH_ATTENTION_FORCE_BUILD=TRUE" in runs  # its setup would download a wheel that has no hash
+
+
+def test_the_image_takes_no_secret_and_runs_as_an_ordinary_user() -> None:
+    instructions = read_instructions()
+    named = " ".join(rest for word, rest in instructions if word in ("ARG", "ENV"))
+    assert not re.search("token|secret|passw|credential|api_?key|index_url|proxy", named, re.IGNORECASE)
+    assert [word for word, _ in instructions if word in ("ADD", "HEALTHCHECK", "VOLUME", "ONBUILD")] == []
+    assert [rest for word, rest in instructions if word == "USER"] == ["10001:10001"]
+    text = "".join(
+        path.read_text() for path in (ROOT / "Dockerfile", *sorted((ROOT / "reproduce/container").iterdir()))
+    )
+    assert not re.search(r"https?://", text)
+
+
+def test_only_listed_files_get_into_the_image_and_all_that_it_copies_is_listed() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert all(any(ROOT.glob(name)) for name in allowed)
+    names = {path.name for pattern in allowed for path in ROOT.glob(pattern)}
+    assert names.isdisjoint({".git", ".venv", "runs", "data", ".env", ".nox"})
+    sources = [source for word, rest in read_instructions() if word == "COPY" for source in rest.split()[:-1]]
+    assert set(sources) - {"."} <= names
+    assert {"src", "reproduce", "results", "tests", "Makefile", "pyproject.toml", "README.md", "LICENSE"} <= names
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_the_lock_with_vllm_changes_no_version_but_two(python: str) -> None:
+    ours, theirs = read_pins("requirements.lock", python), read_pins("requirements-vllm.lock", python)
+    changed = {name for name, version in ours.items() if theirs[name] != version}
+    assert changed == ({"cuda-bindings", "setuptools"} if python == "3.12" else {"cuda-bindings"})
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert groups["vllm"] == [f"vllm=={theirs['vllm']}"]
+    assert groups["flash-attn"] == [f"flash-attn=={read_pins('requirements-flash-attn.lock', python)['flash-attn']}"]
+
+
+def test_an_image_is_described_by_what_its_build_and_its_start_left(tmp_path: Path) -> None:
+    image_file, digest_file = tmp_path / "image.json", tmp_path / "image-digest"
+    assert read_image(image_file, digest_file) is None
+    image_file.write_text('{"base": "debian@sha256:1", "revision": "abc", "dirty": false, "tree": "/app"}')
+    image = read_image(image_file, digest_file)
+    assert image is not None and image.describe()["digest"] is None
+    digest_file.write_text(DIGEST + "\n")
+    image = read_image(image_file, digest_file)
+    assert image is not None
+    assert image.describe() == {"digest": DIGEST, "base": "debian@sha256:1", "revision": "abc", "dirty": False}
+    digest_file.write_text("latest")
+    with pytest.raises(UserError, match="'latest' is no image digest"):
+        read_image(image_file, digest_file)
+    image_file.write_text('{"base": "debian"}')
+    with pytest.raises(UserError, match="should hold base, dirty, revision, tree"):
+        read_image(image_file, digest_file)
+
+
+def test_outside_of_git_the_revision_is_the_image_s_if_the_source_is_the_image_s(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    program = """if True:
+        import json, pathlib, sys
+        from migrl.evidence import describe_revision
+        from migrl.image import Image
+        for tree in sys.argv[1:]:
+            print(json.dumps(describe_revision(Image("debian", "abc", False, pathlib.Path(tree), None))))
+    """
+    command = [sys.executable, "-c", program, str(tmp_path), "/app/of/another"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert told == [{"revision": "abc", "dirty": False}, {"revision": None, "dirty": None}]
+    assert "image" in describe_machine()
+
+
+def put_engines(folder: Path, **answers: int) -> dict[str, str]:
+    """Recording stand-ins for engines, found before real ones; `docker=1` is a client whose engine does not run."""
+    shutil.copytree(ROOT / "reproduce/container", folder / "reproduce/container")
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "Dockerfile", folder)
+    for name, status in answers.items():
+        path = folder / "engines" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(ENGINE.replace("INFO", str(status)).replace("DIGEST", DIGEST.removeprefix("sha256:")))
+        path.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'engines'}:{os.environ['PATH']}"}
+
+
+def call_make(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_an_engine_that_answers_the_error_says_what_to_do(tmp_path: Path) -> None:
+    environment = put_engines(tmp_path, docker=1, podman=1, buildah=1)
+    result = call_make(tmp_path, environment, "image")
+    assert result.returncode != 0
+    assert "no docker, podman or buildah answers on this machine; install one" in result.stderr
+
+
+def test_docker_gets_the_gpus_the_folders_the_digest_and_the_command_as_one_word(tmp_path: Path) -> None:
+    environment = put_engines(tmp_path, docker=0)
+    result = call_make(tmp_path, environment, "image-run", "CMD=echo 'a  b'", "RUN_FLAGS=--network=host")
+    assert result.returncode == 0, result.stderr
+    calls = (tmp_path / "engines" / "docker.calls").read_text().splitlines()
+    assert calls[-3:] == ["sh", "-c", "echo 'a  b'"]
+    assert calls[calls.index("--gpus") + 1] == "all" and "--ipc=host" in calls and "--network=host" in calls
+    assert calls[calls.index("--user") + 1] == f"{os.getuid()}:{os.getgid()}"
+    mounts = [calls[i + 1] for i, word in enumerate(calls) if word == "--volume"]
+    note = mounts[0].removesuffix(":/etc/migrl/image-digest:ro")
+    assert Path(note).read_text() == DIGEST + "\n"
+    assert mounts[1:] == [f"{tmp_path}/{name}:/app/{name}" for name in ("runs", "results", "data")]
+
+
+def test_podman_is_taken_where_docker_has_no_engine_and_gets_each_gpu_by_its_name(tmp_path: Path) -> None:
+    environment = put_engines(tmp_path, docker=1, podman=0)
+    assert call_make(tmp_path, environment, "image-run", "GPUS=0,3").returncode == 0
+    calls = (tmp_path / "engines" / "podman.calls").read_text().splitlines()
+    assert [calls[i + 1] for i, word in enumerate(calls) if word == "--device"] == [
+        "nvidia.com/gpu=0",
+        "nvidia.com/gpu=3",
+    ]
+    assert calls[-1] == 'make reproduce RECIPE=paper SET=""'
+
+
+def test_buildah_refuses_gpus_which_it_cannot_hand_on(tmp_path: Path) -> None:
+    environment = put_engines(tmp_path, buildah=0)
+    script = (tmp_path / "engines" / "buildah").read_text().replace("image)", "inspect)")
+    (tmp_path / "engines" / "buildah").write_text(script)
+    result = call_make(tmp_path, environment, "image-run", "ENGINE=buildah")
+    assert result.returncode != 0 and "buildah hands no GPU on" in result.stderr
