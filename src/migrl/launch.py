@@ -126,11 +126,16 @@ def read_context(path: Path) -> StageContext:
 def make_environment(recipe: Recipe) -> dict[str, str]:
     """The environment of a stage's processes."""
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    # Threads a process, whatever their number: sums, and so completions, depend on it.
-    environment["OMP_NUM_THREADS"] = str(recipe.model.threads or os.cpu_count())
-    if not torch.cuda.is_available():
+    cores = os.cpu_count() or 1
+    if torch.cuda.is_available():
+        threads = max(1, cores * recipe.launch.machines // recipe.launch.processes)
+    else:
+        # Whatever the number of processes: sums, and so completions, depend on it.
+        threads = recipe.model.threads or cores
         # DeepSpeed and accelerate would look for an accelerator and find none.
         environment["DS_ACCELERATOR"] = "cpu"
+        environment["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else "cpu:0", to which torch.load cannot load a checkpoint
+    environment["OMP_NUM_THREADS"] = str(threads)
     return environment
 
 
@@ -187,6 +192,8 @@ def run_child(work: Callable[[StageContext, Rank], None]) -> None:
         leave_error(context.folder, text)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
         sys.exit(1 if rank.count > 1 else 0)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else a process that ends after the first may abort in gloo
 
 
 def leave_error(folder: Path, text: str) -> None:

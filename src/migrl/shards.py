@@ -11,25 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.evidence import PROGRESS
+from migrl.evidence import PROGRESS, StageContext
 from migrl.generate import track
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
 from migrl.records import ProgressLog
 from migrl.watch.signals import stop_if_asked
+from migrl.watch.watchdog import watch_progress
 
 Rows = list[dict[str, Any]]
 Worker = Callable[[list[ModelInput]], Rows]
 
 
 def work_through(
-    folder: Path, name: str, rank: Rank, batches: list[list[ModelInput]], make_worker: Callable[[], Worker], label: str
+    context: StageContext,
+    name: str,
+    rank: Rank,
+    batches: list[list[ModelInput]],
+    make_worker: Callable[[], Worker],
+    label: str,
 ) -> None:
     """Do this rank's batches that are not in any log yet, a row an input.
 
     `make_worker` loads what generation needs, and is called only if there is something to do; the worker it returns
     gives a batch's rows, in order, each with its `uid`.
     """
+    folder = context.folder
     done = read_progress(folder, name)
     mine = batches[rank.index :: rank.count]
     todo = [batch for batch in mine if any(item.sample.uid not in done for item in batch)]
@@ -39,10 +46,14 @@ def work_through(
     log = ProgressLog(folder / PROGRESS / f"{name}.{rank.index}.jsonl")
     work = make_worker()
     shared = f"{label} (process 1 of {rank.count})" if rank.count > 1 else label
-    for number, batch in enumerate(track(todo, shared, visible=rank.index == 0), 1):
-        log.append([row for row in work(batch) if row["uid"] not in done])
-        stop_if_asked(folder.parent, f"{label}, batch {number} of {len(todo)}")
-    log.close()
+    try:
+        with watch_progress(folder, context.recipe.watch, rank.index) as tick:
+            for number, batch in enumerate(track(todo, shared, visible=rank.index == 0), 1):
+                log.append([row for row in work(batch) if row["uid"] not in done])
+                tick()
+                stop_if_asked(folder.parent, f"{label}, batch {number} of {len(todo)}")
+    finally:
+        log.close()
 
 
 def read_progress(folder: Path, name: str) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from migrl.evidence import read_json
 
 if TYPE_CHECKING:
     from migrl.data.hub_source import Inspection
+    from migrl.teachers.estimate import Estimate
 
 
 def print_claims(folder: Path, console: Console) -> None:
@@ -25,6 +26,17 @@ def print_claims(folder: Path, console: Console) -> None:
             continue
         interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
         table.add_row(claim["id"], f"{claim['delta']:+.1f}", interval, str(claim["n"]), claim["verdict"])
+    console.print(table)
+
+
+def print_measurements(folder: Path, console: Console) -> None:
+    """Print what the stages of a rehearsal cost."""
+    from migrl.report.measurements import COLUMNS, MEASURED, list_cells
+
+    data = read_json(folder / "measurements.json")
+    table = Table("stage", *COLUMNS.values(), title=f"{folder.name} on {data['device']}", title_justify="left")
+    for name in MEASURED:
+        table.add_row(name, *list_cells(name, data))
     console.print(table)
 
 
@@ -63,6 +75,24 @@ def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> 
             console.print(f"missing: {found.name}: {name}", markup=False, soft_wrap=True)
         for name in found.changed:
             console.print(f"changed: {found.name}: {name}", markup=False, soft_wrap=True)
+
+
+def print_estimate(estimate: "Estimate", console: Console) -> None:
+    """Print what a teacher would be asked, and a server's bill."""
+    found, teacher = estimate, estimate.teacher
+    table = Table(Column(""), Column("estimate", justify="right"), Column("how"), box=SIMPLE)
+    table.add_row("samples", f"{found.samples:,}", f"{found.pictures:,} pictures")
+    table.add_row("requests", f"{found.requests - found.answered:,}", f"{found.answered:,} more are answered already")
+    table.add_row("input tokens", f"{found.text_tokens + found.picture_tokens:,}", "the whole prompt each time")
+    table.add_row("  of pictures", f"{found.picture_tokens:,}", "as Qwen2.5-VL counts them")
+    table.add_row("output tokens", f"{found.output_tokens:,}", found.output_rule)
+    table.add_row("  at most", f"{found.output_limit:,}", f"max_tokens={teacher.max_tokens} each")
+    for label, tokens in (("bill", found.output_tokens), ("  at most", found.output_limit)):
+        bill = found.compute_bill(tokens)
+        how = "in the currency of price_per_million_..., repeated attempts apart" if label == "bill" else ""
+        table.add_row(label, "-" if bill is None else f"{bill:,.2f}", how if bill is not None else "no prices stated")
+    console.print(f"{teacher.engine} teacher {teacher.model}: nothing was sent", markup=False)
+    console.print(table)
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from migrl.claims import load_claims, select_claims
-from migrl.cli import app, publish_report
+from migrl.cli import app
+from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
 from migrl.evidence import write_json
 from migrl.not_run import write_not_run

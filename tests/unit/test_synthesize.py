@@ -5,11 +5,11 @@ from random import Random
 
 import pytest
 
+from migrl.filters import count_filters, judge_candidates, judge_completion
 from migrl.inputs import ModelInput
 from migrl.prompts import build_messages
-from migrl.recipe import TeacherSettings, load_recipe
+from migrl.recipe import ScriptedTeacher, load_recipe
 from migrl.records import BoxTarget, Sample
-from migrl.stages.synthesize import count_filters, judge_candidates, judge_completion
 from migrl.world.teacher import FAULTS, write_candidate
 
 SETTINGS = load_recipe(Path(__file__).resolve().parents[2] / "reproduce/recipes/tiny.yaml").synthesize
@@ -33,11 +33,14 @@ GOOD = f'<think>{FACTS}</think><answer>{{"image": 2, "bbox_2d": [35, 28, 70, 56]
         (GOOD.replace("</answer>", ""), "parse"),
         (GOOD.replace("bbox_2d", "bbox"), "parse"),
         (GOOD + " done", "parse"),
+        (GOOD.replace(FACTS, FACTS + "<|im_end|>"), "parse"),
         (GOOD.replace("[35, 28", "[5, 8"), "iou"),
         (GOOD.replace('{"image": 2', '{"image": 1'), "iou"),
         (GOOD.replace("</think>", " As given.</think>"), "leak"),
         (GOOD.replace("</think>", " The box is (35, 28), (70, 56).</think>"), "leak"),
+        (GOOD.replace(FACTS, "Given the question, look at the second picture: it is the red circle."), None),
         (GOOD.replace(FACTS, "It is the red circle."), "image"),
+        (GOOD.replace(FACTS, "It is the red circle in image 12."), "image"),
         (GOOD.replace(FACTS, FACTS * 12), "length"),
     ],
 )
@@ -51,7 +54,7 @@ def test_a_repeated_candidate_is_a_duplicate() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_teacher_that_always_errs_gets_nothing_through(fault: str) -> None:
-    teacher = TeacherSettings(engine="scripted", **{fault: 1.0})
+    teacher = ScriptedTeacher(engine="scripted", **{fault: 1.0})
     image, box = ITEM.box_target.image, ITEM.true_box
     rows = []
     for seed in range(40):

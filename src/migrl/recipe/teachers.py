@@ -54,14 +54,14 @@ class TransformersTeacher(LocalTeacher):
 
 
 class VllmTeacher(LocalTeacher):
-    """Weights under vLLM, cut over `tensor_parallel` devices of this machine; `memory` is its share of each.
+    """Weights under vLLM, cut over `tensor_parallel` devices of this machine, which is the order of its sums.
 
-    Replies are kept after every `batch` questions. How it is run does not enter the stage's key.
+    `memory` is its share of each device; replies are kept after every `batch` questions.
     """
 
     engine: Literal["vllm"]
     context_tokens: Count = 32768
-    tensor_parallel: Count = Field(default=1, exclude=True)
+    tensor_parallel: Count = 1
     memory: Rate = Field(default=0.9, exclude=True)
     batch: Count = Field(default=256, exclude=True)
 

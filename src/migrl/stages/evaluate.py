@@ -91,7 +91,7 @@ def generate(context: StageContext, rank: Rank) -> None:
         return work
 
     for arm in settings.arms:
-        work_through(context.folder, arm, rank, batches, partial(make_worker, arm), f"evaluating {arm}")
+        work_through(context, arm, rank, batches, partial(make_worker, arm), f"evaluating {arm}")
 
 
 def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, Any]:

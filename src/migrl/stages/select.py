@@ -65,7 +65,7 @@ def generate(context: StageContext, rank: Rank) -> None:
         return work
 
     batches = make_batches(items, settings.batch, settings.batch_pixels)
-    work_through(context.folder, "rollouts", rank, batches, make_worker, "sampling rollouts")
+    work_through(context, "rollouts", rank, batches, make_worker, "sampling rollouts")
 
 
 def score_rollouts(item: ModelInput, completions: list[str]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher
 from migrl.shards import read_progress
 from migrl.teachers.ledger import compute_cost, count_tokens
 from migrl.teachers.prompts import prompt_item
-from migrl.teachers.server import LOG, name_request
+from migrl.teachers.request import name_request
+from migrl.teachers.server import LOG
 from migrl.teachers.teacher import Reply, count_prompt, load_items
 
 TOKENS_A_WORD = 1.5  # of English in Qwen's tokenizer, with the numbers and brackets of the answer; on the high side

@@ -37,7 +37,7 @@ def write_batches(context: StageContext, rank: Rank, items: list[ModelInput]) ->
             make_worker = partial(load_vllm, recipe, teacher, weights, max(len(item.paths) for item in items))
         case _:
             raise TypeError(f"engine {teacher.engine} has no weights here")
-    work_through(context.folder, LOG, rank, batches, make_worker, "asking the teacher")
+    work_through(context, LOG, rank, batches, make_worker, "asking the teacher")
 
 
 def read_replies(context: StageContext, items: list[ModelInput]) -> list[list[Reply]]:

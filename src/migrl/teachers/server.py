@@ -8,38 +8,27 @@ is missing.
 
 import asyncio
 import os
-import ssl
-import stat
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import httpx
 
-from migrl.errors import UserError
 from migrl.evidence import PROGRESS
 from migrl.inputs import ModelInput
 from migrl.recipe import ServerTeacher
 from migrl.records import ProgressLog
 from migrl.teachers.bar import Bar
+from migrl.teachers.client import ask, check_reachable, open_client, read_key
 from migrl.teachers.ledger import add_up
-from migrl.teachers.request import ask, build_body, derive_seed, encode_picture
+from migrl.teachers.request import Request, build_requests, name_request
 from migrl.teachers.teacher import Reply
 from migrl.watch.signals import stop_if_asked
 
 LOG = "requests"
 Missing = tuple[ModelInput, list[int]]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One candidate's request, ready to be sent; `name` is the sample's uid and the candidate's number."""
-
-    name: str
-    body: bytes
 
 
 def ask_server(
@@ -63,33 +52,10 @@ def ask_server(
     return [[row["reply"] for row in some] for some in rows], ledger
 
 
-def name_request(item: ModelInput, candidate: int) -> str:
-    """A request's name in the log and in errors."""
-    return f"{item.sample.uid}#{candidate}"
-
-
 def list_missing(items: list[ModelInput], candidates: int, log: ProgressLog) -> list[Missing]:
     """Items with the numbers of their candidates that are not in the log; items that are complete are left out."""
     missing = [(item, [k for k in range(candidates) if name_request(item, k) not in log]) for item in items]
     return [(item, numbers) for item, numbers in missing if numbers]
-
-
-def read_key(path: Path) -> str:
-    """The API key in a file.
-
-    Raises:
-        UserError: no such file, or not one line of printable characters; the content is never repeated.
-    """
-    try:
-        key = path.read_text(encoding="ascii").strip()
-        mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no key can be read ({type(error).__name__}); correct teacher.key_file") from error
-    if not key or not key.isprintable() or " " in key:
-        raise UserError(f"{path}: holds no key: one line without spaces is expected; write the key into it, alone")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        print(f"warning: {path}: others may read this key; run: chmod 600 {path}", file=sys.stderr)
-    return key
 
 
 async def ask_missing(
@@ -112,7 +78,7 @@ async def ask_missing(
         async with open_client(teacher, key, certificates) as client:
             while (request := await ready.get()) is not None:
                 rng = Random(f"{seed}/{request.name}")
-                reply, spent = await ask(client, teacher, key, request.name, request.body, rng, bar.count_failure)
+                reply, spent = await ask(client, teacher, key, request, rng, bar.count_failure)
                 finished.put_nowait({"uid": request.name, "reply": reply, "spent": asdict(spent)})
                 bar.count_reply(reply)
                 if writer.done():
@@ -141,13 +107,6 @@ async def ask_missing(
             await writer
 
 
-def build_requests(teacher: ServerTeacher, item: ModelInput, numbers: list[int], seed: int) -> list[Request]:
-    """The requests for some candidates of one sample; its pictures are encoded once."""
-    pictures = [encode_picture(path, size) for path, size in zip(item.paths, item.resized_sizes, strict=True)]
-    names = [name_request(item, k) for k in numbers]
-    return [Request(name, build_body(teacher, item, pictures, derive_seed(seed, name))) for name in names]
-
-
 def count_encoders() -> int:
     """Threads that encode pictures: more than the cores, or than a few, would take Python's lock from the sending."""
     return min(4, len(os.sched_getaffinity(0)))
@@ -174,40 +133,3 @@ async def write_rows(finished: asyncio.Queue[Row | None], log: ProgressLog) -> N
         ended = rows[-1] is None
         if whole := [row for row in rows if row is not None]:
             await asyncio.to_thread(log.append, whole)
-
-
-def open_client(teacher: ServerTeacher, key: str | None, certificates: ssl.SSLContext) -> httpx.AsyncClient:
-    """A client for one place. It takes nothing from the environment: no proxy, and no credentials but the key.
-
-    Each place has a client, and so a connection, of its own: in one that all share, every request would walk through
-    all connections several times (httpcore 1.0), which at 64 places costs more than all else.
-    """
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    return httpx.AsyncClient(
-        base_url=teacher.base_url,
-        headers=headers,
-        timeout=httpx.Timeout(teacher.reply_seconds, connect=teacher.connect_seconds),
-        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        verify=certificates,
-        trust_env=False,
-    )
-
-
-async def check_reachable(client: httpx.AsyncClient, teacher: ServerTeacher) -> None:
-    """Look whether a server is there at all, before pictures are encoded and attempts repeated. Any answer will do.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        async with client.stream("GET", "models", timeout=teacher.connect_seconds):
-            return
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise UserError(
-            f"{teacher.base_url}: no server answers ({type(error).__name__} {error}); start it, or correct "
-            "synthesize.teacher.base_url"
-        ) from error
-    except httpx.TransportError:
-        return  # it is there; whether it works, the requests find out, and they are repeated

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from migrl.answers import format_box_answer
 from migrl.boxes import Box, Size
-from migrl.recipe import TeacherSettings
+from migrl.recipe import ScriptedTeacher
 
 Fault = Literal["wrong_object", "leaked_truth", "malformed", "too_long"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -26,7 +26,7 @@ class Candidate:
 
 
 def write_candidate(
-    rng: Random, settings: TeacherSettings, *, facts: str, image: int, box: Box, resized_size: Size
+    rng: Random, settings: ScriptedTeacher, *, facts: str, image: int, box: Box, resized_size: Size
 ) -> Candidate:
     """A completion for a sample whose true box (in the model's frame) lies in image number `image`.
 

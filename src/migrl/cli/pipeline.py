@@ -1,0 +1,163 @@
+"""Commands that run stages, or say what running them would cost."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, tell_progress
+from migrl.errors import UserError
+from migrl.evidence import read_json
+from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, prepare_stage, run_pipeline
+from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe
+from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
+
+
+@app.command()
+def reproduce(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+    force: Force = False,
+    seed: Seed = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run the whole pipeline; finished stages are skipped. Ends with the verdict table, or a rehearsal's costs."""
+    seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED_SECTIONS]
+    settings = find_recipe(recipe, [*seeds, *(overrides or [])])
+    report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
+    target = results / settings.name
+    publish_report(report, target)
+    if settings.claims == "none":
+        print_measurements(target, console)
+        console.print(f"report: {target / 'report.md'}")
+        return
+    print_claims(target, console)
+    console.print(f"report: {target / 'report.html'}")
+
+
+def publish_report(report: Path, target: Path) -> None:
+    """Make the results folder equal to the report stage's; `evidence.json` becomes its `manifest.json`, last."""
+    names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
+    for name in names:
+        copy = target / ("manifest.json" if name == "evidence.json" else name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(report / name, copy.with_name(copy.name + ".tmp"))
+        copy.with_name(copy.name + ".tmp").replace(copy)
+    for path in target.rglob("*"):
+        if path.is_file() and path.relative_to(target).as_posix() not in {*names, "manifest.json"}:
+            path.unlink()
+
+
+@app.command()
+def fetch(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    offline: Annotated[
+        Path | None, typer.Option("--offline", help="A folder with the files; no network is used.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Recount what was fetched and list missing images.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Bring data and base model, or with --check recount what is there."""
+    settings = find_recipe(
+        recipe, [*(overrides or []), *([f"source.offline={json.dumps(str(offline))}"] if offline else [])]
+    )
+    if check:
+        check_downloads(settings)
+    else:
+        run_pipeline(settings, runs, only="fetch", force=force, tell=tell_progress(settings))
+
+
+def check_downloads(settings: Recipe) -> None:
+    """Print what the downloads hold; a wrong count or a missing image ends in an error, after all were listed."""
+    from migrl.data.hub_source import inspect_downloads, refuse_faults
+
+    if not isinstance(settings.source, HubSource):
+        raise UserError(f"recipe {settings.name!r}: its source is not fetched from the Hub; there is nothing to check")
+    inspections = inspect_downloads(settings.source)
+    print_inspections(inspections, console)
+    refuse_faults(inspections)
+
+
+def add_stage_command(name: str) -> None:
+    """Register `migrl <stage>`: that stage alone, from its inputs' finished folders."""
+
+    def command(
+        recipe: RecipeName = "tiny", runs: Runs = Path("runs"), force: Force = False, overrides: Overrides = None
+    ) -> None:
+        run_alone(name, find_recipe(recipe, overrides), runs, force)
+
+    command.__doc__ = f"Run stage {name} alone."
+    app.command(name)(command)
+
+
+def run_alone(name: str, settings: Recipe, runs: Path, force: bool) -> None:
+    """Run one stage from its inputs' finished folders."""
+    if name not in [stage.name for stage in plan_stages(settings)]:
+        raise UserError(f"stage {name}: not part of recipe {settings.name!r}; add its arm to evaluate.arms")
+    folder = run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+    if name == "evaluate":
+        print_scores(folder, console)
+
+
+@app.command()
+def synthesize(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count requests and tokens, and what they would cost; send nothing.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run stage synthesize alone, or estimate what its teacher would cost."""
+    settings = find_recipe(recipe, overrides)
+    if not dry_run:
+        run_alone("synthesize", settings, runs, force)
+        return
+    from migrl.teachers.estimate import estimate_requests
+
+    home = runs / settings.name
+    stage = next(stage for stage in STAGES if stage.name == "synthesize")
+    print_estimate(estimate_requests(settings, home, prepare_stage(stage, settings, home).key), console)
+
+
+for _stage in (*STAGES[2:], *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
+    add_stage_command(_stage.name)
+
+
+@app.command()
+def plan(
+    recipe: RecipeName = "paper",
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+    gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs in all, instead of those found; 0 for none.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="What they are, such as H100 or A100 40GB.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option("--gpu-memory", help="GB of each.")] = None,
+    formulas: Annotated[bool, typer.Option("--formulas", help="Show where every part of a figure is from.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Print what every stage costs on this machine, with formulas; exit 1 if something cannot fit."""
+    from migrl.plan.build import build_plan
+    from migrl.plan.machine import GpuOptions
+    from migrl.plan.print import print_plan
+    from migrl.plan.refuse import raise_refusals
+
+    settings = find_recipe(recipe, overrides)
+    made = build_plan(settings, runs, results, GpuOptions(gpus, gpu_memory, gpu))
+    if as_json:
+        print(json.dumps(made.to_json(), indent=1))
+    else:
+        print_plan(made, console, formulas=formulas)
+    raise_refusals(settings, list(made.refusals))
+
+
+@app.command("recipe")
+def show_recipe(recipe: RecipeName = "tiny", overrides: Overrides = None) -> None:
+    """Print a recipe with every default and override applied, as JSON."""
+    console.print_json(json.dumps(find_recipe(recipe, overrides).model_dump(mode="json")))

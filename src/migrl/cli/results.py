@@ -1,0 +1,147 @@
+"""Commands on results: verdicts, their check, scores of anyone's outputs, and publishing. None needs a GPU."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from migrl.boxes import Frame
+from migrl.cli.shared import RecipeName, Results, Runs, app, console, find_recipe
+from migrl.errors import UserError
+from migrl.show import print_claims, print_detection_report, print_report
+
+
+@app.command()
+def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
+    """Print the verdict table of committed evidence."""
+    print_claims(folder, console)
+
+
+@app.command()
+def readme(results: Results = Path("results"), path: Path = Path("README.md")) -> None:
+    """Write the verdict table of the committed results into the README."""
+    from migrl.readme import update_readme
+
+    update_readme(path, results)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
+    """Recompute scores and verdicts from the raw completions; exit 1 on any difference."""
+    from migrl.verify import is_not_run, verify_results
+
+    differences = verify_results(folder)
+    for difference in differences:
+        console.print(f"different: {difference}", markup=False)
+    if differences:
+        raise UserError(f"{folder}: {len(differences)} differences; the evidence was changed or made by other code")
+    if is_not_run(folder):
+        console.print(f"{folder}: not run; every claim says so, and there is no number to check")
+        return
+    console.print(f"{folder}: every score and verdict follows from the samples")
+
+
+@app.command("not-run")
+def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
+    """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""
+    from migrl.not_run import write_not_run
+
+    settings = find_recipe(recipe, None)
+    write_not_run(settings, results / settings.name)
+    print_claims(results / settings.name, console)
+
+
+@app.command()
+def publish(
+    to: Annotated[str, typer.Option("--to", help="OWNER/NAME of the model; the data set becomes OWNER/NAME-data.")],
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+    out: Annotated[Path | None, typer.Option("--out", help="Built here; else in runs/<recipe>/publish.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Also whole weights, with the adapters folded in.")] = False,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Publish a run of uncommitted code.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this nothing leaves the machine.")] = False,
+    private: Annotated[bool, typer.Option("--private/--public", help="Who may see new repositories.")] = True,
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="Holds a token that may write.")] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Another Hub than the public one.")] = None,
+    lfs: Annotated[bool, typer.Option("--lfs", help="For a Hub without xet storage.")] = False,
+) -> None:
+    """Build cards, weights, data and evidence for the Hub and list every file; with --yes also send them."""
+    from migrl.publish import UploadSettings, find_token, prepare_repositories, upload_repositories
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    settings = find_recipe(recipe, None)
+    token = find_token(token_file, endpoint) if yes else None
+    place = out or runs / settings.name / "publish"
+    repositories = prepare_repositories(settings, runs, results, to, place, merged=merged, allow_dirty=allow_dirty)
+    for repository in repositories:
+        for line in repository.describe():
+            tell(line)
+    if token is None:
+        tell("dry run: nothing was sent; look at the folders, then add --yes")
+    else:
+        upload_repositories(repositories, UploadSettings(token, private, endpoint, lfs), tell)
+
+
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="Such as mig_bench, lisa_val, blink, mmiu, muirbench, mc_bench.")],
+    annotations: Annotated[Path, typer.Option("--annotations", help="The published file, or folder of parquet files.")],
+    predictions: Annotated[Path, typer.Option("--predictions", help='Lines {"uid": ..., "completion": "raw text"}.')],
+    parser: Annotated[
+        str, typer.Option("--parser", help="How replies are read; compat is the official rule.")
+    ] = "compat",
+    frame: Annotated[Frame, typer.Option("--frame", help="What the numbers of a reply mean.")] = "permille",
+    images: Annotated[Path | None, typer.Option("--images", help="Folder that image paths start from.")] = None,
+    min_pixels: Annotated[int, typer.Option("--min-pixels", help="Of the resizing, for --frame resized_px.")] = 3136,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", help="Of the resizing.")] = 12_845_056,
+    cut_answer: Annotated[bool, typer.Option("--cut-answer", help="Read the last answer block only.")] = False,
+    details: Annotated[
+        Path | None, typer.Option("--details", help="Write one line an item: what was read, hit.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Score anyone's raw outputs as the benchmark's authors do, or strictly."""
+    from migrl.rescore import ScoreSettings, rescore_detections, rescore_file
+
+    if benchmark == "mc_bench":
+        report = rescore_detections(annotations, predictions)
+        print(json.dumps(report, indent=1)) if as_json else print_detection_report(report, console)
+        return
+
+    settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer)
+    report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent, details)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_report(report, console)
+
+
+@app.command("lmms-eval")
+def lmms_eval(
+    data: Annotated[Path, typer.Option("--data", help="Prepared data, such as runs/paper/fetch/data.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, for lmms-eval --include_path.")],
+    frame: Annotated[Frame, typer.Option("--frame", help="What the numbers of a reply mean.")] = "resized_px",
+    min_pixels: Annotated[int | None, typer.Option("--min-pixels", help="As the model is loaded with.")] = None,
+    max_pixels: Annotated[int | None, typer.Option("--max-pixels", help="As the model is loaded with.")] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Do not ask the model to think first.")] = False,
+    resized_twice: Annotated[
+        bool, typer.Option("--resized-twice", help="For the adapters qwen2_vl, qwen2_5_vl.")
+    ] = False,
+) -> None:
+    """Write the grounding benchmarks as tasks for lmms-eval."""
+    from migrl.lmms_tasks import write_tasks
+
+    names = write_tasks(
+        data,
+        out,
+        frame=frame,
+        style="direct" if direct else "think",
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        resized_twice=resized_twice,
+    )
+    console.print(f"lmms-eval --include_path {out} --tasks {','.join(names)}", markup=False, soft_wrap=True)

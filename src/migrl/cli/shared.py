@@ -1,0 +1,54 @@
+"""What the commands share: the app, its console, common options, and how a recipe is named."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from migrl.pipeline import plan_stages
+from migrl.recipe import Recipe, load_recipe
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rebuild the numbers of arXiv 2507.00748: multi-image grounding in MLLMs via reinforcement learning.",
+)
+console = Console(highlight=False)
+
+RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe in reproduce/recipes, or a YAML file.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Where stages keep their working state.")]
+Results = Annotated[Path, typer.Option("--results", help="Where the evidence goes, a folder per recipe.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again although the result is there.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Set every seed of the recipe: world, training, sampling.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, such as grpo.steps=5.")]
+
+
+def find_recipe(name: str, overrides: list[str] | None) -> Recipe:
+    """Load a recipe by name (from reproduce/recipes of the source tree) or by path."""
+    if name.endswith((".yaml", ".yml")):
+        return load_recipe(Path(name), overrides)
+    folder = Path("reproduce/recipes")
+    if not folder.is_dir():
+        folder = Path(__file__).resolve().parents[3] / "reproduce" / "recipes"
+    return load_recipe(folder / f"{name}.yaml", overrides)
+
+
+def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:
+    """A teller that prints one line a stage with its place in the order and its time."""
+    names = [stage.name for stage in plan_stages(recipe)]
+    started: dict[str, float] = {}
+
+    def tell(name: str, event: str) -> None:
+        place = f"[{names.index(name) + 1}/{len(names)}] {name}"
+        if event == "start":
+            started[name] = time.monotonic()
+        elif event == "skip":
+            console.print(f"{place}: already done, skipped")
+        else:
+            console.print(f"{place}: done in {time.monotonic() - started[name]:.1f} s")
+
+    return tell
