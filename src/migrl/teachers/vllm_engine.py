@@ -12,12 +12,10 @@ from PIL import Image
 from migrl.errors import UserError
 from migrl.generate import derive_seed
 from migrl.inputs import ModelInput
-from migrl.models import list_vision_token_ids, load_processor
+from migrl.models import load_processor, make_vision_bias
 from migrl.recipe import Recipe, VllmTeacher
 from migrl.shards import Rows, Worker
 from migrl.teachers.teacher import count_prompt, resize_picture
-
-SUPPRESSED = -100.0  # the lowest bias that vLLM takes; it never samples such a token
 
 
 def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: int) -> Worker:
@@ -46,7 +44,7 @@ def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: i
         limit_mm_per_prompt={"image": max_images, "video": 0},
         trust_remote_code=False,
     )
-    bias = dict.fromkeys(list_vision_token_ids(processor), SUPPRESSED)
+    bias = make_vision_bias(processor)
 
     def work(batch: list[ModelInput]) -> Rows:
         prompts = [
