@@ -19,7 +19,7 @@ STAGES := fetch synthesize sft merge select grpo evaluate
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
 VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline \
-  pictures mentions flops not_run verify
+  pictures mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk
 TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers
 
 .DEFAULT_GOAL := help

@@ -78,6 +78,7 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
 
 def _launch(module: str, context: StageContext, config: str, processes: int) -> None:
     settings = context.recipe.launch
+    check_gpus(processes // settings.machines)
     folder = context.folder.resolve()
     for path in (folder / ERROR, folder / STOPPED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
@@ -104,6 +105,20 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
         if asked is not None:
             raise make_stopped(asked, f"a step was cut short ({failure})")
         raise UserError(failure)
+
+
+def check_gpus(processes: int) -> None:
+    """Refuse more processes than this machine has GPUs, if it has any.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    found = torch.cuda.device_count()
+    if 0 < found < processes:
+        raise UserError(
+            f"launch.processes: {processes} processes on this machine, which has {found} GPUs; each needs one of its "
+            f"own: set launch.processes={found} (and batches that it divides), or make more GPUs visible"
+        )
 
 
 def describe_context(context: StageContext) -> dict[str, object]:

@@ -21,7 +21,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork, hash_file, run_stage
 from migrl.plan.checks import check_arithmetic
 from migrl.prompts import hash_prompts
-from migrl.recipe import Arm, HubSource, LocalTeacher, PromptedTeacher, Recipe, RehearsalSource
+from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe, RehearsalSource
 from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.watch.signals import stop_on_signals
 
@@ -181,10 +181,10 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
         from migrl.sources import SOURCES_FILE  # loads what a download needs, which no other command does
 
         sections["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
-    teacher = recipe.synthesize.teacher
-    if stage.name == "fetch" and isinstance(teacher, LocalTeacher):
+    teacher = recipe.local_teacher
+    if stage.name == "fetch" and teacher is not None:
         sections["teacher"] = {"model": teacher.model, "revision": teacher.revision, "sha256": teacher.sha256}
-    if stage.name == "synthesize" and isinstance(teacher, PromptedTeacher):
+    if stage.name == "synthesize" and isinstance(recipe.synthesize.teacher, PromptedTeacher):
         sections["teacher_prompts"] = hash_teacher_prompts()
 
     def run(context: StageContext) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from migrl.errors import UserError
 from migrl.evidence import StageContext, write_json
-from migrl.launch import describe_context, explain_failure, read_context
+from migrl.launch import check_gpus, describe_context, explain_failure, read_context
 from migrl.models import load_processor
 from migrl.recipe import dump_whole, load_recipe
 from migrl.training import find_checkpoint
@@ -39,6 +39,14 @@ def test_a_context_brings_every_setting_to_the_processes_though_keys_leave_some_
     assert read_context(tmp_path / "context.json").recipe == recipe
     assert recipe.model_dump(mode="json")["launch"] == {"processes": 2}
     assert json.loads(json.dumps(dump_whole(recipe)))["launch"]["starter"] == ["srun"]
+
+
+def test_more_processes_than_gpus_are_refused_before_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_gpus(8)  # no GPU at all: processes share the processor
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus(2)
+    with pytest.raises(UserError, match="8 processes on this machine, which has 2 GPUs"):
+        check_gpus(8)
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,10 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(UserError, match="key 'grpo.steps' is missing"):
         load_recipe(tmp_path / "tiny.yaml")
+
+
+def test_a_teachers_weights_are_fetched_only_where_something_is_trained() -> None:
+    paper = load_recipe(RECIPES / "paper.yaml")
+    assert paper.local_teacher is not None and paper.local_teacher.model == "Qwen/Qwen2.5-VL-72B-Instruct"
+    assert load_recipe(RECIPES / "paper.yaml", ["source.training=null"]).local_teacher is None
+    assert load_recipe(RECIPES / "tiny.yaml").local_teacher is None

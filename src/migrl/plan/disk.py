@@ -7,7 +7,7 @@ from pathlib import Path
 from migrl.evidence import MANIFEST
 from migrl.plan.shapes import count_lora_parameters, count_parameters
 from migrl.plan.workload import Workload
-from migrl.recipe import HubSource, LocalTeacher, LoraSettings, Parallel, RehearsalSource
+from migrl.recipe import HubSource, LoraSettings, Parallel, RehearsalSource
 from migrl.sources.catalog import SourceFile
 
 KEPT_CHECKPOINTS = 3  # save_total_limit 2, and one being written
@@ -76,8 +76,8 @@ def plan_fetch(workload: Workload, weights: float) -> Disk:
     size = f"{workload.number_bytes} bytes a parameter"
     from_hub = recipe.model.path in workload.assumptions.shapes and not isinstance(source, RehearsalSource)
     items = [Item("model", weights, size, downloads=from_hub)]
-    teacher = recipe.synthesize.teacher
-    if isinstance(teacher, LocalTeacher):
+    teacher = recipe.local_teacher
+    if teacher is not None:
         total = count_parameters(workload.find_shape(teacher.model, "teacher")).total
         items.append(Item("teacher", total * 2.0, f"{total:,} x 2 bytes", downloads=True))
     if not isinstance(source, HubSource):

@@ -20,6 +20,7 @@ from migrl.recipe.stages import (
     SftSettings,
     SynthesizeSettings,
 )
+from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
 
 
@@ -60,6 +61,13 @@ class Recipe(Section):
                     "model.min_pixels"
                 )
         return self
+
+    @property
+    def local_teacher(self) -> LocalTeacher | None:
+        """The teacher whose weights fetch has to bring; none where nothing is trained."""
+        teacher = self.synthesize.teacher
+        trains = not isinstance(self.source, HubSource) or self.source.training is not None
+        return teacher if isinstance(teacher, LocalTeacher) and trains else None
 
 
 SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")

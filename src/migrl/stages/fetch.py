@@ -52,8 +52,8 @@ def run(context: StageContext) -> dict[str, Any]:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
         fetch_model(settings, model)
-    teacher = context.recipe.synthesize.teacher
-    if isinstance(teacher, LocalTeacher):
+    teacher = context.recipe.local_teacher
+    if teacher is not None:
         facts["teacher"] = fetch_teacher(teacher, context.folder / "teacher")
     return facts
 
