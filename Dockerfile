@@ -29,8 +29,8 @@ RUN python3 -m venv .venv \
  && uv pip install --no-cache --require-hashes --no-deps --compile-bytecode -r requirements.lock \
  && rm /tmp/uv.lock
 
-# VLLM=1: the engine for rollouts and for a local teacher.
-ARG VLLM=0
+# VLLM=1: the paper recipe's teacher, and an engine for rollouts.
+ARG VLLM=1
 COPY requirements-vllm.lock ./
 RUN if [ "${VLLM}" != 0 ]; then \
       uv pip install --no-cache --require-hashes --no-deps --compile-bytecode -r requirements-vllm.lock; \

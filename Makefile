@@ -19,12 +19,12 @@ STAGES := fetch synthesize sft merge select grpo evaluate
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
 VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline \
-  pictures mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk
+  pictures mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk preflight
 TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock smoke test seeds publish readme reproduce rehearsal $(STAGES) report plan verify claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test seeds publish readme reproduce rehearsal $(STAGES) report plan verify claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-e
 
 # vllm's lock starts as a copy, whose versions uv then keeps where it can. vllm needs mistral-common, which wants
 # numpy below 2.4 on Python 3.12 and older; the numbers of the evidence hang on numpy's release, so ours stays.
+# flash-attn's setup would look for a wheel that no hash of ours covers, hence the forced build; a job takes 9 GB.
+setup-gpu: $(STAMP) ## also vLLM, and flash-attn compiled from its source (a GPU server with nvcc; the image has both)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps --compile-bytecode -r requirements-vllm.lock
+	FLASH_ATTENTION_FORCE_BUILD=TRUE MAX_JOBS=4 NVCC_THREADS=2 $(BIN)/uv pip install --python $(BIN)/python \
+	  --require-hashes --no-deps --no-build-isolation --compile-bytecode -r requirements-flash-attn.lock
+
 lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock and the locks of the optional groups
 	$(COMPILE) --group dev pyproject.toml -o requirements.lock
 	sed -n 's/^\(numpy==[^ ]*\).*/\1/p' requirements.lock > .venv/vllm-overrides.txt

@@ -13,7 +13,7 @@ import nox
 PYTHONS = ["3.11", "3.12"]
 VOCABULARY = (
     "boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline pictures"
-    " mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk"
+    " mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk preflight"
 ).split()
 TYPED_PACKAGES = ("recipe", "benchmarks", "sources", "lmms_tasks", "plan", "publish", "teachers")
 LMMS_EVAL = "lmms-eval==0.7.3"

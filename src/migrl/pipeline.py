@@ -20,8 +20,9 @@ from typing import Any, TextIO
 from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork, hash_file, run_stage
 from migrl.plan.checks import check_arithmetic
+from migrl.preflight import check_first
 from migrl.prompts import hash_prompts
-from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe, RehearsalSource
+from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
 from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.watch.signals import stop_on_signals
 
@@ -114,46 +115,13 @@ def run_pipeline(
         for stage in stages:
             folder = runs / recipe.name / stage.name
             work = prepare_stage(stage, recipe, runs / recipe.name)
-            if needs_gpu(stage, recipe, alone=only is not None):
-                work = replace(work, run=refuse_without_gpu(recipe, work.run))
+            work = replace(work, run=check_first(stage.name, recipe, work.run, alone=only is not None))
             tell(stage.name, "start")
             long = (stage.module or stage.name) in LONG_STAGES
             with stop_on_signals(folder.parent, stage.name) if long else nullcontext():
                 ran = run_stage(work, recipe, folder, force=force)
             tell(stage.name, "done" if ran else "skip")
     return folder
-
-
-def needs_gpu(stage: Stage, recipe: Recipe, *, alone: bool) -> bool:
-    """Whether a stage has no use where there is no GPU.
-
-    Downloads may be made anywhere, but a whole run does not start with them if its training cannot follow.
-    """
-    if recipe.model.attention != "flash_attention_2" and recipe.model.dtype != "bfloat16":
-        return False
-    if stage.name == "fetch":
-        return not alone or isinstance(recipe.source, RehearsalSource)
-    return stage.name not in ("synthesize", "report")
-
-
-def refuse_without_gpu(
-    recipe: Recipe, run: Callable[[StageContext], dict[str, Any]]
-) -> Callable[[StageContext], dict[str, Any]]:
-    """`run`, behind the question whether there is a GPU; a finished stage is not asked."""
-
-    def checked(context: StageContext) -> dict[str, Any]:
-        import torch  # takes seconds, which recipes for the CPU do not need here
-
-        if not torch.cuda.is_available():
-            model = recipe.model
-            alone = "; `migrl fetch` alone works here" if isinstance(recipe.source, HubSource) else ""
-            raise UserError(
-                f"recipe {recipe.name!r}, stage {context.name}: no GPU here, and model.dtype={model.dtype} with "
-                f"model.attention={model.attention} needs one; run it on a GPU server{alone}"
-            )
-        return run(context)
-
-    return checked
 
 
 def lock_folder(folder: Path) -> TextIO:

@@ -5,30 +5,15 @@ the processor in that folder, not by the recipe's limits, and would describe oth
 knows no `suppress_tokens`. Written against trl 1.16 and vllm 0.31. Not run: no GPU was at hand.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from transformers import Qwen2_5_VLProcessor
 
-from migrl.errors import UserError
 from migrl.models import make_vision_bias
 from migrl.recipe import GrpoSettings
 
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
-
-def check_vllm() -> None:
-    """Stop before anything is loaded if vLLM is not there.
-
-    Raises:
-        UserError: the package is not installed.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "grpo.engine=vllm: vllm is not installed; install requirements-vllm.lock as README, Container, says, "
-            "or set grpo.engine to transformers"
-        )
 
 
 def link_model(start: Path, folder: Path, processor: Qwen2_5_VLProcessor) -> Path:

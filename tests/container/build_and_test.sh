@@ -3,7 +3,7 @@
 #
 #   tests/container/build_and_test.sh [FOLDER]     as root, with buildah and debootstrap; no engine has to run
 #
-# The Dockerfile is the one that is shipped, with BASE and FLASH_ATTN=0 as the only differences. Everything is made in a
+# The Dockerfile is the one that is shipped, with BASE, FLASH_ATTN=0 and VLLM=0 as the only differences. Everything is made in a
 # new folder below FOLDER (default /tmp, 20 GB), from a copy of this checkout, and removed again. The checks run as a
 # user that the image does not know.
 set -euo pipefail
@@ -58,12 +58,12 @@ mkdir -p runs data
 chmod -R a+rwX runs data results
 
 step "make image"
-make --no-print-directory image ENGINE="$engine" TAG=migrl-test BASE=localhost/migrl-base FLASH_ATTN=0 \
+make --no-print-directory image ENGINE="$engine" TAG=migrl-test BASE=localhost/migrl-base FLASH_ATTN=0 VLLM=0 \
   BUILD_FLAGS="--isolation chroot --pull-never --quiet"
 $engine images
 
 step "FLASH_ATTN=1 without nvcc is refused"
-if make --no-print-directory image ENGINE="$engine" TAG=never BASE=localhost/migrl-base FLASH_ATTN=1 \
+if make --no-print-directory image ENGINE="$engine" TAG=never BASE=localhost/migrl-base FLASH_ATTN=1 VLLM=0 \
   BUILD_FLAGS="--isolation chroot --pull-never --quiet" >"$work/refused.log" 2>&1; then
   echo "built without flash-attn, although it was asked for" >&2
   exit 1

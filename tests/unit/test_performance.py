@@ -14,7 +14,8 @@ from migrl import performance
 from migrl.evidence import PROGRESS
 from migrl.flops import count_forward
 from migrl.performance import Step, StepMeter, describe, read_performance
-from migrl.pipeline import needs_gpu, plan_stages
+from migrl.pipeline import plan_stages
+from migrl.preflight import needs_gpu
 from migrl.recipe import LoraSettings, load_recipe
 from migrl.records import ProgressLog
 from migrl.report.measurements import render_measurements
@@ -167,8 +168,8 @@ def test_what_needs_no_gpu_is_allowed_without_one() -> None:
     needing = {}
     for name in ("tiny", "paper", "rehearsal"):
         recipe = load_recipe(recipes / f"{name}.yaml")
-        needing[name] = [stage.name for stage in plan_stages(recipe) if needs_gpu(stage, recipe, alone=True)]
+        needing[name] = [stage.name for stage in plan_stages(recipe) if needs_gpu(stage.name, recipe, whole=False)]
     trained = ["sft", "merge", "select", "grpo", "evaluate"]
     assert needing == {"tiny": [], "paper": trained, "rehearsal": ["fetch", *trained]}
     paper = load_recipe(recipes / "paper.yaml")
-    assert needs_gpu(plan_stages(paper)[0], paper, alone=False)  # no 30 GB for a run that cannot follow
+    assert needs_gpu("fetch", paper, whole=True)  # no 30 GB for a run that cannot follow

@@ -33,7 +33,7 @@ from migrl.training import (
     save_trained,
     train_resuming,
 )
-from migrl.vllm_rollouts import check_vllm, link_model, make_vllm_arguments
+from migrl.vllm_rollouts import link_model, make_vllm_arguments
 
 TARGET = {
     "image": Value("int64"),
@@ -49,7 +49,6 @@ def run(context: StageContext) -> dict[str, Any]:
     weights = sum(path.stat().st_size for path in start.glob("*.safetensors"))
     check_disk(context.folder, weights // 2 if context.recipe.grpo.lora else 3 * weights)
     if context.recipe.grpo.engine == "vllm":
-        check_vllm()
         link_model(start, find_vllm_model(context), load_start_processor(context))
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
     facts: dict[str, Any] = read_json(context.folder / "facts.json")
