@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         size = len(encoded[0][0].body)
         before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
-        _, ledger = ask_server(teacher, items, folder, candidates=CANDIDATES, seed=0)
+        _, ledger = ask_server(teacher, items, folder / "replies.jsonl", folder, candidates=CANDIDATES, seed=0)
         wall = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_SELF)
         stats = httpx.get(f"{url}/stats", trust_env=False).json()

@@ -57,18 +57,23 @@ def work_through(
 
 
 def read_progress(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Rows of all processes' logs by uid. A torn last line is left out: its process was killed, or is writing it."""
+    """Rows of all processes' logs by uid."""
     rows: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / PROGRESS).glob(f"{name}.*.jsonl")):
-        data = path.read_bytes()
-        for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
-            try:
-                row = json.loads(line)
-                rows[row["uid"]] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: broken ({error}); delete it and run its stage again"
-                ) from error
+        rows |= read_open_log(path)
+    return rows
+
+
+def read_open_log(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a log by uid. A torn last line is left out: its process was killed, or is writing it."""
+    rows: dict[str, dict[str, Any]] = {}
+    data = path.read_bytes()
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows[row["uid"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: broken ({error}); delete it and start again") from error
     return rows
 
 

@@ -130,7 +130,7 @@ def test_killed_and_resumed_it_asks_only_for_what_is_missing(fetched: Fetched, t
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    log = next((runs / "test/synthesize.partial").rglob("requests.*.jsonl"))
+    (log,) = (runs / "test/replies").iterdir()
     kept = log.read_bytes().count(b"\n")
     assert 20 < kept <= len(server.answered) < 120
     with log.open("ab") as file:
@@ -143,6 +143,13 @@ def test_killed_and_resumed_it_asks_only_for_what_is_missing(fetched: Fetched, t
         assert (runs / "test/synthesize" / name).read_bytes() == (
             fetched.reference / "test/synthesize" / name
         ).read_bytes(), name
+    with serve(TeacherServer()) as server:  # replies cost money: another filter asks for none of them again
+        assert not call_here(
+            [*list_arguments(server.url, runs, write_key(tmp_path)), "synthesize.max_thought_words=60"]
+        )
+        assert len(server.bodies) == 120  # what a prompt says is another question
+        assert not call_here([*list_arguments(server.url, runs, write_key(tmp_path)), "synthesize.min_iou=0.5"])
+        assert len(server.bodies) == 120
 
 
 def test_a_refused_key_ends_with_one_error_that_does_not_show_it(

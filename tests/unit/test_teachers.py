@@ -73,14 +73,13 @@ def make_teacher(url: str = "http://localhost:1/v1", **more: Any) -> ServerTeach
 
 
 def ask_items(teacher: ServerTeacher, count: int, folder: Path) -> tuple[list[Any], dict[str, Any]]:
-    """Ask about `count` samples, two candidates each; the log lies below `folder/stage`."""
+    """Ask about `count` samples, two candidates each; the log is `folder/replies.jsonl`."""
     items = [prompt_item(make_item(number, folder, question=f"Locate it, {number}."), 80) for number in range(count)]
-    (folder / "stage").mkdir(exist_ok=True)
-    return ask_server(teacher, items, folder / "stage", candidates=2, seed=0)
+    return ask_server(teacher, items, folder / "replies.jsonl", folder, candidates=2, seed=0)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "stage/progress/requests.0.jsonl"
+    path = folder / "replies.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -10,7 +10,7 @@ import typer
 from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, tell_progress
 from migrl.errors import UserError
 from migrl.evidence import read_json
-from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, prepare_stage, run_pipeline
+from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
@@ -121,9 +121,7 @@ def synthesize(
         return
     from migrl.teachers.estimate import estimate_requests
 
-    home = runs / settings.name
-    stage = next(stage for stage in STAGES if stage.name == "synthesize")
-    print_estimate(estimate_requests(settings, home, prepare_stage(stage, settings, home).key), console)
+    print_estimate(estimate_requests(settings, runs / settings.name), console)
 
 
 for _stage in (*STAGES[2:], *(stage for stages in EXTRA_STAGES.values() for stage in stages)):

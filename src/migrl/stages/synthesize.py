@@ -19,7 +19,7 @@ from migrl.teachers.ledger import count_tokens
 from migrl.teachers.local import read_replies, write_batches
 from migrl.teachers.prompts import find_family, hash_teacher_prompts, prompt_item
 from migrl.teachers.scripted import write_replies
-from migrl.teachers.server import ask_server
+from migrl.teachers.server import ask_server, find_replies
 from migrl.teachers.teacher import Reply, load_items
 
 
@@ -55,7 +55,8 @@ def collect_replies(context: StageContext, items: list[ModelInput]) -> tuple[lis
         case ScriptedTeacher() as teacher:
             return [write_replies(teacher, item, **how) for item in items], {}
         case ServerTeacher() as teacher:
-            return ask_server(teacher, prompt_items(context, items), context.folder, **how)
+            home = context.folder.parent
+            return ask_server(teacher, prompt_items(context, items), find_replies(context.recipe, home), home, **how)
         case _:
             launch_generation("migrl.stages.synthesize", choose_processes(context), generate)
             replies = read_replies(context, items)

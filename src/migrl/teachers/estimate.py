@@ -12,11 +12,11 @@ from pathlib import Path
 from migrl.errors import UserError
 from migrl.models import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher
-from migrl.shards import read_progress
+from migrl.shards import read_open_log
 from migrl.teachers.ledger import compute_cost, count_tokens
 from migrl.teachers.prompts import prompt_item
 from migrl.teachers.request import name_request
-from migrl.teachers.server import LOG
+from migrl.teachers.server import find_replies
 from migrl.teachers.teacher import Reply, count_prompt, load_items
 
 TOKENS_A_WORD = 1.5  # of English in Qwen's tokenizer, with the numbers and brackets of the answer; on the high side
@@ -49,10 +49,8 @@ class Estimate:
         return compute_cost(self.teacher, self.text_tokens + self.picture_tokens, output_tokens)
 
 
-def estimate_requests(recipe: Recipe, home: Path, key: str) -> Estimate:
+def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
     """Count what synthesize would ask, from the samples fetched under `home` (`runs/<recipe>`).
-
-    `key` is the stage's: replies that an unfinished run left under another one would not be used.
 
     Raises:
         UserError: the scripted teacher, or nothing fetched.
@@ -64,7 +62,7 @@ def estimate_requests(recipe: Recipe, home: Path, key: str) -> Estimate:
     limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
     processor = load_processor(fetch / "model", **limits)
     items = [prompt_item(item, settings.max_thought_words) for item in load_items(recipe, fetch)]
-    replies = read_answered(home / "synthesize.partial", key)
+    replies = read_answered(recipe, home)
     text, pictures, requests = 0, 0, 0
     for item in items:
         missing = sum(name_request(item, k) not in replies for k in range(settings.candidates))
@@ -93,9 +91,9 @@ def estimate_requests(recipe: Recipe, home: Path, key: str) -> Estimate:
     )
 
 
-def read_answered(partial: Path, key: str) -> dict[str, Reply]:
-    """A server's replies that an unfinished run left, if the stage's key is still the same."""
-    marker = partial / ".key"
-    if not marker.exists() or marker.read_text() != key:
+def read_answered(recipe: Recipe, home: Path) -> dict[str, Reply]:
+    """What a server has replied so far to the very same questions."""
+    if not isinstance(recipe.synthesize.teacher, ServerTeacher):
         return {}
-    return {name: row["reply"] for name, row in read_progress(partial, LOG).items()}
+    path = find_replies(recipe, home)
+    return {name: row["reply"] for name, row in read_open_log(path).items()} if path.exists() else {}

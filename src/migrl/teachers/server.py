@@ -15,36 +15,56 @@ from typing import Any
 
 import httpx
 
-from migrl.evidence import PROGRESS
+from migrl.evidence import hash_json, read_manifest
 from migrl.inputs import ModelInput
-from migrl.recipe import ServerTeacher
+from migrl.recipe import Recipe, ServerTeacher
 from migrl.records import ProgressLog
 from migrl.teachers.bar import Bar
 from migrl.teachers.client import ask, check_reachable, open_client, read_key
 from migrl.teachers.ledger import add_up
+from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.teachers.request import Request, build_requests, name_request
 from migrl.teachers.teacher import Reply
 from migrl.watch.signals import stop_if_asked
 
-LOG = "requests"
+REPLIES = "replies"
 Missing = tuple[ModelInput, list[int]]
 Row = dict[str, Any]
 
 
+def find_replies(recipe: Recipe, home: Path) -> Path:
+    """The log of a server's replies below `home` (`runs/<recipe>`), named by all that decides a reply.
+
+    It lies outside the stage's folder, which a changed filter or a new start with --force throws away: replies cost
+    money. To have them written anew, delete the file.
+    """
+    asked = [
+        recipe.synthesize.teacher.model_dump(mode="json"),
+        hash_teacher_prompts(),
+        recipe.synthesize.max_thought_words,
+        recipe.synthesize.seed,
+        [recipe.model.frame, recipe.model.min_pixels, recipe.sft.max_pixels],
+        read_manifest(home / "fetch")["digest"],
+    ]
+    return home / REPLIES / f"{hash_json(asked)[:16]}.jsonl"
+
+
 def ask_server(
-    teacher: ServerTeacher, items: list[ModelInput], folder: Path, *, candidates: int, seed: int
+    teacher: ServerTeacher, items: list[ModelInput], replies: Path, home: Path, *, candidates: int, seed: int
 ) -> tuple[list[list[Reply]], dict[str, Any]]:
-    """Replies for each item, in order, and the ledger. Goes on with the log that an earlier run left in `folder`.
+    """Replies for each item, in order, and the ledger. Goes on with the log `replies` that an earlier run left.
+
+    `home` is where the run is asked to stop (watch/signals.py).
 
     Raises:
         UserError: no server, a request that it refuses, or one that failed too often; what was answered is kept.
     """
     key = read_key(teacher.key_file) if teacher.key_file else None
-    (folder / PROGRESS).mkdir(exist_ok=True)
-    log = ProgressLog(folder / PROGRESS / f"{LOG}.0.jsonl")
+    replies.parent.mkdir(exist_ok=True)
+    log = ProgressLog(replies)
     try:
         if todo := list_missing(items, candidates, log):
-            asyncio.run(ask_missing(teacher, key, todo, log, folder.parent, seed))
+            asyncio.run(ask_missing(teacher, key, todo, log, home, seed))
     finally:
         log.close()
     rows = [[log.rows[name_request(item, k)] for k in range(candidates)] for item in items]
