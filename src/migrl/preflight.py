@@ -31,7 +31,7 @@ def check_first(stage: str, recipe: Recipe, run: Run, *, alone: bool) -> Run:
 
 def needs_gpu(stage: str, recipe: Recipe, *, whole: bool) -> bool:
     """Whether a stage, or with `whole` any stage, has no use where there is no GPU."""
-    if recipe.model.attention != "flash_attention_2" and recipe.model.dtype != "bfloat16":
+    if not recipe.model.needs_gpu:
         return False
     if stage == "fetch":
         return whole or isinstance(recipe.source, RehearsalSource)

@@ -85,7 +85,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     faults = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
     stages, more = [], []
     for stage in plan_stages(recipe):
-        if not workload.trains and stage.name not in UNTRAINED:
+        if not workload.recipe.trains and stage.name not in UNTRAINED:
             continue
         kind = stage.module or stage.name
         peak = plan_peak(kind, workload, machine)
@@ -157,7 +157,7 @@ def add_up(stages: list[StagePlan], workload: Workload) -> Totals:
 def describe_prompts(workload: Workload) -> dict[str, str]:
     """Where the lengths of every split's prompts are from."""
     recipe = workload.recipe
-    splits = {"cot": recipe.sft.max_pixels, "rl": recipe.grpo.max_pixels} if workload.trains else {}
+    splits = {"cot": recipe.sft.max_pixels, "rl": recipe.grpo.max_pixels} if workload.recipe.trains else {}
     splits |= dict.fromkeys(workload.list_benchmarks(), recipe.evaluate.max_pixels)
     return {split: workload.measure(split, pixels).source for split, pixels in splits.items()}
 

@@ -93,7 +93,7 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
 
 def has_split(workload: Workload, splits: Iterable[str]) -> bool:
     """Whether a recipe trains at all: without training data there is no cot and no rl."""
-    return not {"cot", "rl"} & set(splits) or workload.trains
+    return not {"cot", "rl"} & set(splits) or workload.recipe.trains
 
 
 def count_thought_tokens(workload: Workload) -> int:

@@ -140,7 +140,7 @@ def refuse_machine(workload: Workload, machine: Machine) -> list[str]:
     """Processes without a GPU each, and a recipe for GPUs where there is none."""
     processes, model = workload.recipe.launch.processes, workload.recipe.model
     if machine.gpus == 0:
-        if model.dtype == "bfloat16" or model.attention == "flash_attention_2":
+        if model.needs_gpu:
             return [
                 f"model.dtype={model.dtype}, model.attention={model.attention}: need a GPU, and there is none; "
                 "run it on a GPU server"

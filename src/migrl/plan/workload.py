@@ -98,12 +98,6 @@ class Workload:
         """GPUs that a stage takes: one a process."""
         return self.recipe.launch.processes
 
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train on; without it a recipe only evaluates its base."""
-        source = self.recipe.source
-        return not isinstance(source, HubSource) or source.training is not None
-
     def list_benchmarks(self) -> list[str]:
         """Names of the splits that evaluate reads.
 

@@ -63,11 +63,15 @@ class Recipe(Section):
         return self
 
     @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on; without it a recipe only evaluates its base."""
+        return not isinstance(self.source, HubSource) or self.source.training is not None
+
+    @property
     def local_teacher(self) -> LocalTeacher | None:
         """The teacher whose weights fetch has to bring; none where nothing is trained."""
         teacher = self.synthesize.teacher
-        trains = not isinstance(self.source, HubSource) or self.source.training is not None
-        return teacher if isinstance(teacher, LocalTeacher) and trains else None
+        return teacher if isinstance(teacher, LocalTeacher) and self.trains else None
 
 
 SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")

@@ -26,6 +26,11 @@ class ModelSettings(Section):
     min_pixels: Count
     threads: Count | None = None
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether the model has no use where there is no GPU."""
+        return self.attention == "flash_attention_2" or self.dtype == "bfloat16"
+
 
 class LoraSettings(Section):
     """LoRA on the language model's linear layers; the vision tower stays frozen."""

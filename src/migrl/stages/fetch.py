@@ -48,7 +48,7 @@ def run(context: StageContext) -> dict[str, Any]:
         facts = {}
     facts["checked"] = check_data(data)
     missing = [split for split in TRAINING_SPLITS if not facts["checked"].get(split)]
-    if missing and not (isinstance(source, HubSource) and source.training is None):
+    if missing and context.recipe.trains:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
         fetch_model(settings, model)
