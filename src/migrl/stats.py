@@ -6,13 +6,16 @@ arms answered the same samples, so a delta resamples their differences.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtr, stdtrit
+
+from migrl.resample import resample_clusters, sum_clusters
 
 RESAMPLES = 10_000
 
@@ -31,7 +34,11 @@ class MacroInterval:
 
 @dataclass(frozen=True)
 class DeltaInterval:
-    """First minus second arm's macro accuracy and its bootstrap interval, in percentage points."""
+    """First minus second arm's average accuracy and its interval, in percentage points.
+
+    `inner_low` and `inner_high` are the 90 % interval, which two one-sided tests at 5 % read; `p_value` is that of no
+    difference, two-sided.
+    """
 
     delta: float
     low: float
@@ -39,10 +46,13 @@ class DeltaInterval:
     n: int
     clusters: int
     standard_error: float
+    p_value: float
+    inner_low: float
+    inner_high: float
 
 
-def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, as fractions within 0 to 1.
+def wilson_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, as fractions within 0 to 1; a hit may count in part.
 
     Raises:
         ValueError: no trials, hits outside 0 to n, or a level outside 0 to 1.
@@ -78,7 +88,10 @@ def bootstrap_macro(
     Raises:
         ValueError: empty or unequal inputs, or a task with a single cluster (it has no spread to resample).
     """
-    return MacroInterval(*_bootstrap(np.asarray(hits, dtype=np.int64), tasks, clusters, resamples, seed, level))
+    _check_level(level)
+    drawn = resample_clusters(np.asarray(hits, dtype=np.int64), tasks, clusters, None, resamples, seed)
+    low, high = drawn.read_interval(level)
+    return MacroInterval(drawn.estimate, low, high, len(hits), drawn.units, drawn.error)
 
 
 def bootstrap_macro_delta(
@@ -87,14 +100,16 @@ def bootstrap_macro_delta(
     tasks: Sequence[str],
     clusters: Sequence[str],
     *,
+    weights: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> DeltaInterval:
-    """Paired difference of two arms' macro accuracies (first minus second) with its percentile interval, in points.
+    """Paired difference of two arms' average accuracies (first minus second) with its percentile interval, in points.
 
     Args:
         first_hits, second_hits, tasks, clusters: one entry a sample, in the same order for both arms.
+        weights: what each task counts in the average; all alike unless given.
 
     Raises:
         ValueError: as `bootstrap_macro`, or arms of different length.
@@ -102,7 +117,73 @@ def bootstrap_macro_delta(
     first, second = np.asarray(first_hits, dtype=np.int64), np.asarray(second_hits, dtype=np.int64)
     if first.shape != second.shape:
         raise ValueError(f"the arms are not paired: {first.size} hits against {second.size}")
-    return DeltaInterval(*_bootstrap(first - second, tasks, clusters, resamples, seed, level))
+    _check_level(level)
+    drawn = resample_clusters(first - second, tasks, clusters, weights, resamples, seed)
+    low, high = drawn.read_interval(level)
+    inner_low, inner_high = drawn.read_interval(0.9)
+    return DeltaInterval(
+        drawn.estimate, low, high, len(first), drawn.units, drawn.error, drawn.read_p_value(), inner_low, inner_high
+    )
+
+
+def bootstrap_over_seeds(
+    first_hits: npt.NDArray[np.bool_],
+    second_hits: npt.NDArray[np.bool_],
+    tasks: Sequence[str],
+    clusters: Sequence[str],
+    *,
+    weights: Mapping[str, float] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> DeltaInterval:
+    """The delta of a recipe that was trained with k seeds, its interval over seeds and samples, both drawn anew.
+
+    With samples of variance I, seeds of variance S and their interaction X (of one run's delta), the mean of k runs has
+    the variance I + (S + X) / k. The spread of the runs estimates S + X; the bootstrap of one run I + X; that of the
+    mean I + X / k; the last two give X. Student's quantile with Satterthwaite's degrees of freedom: the spread of few
+    runs is known badly.
+
+    Args:
+        first_hits, second_hits: (k, n), one row a training seed, k >= 2; a second arm without training repeats its row.
+        tasks, clusters, weights: as `bootstrap_macro_delta`.
+
+    Raises:
+        ValueError: as `bootstrap_macro_delta`, or fewer than two seeds.
+    """
+    k = len(first_hits)
+    if k < 2:
+        raise ValueError(f"{k} runs have no spread; at least 2 training seeds are required")
+
+    def measure(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> DeltaInterval:
+        return bootstrap_macro_delta(
+            first, second, tasks, clusters, weights=weights, resamples=resamples, seed=seed, level=level
+        )
+
+    runs = [measure(first, second) for first, second in zip(first_hits, second_hits, strict=True)]
+    total = measure(np.sum(first_hits, axis=0), np.sum(second_hits, axis=0))
+    delta, of_mean = total.delta / k, (total.standard_error / k) ** 2
+    of_one = float(np.mean([run.standard_error**2 for run in runs]))
+    spread = float(np.var([run.delta for run in runs], ddof=1))
+    interaction = max(0.0, (of_one - of_mean) * k / (k - 1))
+    variance = max(of_mean, of_mean + (spread - interaction) / k)
+    freedom = max(k - 1, (k - 1) * (variance * k / spread) ** 2) if spread else math.inf
+    error = math.sqrt(variance)
+    wide, inner = (float(stdtrit(freedom, p)) * error for p in ((1 + level) / 2, 0.95))
+    p_value = 2 * float(stdtr(freedom, -abs(delta) / error)) if error else float(delta == 0)
+    return DeltaInterval(
+        delta, delta - wide, delta + wide, total.n, total.clusters, error, p_value, delta - inner, delta + inner
+    )
+
+
+def adjust_for_many(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment: p-values that keep their meaning although several claims are judged together."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def normal_macro(
@@ -126,7 +207,7 @@ def normal_macro(
             f"{len(values)} values, {len(tasks)} tasks, {len(clusters)} clusters; one a sample is required"
         )
     means, variances, units = [], [], 0
-    for task, sums, counts in _sum_clusters(np.asarray(values, dtype=np.float64), tasks, clusters):
+    for task, sums, counts in sum_clusters(np.asarray(values, dtype=np.float64), tasks, clusters):
         k = len(sums)
         if k < 2:
             raise ValueError(f"task {task!r} has a single cluster; at least 2 are required")
@@ -138,58 +219,6 @@ def normal_macro(
     centre, spread = math.fsum(means) / len(means), NormalDist().inv_cdf((1 + level) / 2) * error
     low, high = max(0.0, centre - spread), min(1.0, centre + spread)
     return MacroInterval(100 * centre, 100 * low, 100 * high, len(values), units, 100 * error)
-
-
-def _bootstrap(
-    values: npt.NDArray[np.int64],
-    tasks: Sequence[str],
-    clusters: Sequence[str],
-    resamples: int,
-    seed: int,
-    level: float,
-) -> tuple[float, float, float, int, int, float]:
-    """Estimate, low and high (times 100), number of samples and of units, standard error (times 100).
-
-    Integers up to the last division, and tasks in sorted order: the same rows in any order give the
-    same result on any machine.
-    """
-    _check_level(level)
-    if resamples < 2:
-        raise ValueError(f"{resamples} resamples give no interval; at least 2 are required")
-    if values.size == 0:
-        raise ValueError("no samples: there is nothing to average")
-    if values.ndim != 1 or not len(values) == len(tasks) == len(clusters):
-        raise ValueError(f"{len(values)} hits, {len(tasks)} tasks, {len(clusters)} clusters; one a sample is required")
-    generator = np.random.default_rng(seed)
-    estimates, draws, units = [], [], 0
-    for task, sums, counts in _sum_clusters(values, tasks, clusters):
-        if len(sums) < 2:
-            raise ValueError(f"task {task!r} has a single cluster; at least 2 are required to resample")
-        units += len(sums)
-        estimates.append(sums.sum() / counts.sum())
-        # Clusters with equal sum and count are interchangeable, so it is enough to draw how often each
-        # such pattern comes: the same distribution as drawing clusters one by one, at a fraction of the work.
-        patterns, frequencies = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
-        times = generator.multinomial(len(sums), frequencies / len(sums), size=resamples)
-        draws.append((times @ patterns[:, 0]) / (times @ patterns[:, 1]))
-    resampled = 100 * np.mean(draws, axis=0)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    error = np.std(resampled, ddof=1)
-    return 100 * float(np.mean(estimates)), float(low), float(high), len(values), units, float(error)
-
-
-def _sum_clusters(
-    values: npt.NDArray[Any], tasks: Sequence[str], clusters: Sequence[str]
-) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.int64]]]:
-    """Each task in sorted order, with the sum and the number of values of each of its clusters."""
-    totals: dict[str, dict[str, list[Any]]] = {}
-    for value, task, cluster in zip(values.tolist(), tasks, clusters, strict=True):
-        total = totals.setdefault(task, {}).setdefault(cluster, [0, 0])
-        total[0] += value
-        total[1] += 1
-    for task in sorted(totals):
-        sums, counts = zip(*totals[task].values(), strict=True)
-        yield task, np.array(sums, dtype=values.dtype), np.array(counts, dtype=np.int64)
 
 
 def _check_level(level: float) -> None:

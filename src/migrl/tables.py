@@ -1,6 +1,6 @@
 """From scored rows to one table: accuracies in percent with intervals, per task and over all, and the parse ledger.
 
-A row is a mapping with `hit`, `iou` (None for choices), `status`, `image`, `target`, `task`, `cluster`, and with
+A row is a mapping with `uid`, `hit`, `iou` (None for choices), `status`, `image`, `target`, `task`, `cluster`, and with
 `tokens` and `truncated`, which may be None. Evaluation and rescoring share this table.
 """
 
@@ -48,7 +48,7 @@ def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
         "micro": main["micro"],
         "low": main["low"],  # None where a task has a single image set: there is nothing to resample
         "high": main["high"],
-        "n": len(rows),
+        "n": count_samples(rows),
         "metrics": metrics,
         "tasks": {task: _summarize_task(tasks[task]) for task in sorted(tasks)},
         "ledger": readings["ledger"],
@@ -119,12 +119,19 @@ def _bounds(
     return {low: round(interval.low, PERCENT_DECIMALS), high: round(interval.high, PERCENT_DECIMALS)}
 
 
+def count_samples(rows: Iterable[Row]) -> int:
+    """How many samples were answered; with several training seeds each has several rows."""
+    return len({row["uid"] for row in rows})
+
+
 def _summarize_task(rows: list[Row]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(row["hit"] for row in rows), len(rows))
+    # Answers of several training seeds to one sample hang together, so their mean counts as one answer to it.
+    n = count_samples(rows)
+    low, high = wilson_interval(sum(row["hit"] for row in rows) * n / len(rows), n)
     boxed = [row for row in rows if has_box(row)]
     return {
         "accuracy": _percent(row["hit"] for row in rows),
-        "n": len(rows),
+        "n": n,
         "low": _round(low),
         "high": _round(high),
         "mean_iou": _round(math.fsum(row["iou"] for row in boxed) / len(boxed)) if boxed else None,

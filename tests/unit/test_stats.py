@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from migrl.stats import bootstrap_macro, bootstrap_macro_delta, normal_macro, wilson_interval
+from migrl.stats import (
+    adjust_for_many,
+    bootstrap_macro,
+    bootstrap_macro_delta,
+    bootstrap_over_seeds,
+    normal_macro,
+    wilson_interval,
+)
 
 
 def simulate(
@@ -70,13 +77,23 @@ def test_a_macro_average_weighs_small_and_large_tasks_alike() -> None:
 
 
 def test_the_vectorised_bootstrap_agrees_with_a_naive_loop() -> None:
-    first, second, tasks, clusters = simulate(np.random.default_rng(5), 0.6, 0.4, tasks=2, clusters=8)
+    first, second, tasks, clusters = simulate(np.random.default_rng(5), 0.6, 0.4, tasks=2, clusters=30)
     naive = resample_naively(
         [int(a) - int(b) for a, b in zip(first, second, strict=True)], tasks, clusters, resamples=2000
     )
     interval = bootstrap_macro_delta(first, second, tasks, clusters)
-    assert interval.standard_error == pytest.approx(float(np.std(naive, ddof=1)), rel=0.05)
-    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])), abs=2.0)
+    # The interval is expanded for 30 clusters a task; 0.021 is the share that makes of 0.025.
+    assert interval.standard_error == pytest.approx(float(np.std(naive, ddof=1)) * (30 / 29) ** 0.5, rel=0.05)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(naive, [0.021, 0.979])), abs=1.5)
+
+
+def test_few_clusters_make_an_interval_wider_than_their_own_spread() -> None:
+    """For a mean of k equal clusters the ends are about those of Student's interval."""
+    hits = [True] * 6 + [False] * 6
+    interval = bootstrap_macro(hits, ["t"] * 12, [str(i) for i in range(12)])
+    student = 2.201 * (0.25 * 12 / 11 / 12) ** 0.5  # t(11) times the standard error of the mean
+    assert interval.high - 50 == pytest.approx(100 * student, abs=4)  # a step of the mean is 8.3 points
+    assert interval.standard_error == pytest.approx(100 * (0.25 / 11) ** 0.5, rel=0.03)
 
 
 @settings(max_examples=25, deadline=None)
@@ -165,3 +182,66 @@ def test_the_normal_interval_covers_a_mean_iou_as_often_as_it_says() -> None:
         covered += interval.low <= 50 <= interval.high
     low, high = wilson_interval(covered, runs, 0.999)
     assert low < 0.95 < high
+
+
+def test_weights_say_what_each_task_counts() -> None:
+    first, second, tasks, clusters = simulate(np.random.default_rng(4), 0.6, 0.4)
+    alike = bootstrap_macro_delta(first, second, tasks, clusters)
+    weighed = bootstrap_macro_delta(first, second, tasks, clusters, weights=dict.fromkeys(tasks, 7.0))
+    assert weighed.delta == pytest.approx(alike.delta) and weighed.low == pytest.approx(alike.low)
+    alone = bootstrap_macro_delta(
+        first, second, tasks, clusters, weights={name: float(name == "task 1") for name in tasks}
+    )
+    places = [index for index, task in enumerate(tasks) if task == "task 1"]
+    assert alone.delta == pytest.approx(100 * sum(first[i] - second[i] for i in places) / len(places))
+    with pytest.raises(ValueError, match="no weight"):
+        bootstrap_macro_delta(first, second, tasks, clusters, weights={"task 1": 1.0})
+
+
+def test_a_p_value_is_small_where_the_interval_excludes_zero_and_only_there() -> None:
+    generator = np.random.default_rng(9)
+    for rate in (0.4, 0.45, 0.5, 0.55, 0.6):
+        interval = bootstrap_macro_delta(*simulate(generator, rate, 0.5))
+        assert (interval.p_value < 0.05) == (interval.low > 0 or interval.high < 0)
+        assert interval.low < interval.inner_low < interval.inner_high < interval.high
+
+
+def test_holm_adjusts_as_in_his_example_and_never_below_the_p_value() -> None:
+    assert adjust_for_many([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_for_many([]) == [] and adjust_for_many([0.7, 0.9]) == [1.0, 1.0]
+
+
+def simulate_seeds(
+    generator: np.random.Generator, k: int, spread: float, n: int = 300
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[str], list[str]]:
+    """k trainings of one recipe whose gain varies by `spread`, on samples of varied ease, against a fixed base."""
+    ease = generator.uniform(0.3, 0.6, n)
+    gains = 0.1 + generator.normal(0, spread, k)
+    first = np.array([generator.random(n) < ease + gain + generator.uniform(-0.15, 0.15, n) for gain in gains])
+    second = np.repeat((generator.random(n) < ease)[None], k, axis=0)
+    return first, second, ["t"] * n, [str(index) for index in range(n)]
+
+
+@pytest.mark.parametrize(("k", "spread"), [(3, 0.0), (3, 0.05), (5, 0.02)])
+def test_the_interval_over_seeds_covers_the_recipes_true_delta_as_often_as_it_says(k: int, spread: float) -> None:
+    generator, covered, runs = np.random.default_rng(8), 0, 300
+    for _ in range(runs):
+        interval = bootstrap_over_seeds(*simulate_seeds(generator, k, spread), resamples=200)
+        covered += interval.low <= 10 <= interval.high
+    # Never below, by four binomial standard errors; above it may be, where the seeds hardly differ and few show that.
+    assert covered / runs > 0.95 - 4 * (0.95 * 0.05 / runs) ** 0.5
+
+
+def test_samples_alone_would_cover_too_seldom_where_seeds_differ() -> None:
+    generator, covered, runs = np.random.default_rng(8), 0, 200
+    for _ in range(runs):
+        first, second, tasks, clusters = simulate_seeds(generator, 1, 0.05)
+        interval = bootstrap_macro_delta(first[0], second[0], tasks, clusters, resamples=200)
+        covered += interval.low <= 10 <= interval.high
+    assert covered / runs < 0.90
+
+
+def test_one_training_seed_has_no_spread() -> None:
+    first, second, tasks, clusters = simulate_seeds(np.random.default_rng(1), 1, 0.0)
+    with pytest.raises(ValueError, match="at least 2 training seeds"):
+        bootstrap_over_seeds(first, second, tasks, clusters)
