@@ -6,17 +6,20 @@ lost. A real run replaces all of it.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from migrl.claims import Claim, judge_claims, load_claims, select_claims
+from migrl.claims import load_claims, load_levels, select_claims
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST, write_json
+from migrl.readme import describe_power, describe_scope
 from migrl.recipe import HubSource, Recipe, WorldSource
+from migrl.verdicts import judge_claims, judge_levels
 
 NOT_RUN = "not run"
 
 
 def write_not_run(recipe: Recipe, folder: Path) -> None:
-    """Write `claims.json` and `README.md`.
+    """Write `claims.json`, `levels.json` and `README.md`.
 
     Raises:
         UserError: the recipe carries no claims, or the folder holds evidence of a run.
@@ -27,12 +30,15 @@ def write_not_run(recipe: Recipe, folder: Path) -> None:
     if (folder / MANIFEST).exists():
         raise UserError(f"{folder}: holds the evidence of a run; it is kept, remove it by hand if it has to go")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "claims.json", judge_claims(claims, []))
-    (folder / "README.md").write_text(render_not_run(recipe, claims), encoding="utf-8", newline="\n")
+    entries, levels = judge_claims(claims, []), judge_levels(load_levels(), [])
+    write_json(folder / "claims.json", entries)
+    write_json(folder / "levels.json", levels)
+    page = render_not_run(recipe, entries, levels)
+    (folder / "README.md").write_text(page, encoding="utf-8", newline="\n")
 
 
-def render_not_run(recipe: Recipe, claims: Sequence[Claim]) -> str:
-    """The folder's page: what is claimed, and what a run would measure."""
+def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Sequence[dict[str, Any]]) -> str:
+    """The folder's page: what is claimed, what a run would measure, and what it could show."""
     arms = recipe.evaluate.arms
     lines = [
         f"# Recipe {recipe.name}: {NOT_RUN}",
@@ -40,13 +46,29 @@ def render_not_run(recipe: Recipe, claims: Sequence[Claim]) -> str:
         f"Nothing was measured. Written by `migrl not-run --recipe {recipe.name}` from `reproduce/claims.yaml` and",
         f"`reproduce/recipes/{recipe.name}.yaml`. `migrl reproduce --recipe {recipe.name}` puts its evidence in place.",
         "",
-        "| claim | compares | paper | ours | 95 % interval | n | verdict |",
-        "|---|---|---:|---:|---:|---:|---|",
+        "| claim | attested | compares | paper | ours | 95 % interval | n | verdict | power |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
     ]
-    for claim in claims:
-        paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
-        compares = f"{claim.minuend} − {claim.subtrahend} on {', '.join(claim.benchmarks)}"
-        lines.append(f"| `{claim.id}` | {compares} | {paper} |" + f" {NOT_RUN} |" * 4)
+    for entry in entries:
+        paper = "direction" if entry["expected"] is None else f"{entry['expected']:+.2f}"
+        cells = (", ".join(entry["attested"]), describe_scope(entry), paper, *[NOT_RUN] * 4, describe_power(entry))
+        lines.append(f"| `{entry['id']}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Power, from the size of the benchmark (`reproduce/designs.yaml`, `results/calibration`): the smallest true",
+        'difference that 95 % of runs would show to be above 0; how often a run says "reproduced" if the claim holds.',
+    ]
+    lines += ["", "| claim | read otherwise | ours | verdict |", "|---|---|---:|---|"]
+    for entry in entries:
+        lines += [f"| `{entry['id']}` | {r['differs']} | {NOT_RUN} | {NOT_RUN} |" for r in entry["readings"]]
+    lines += ["", "Claims that the recipe cannot judge:", ""]
+    lines += [
+        f"- `{entry['id']}`: {entry['reason']}." for entry in entries if not entry["reason"].startswith("no rows")
+    ]
+    lines += ["", "| stated by an index of results | on | stated (%) | ours |", "|---|---|---:|---:|"]
+    for level in levels:
+        where = level["benchmark"] + (f", {level['task']}" if level["task"] else "")
+        lines.append(f"| {level['note'] or level['gap']} | {where} | {level['stated']:.2f} | {NOT_RUN} |")
     lines += ["", f"| accuracy (%) on | {' | '.join(arms)} |", "|---|" + "---:|" * len(arms)]
     lines += [f"| `{name}` |" + f" {NOT_RUN} |" * len(arms) for name in list_benchmarks(recipe)]
     return "\n".join([*lines, ""])

@@ -36,6 +36,12 @@ def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {"rule": name, **{key: hits[key] for key in ("macro", "low", "high", "micro")}, **count_readings(scored)}
 
 
+def read_official_hits(rows: Sequence[Row]) -> list[bool]:
+    """Whether each box of one benchmark is a hit by the official rule."""
+    _, parse = pick_rule(rows[0]["benchmark"])
+    return [_score_row(row, parse)["hit"] for row in rows]
+
+
 def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:
     told = row["target"]
     target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))

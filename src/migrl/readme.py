@@ -1,47 +1,94 @@
-"""The README's verdict table, generated from claims.yaml and the committed claims.json files."""
+"""The README's verdict tables, generated from claims.yaml and the committed claims.json files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migrl.claims import load_claims
+from migrl.claims import Claim, load_claims
 from migrl.errors import UserError
 from migrl.evidence import read_json
 
 START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
+READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"
+NOT_RUN = "not run"
 
 
 def render_verdicts(results: Path) -> str:
-    """The table as markdown; claims without a run are 'not run'."""
+    """Every claim as a row of a markdown table; claims without a run are 'not run'."""
     lines = [
-        "| claim | recipe | compares | paper | ours | 95 % interval | n | verdict |",
-        "|---|---|---|---:|---:|---:|---:|---|",
+        "| claim | paper | attested | compares | ours | 95 % interval | n | power | verdict |",
+        "|---|---:|---|---|---:|---:|---:|---|---|",
     ]
-    for claim in load_claims():
-        path = results / claim.recipe / "claims.json"
-        entries: list[dict[str, Any]] = read_json(path) if path.exists() else []
-        entry = next((entry for entry in entries if entry["id"] == claim.id), None)
+    for claim, entry in _pair_claims(results):
         paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
-        compares = f"{claim.minuend} − {claim.subtrahend} on {', '.join(claim.benchmarks)}"
-        if entry is None or entry["delta"] is None:
-            ours, interval, n, verdict = "–", "–", "–", "not run"
-        else:
-            ours, n, verdict = f"{entry['delta']:+.1f}", str(entry["n"]), f"**{entry['verdict']}**"
-            interval = f"{entry['low']:+.1f} to {entry['high']:+.1f}"
-        lines.append(
-            f"| `{claim.id}` | {claim.recipe} | {compares} | {paper} | {ours} | {interval} | {n} | {verdict} |"
-        )
+        compares = describe_scope(entry)
+        cells = (paper, ", ".join(claim.attested), compares, *show_measured(entry))
+        verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
+        lines.append(f"| `{claim.id}` | {' | '.join(cells)} | {describe_power(entry)} | {verdict} |")
     return "\n".join(lines)
 
 
-def update_readme(readme: Path, results: Path) -> None:
-    """Replace the table between the two markers.
+def render_readings(results: Path) -> str:
+    """Every alternative reading as a row of a markdown table."""
+    lines = ["| claim | read otherwise | ours | 95 % interval | n | verdict |", "|---|---|---:|---:|---:|---|"]
+    for claim, entry in _pair_claims(results):
+        for reading in entry["readings"]:
+            cells = (reading["differs"], *show_measured(reading), reading["verdict"])
+            lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def describe_scope(entry: Mapping[str, Any]) -> str:
+    """What is compared, in short."""
+    average = "" if entry["averaging"] == "macro" else f", {entry['averaging']} average"
+    return f"{entry['minuend']} − {entry['subtrahend']} on {', '.join(entry['benchmarks'])}{average}"
+
+
+def show_measured(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Delta, interval and n of a claim or a reading; dashes where nothing was measured."""
+    if entry["delta"] is None:
+        return "–", "–", "–"
+    return f"{entry['delta']:+.1f}", f"{entry['low']:+.1f} to {entry['high']:+.1f}", str(entry["n"])
+
+
+def describe_power(entry: Mapping[str, Any]) -> str:
+    """What the benchmark can show at its size; from its design where it was not run."""
+    power = entry["power"]
+    if power is None:
+        return "–"
+    shown = f"≥ {power['detectable']:.1f}"
+    return shown if power["claimed"] is None else f"{shown}; {100 * power['claimed']:.0f} %"
+
+
+def _pair_claims(results: Path) -> list[tuple[Claim, dict[str, Any]]]:
+    """Each claim with its entry in the claims.json of its recipe.
 
     Raises:
-        UserError: a marker is missing.
+        UserError: a results folder has no entry for a claim: it was written for other claims.
+    """
+    pairs = []
+    for claim in load_claims():
+        path = results / claim.recipe / "claims.json"
+        entry = next((entry for entry in read_json(path) if entry["id"] == claim.id), None)
+        if entry is None:
+            raise UserError(f"{path}: holds no claim {claim.id!r}; run `migrl not-run`, or the report stage, again")
+        pairs.append((claim, entry))
+    return pairs
+
+
+def update_readme(readme: Path, results: Path) -> None:
+    """Replace the tables between their markers.
+
+    Raises:
+        UserError: a marker is missing, or as the tables.
     """
     text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise UserError(f"{readme}: the markers {START} and {END} are missing; put them where the table belongs")
-    before, _, rest = text.partition(START)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{START}\n{render_verdicts(results)}\n{END}{after}", encoding="utf-8")
+    for start, end, table in (
+        (START, END, render_verdicts(results)),
+        (READINGS_START, READINGS_END, render_readings(results)),
+    ):
+        if start not in text or end not in text:
+            raise UserError(f"{readme}: the markers {start} and {end} are missing; put them where the table belongs")
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    readme.write_text(text, encoding="utf-8")

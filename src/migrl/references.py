@@ -1,0 +1,98 @@
+"""Reference runs: raw results of earlier runs of a recipe with other seeds, and where a new run's deltas must lie.
+
+They are kept under `results/reference_runs/<recipe>`: `recipe.json`, the settings they were made with, and for each
+seed `scores.json` and `claims.json`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.special import stdtrit
+
+from migrl.errors import UserError
+from migrl.recipe import Recipe
+
+REFERENCE_RUNS = Path(__file__).resolve().parents[2] / "results" / "reference_runs"
+RECIPE_FILE = "recipe.json"
+DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "select", "grpo", "evaluate")
+BATCHING = ("select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
+"""How questions are put together for speed: that changes no answer but by rounding."""
+_DECIMALS = 4
+
+
+def load_references(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What a run of `recipe` is compared with, the content of `references.json`: `deltas` by claim and a `note`.
+
+    No deltas where there are no runs, or where they were made with other settings; seeds may differ, for they are
+    what reference runs vary.
+
+    Raises:
+        UserError: as `read_reference_deltas`, or the runs' `recipe.json` is missing or broken.
+    """
+    deltas = read_reference_deltas(folder)
+    if not deltas:
+        return {"deltas": {}, "note": "no reference runs of this recipe are kept"}
+    path = folder / RECIPE_FILE
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        differing = find_differences(recipe.model_dump(mode="json"), theirs)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; restore it, or run `make seeds`") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a recipe's settings ({error!r}); restore it, or run `make seeds`") from error
+    if differing:
+        return {"deltas": {}, "note": f"the reference runs had another {', '.join(differing)}"}
+    return {"deltas": deltas, "note": f"runs of the same recipe with other seeds: {', '.join(list_runs(folder))}"}
+
+
+def find_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Dotted keys of the sections that decide a delta whose values differ; seeds and batching are left out."""
+    return [
+        f"{section}.{key}"
+        for section in DECISIVE_SECTIONS
+        for key, value in ours[section].items()
+        if key != "seed" and f"{section}.{key}" not in BATCHING and theirs[section].get(key) != value
+    ]
+
+
+def list_runs(folder: Path) -> list[str]:
+    """Names of the reference runs in `folder`, by seed."""
+    return [run.name for run in sorted(folder.glob("seed_*"), key=lambda run: (len(run.name), run.name))]
+
+
+def compare_with_reference(delta: float, reference: Sequence[float]) -> dict[str, Any]:
+    """Whether a delta lies where a new run is expected, given the reference runs' deltas (all in points).
+
+    The 95 % prediction interval of one new run: mean +- t(n - 1) * sd * sqrt(1 + 1/n). It needs two runs.
+    """
+    low, high, inside = None, None, None
+    count = len(reference)
+    if count > 1:
+        spread = float(stdtrit(count - 1, 0.975)) * stdev(reference) * math.sqrt(1 + 1 / count)
+        low, high = round(fmean(reference) - spread, _DECIMALS), round(fmean(reference) + spread, _DECIMALS)
+        inside = low <= delta <= high
+    return {"deltas": list(reference), "prediction_low": low, "prediction_high": high, "inside": inside}
+
+
+def read_reference_deltas(folder: Path) -> dict[str, list[float]]:
+    """Claim id -> deltas of the reference runs in `folder` (`seed_<n>/claims.json`), by seed; none if no folder.
+
+    Raises:
+        UserError: a run without a readable `claims.json`.
+    """
+    deltas: dict[str, list[float]] = {}
+    for name in list_runs(folder):
+        path = folder / name / "claims.json"
+        try:
+            for entry in json.loads(path.read_text(encoding="utf-8")):
+                if entry["delta"] is not None:
+                    deltas.setdefault(entry["id"], []).append(float(entry["delta"]))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file; restore it or remove the run's folder") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a list of judged claims ({error!r}); restore it") from error
+    return deltas
