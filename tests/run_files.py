@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from migrl.claims import judge_claims, load_claims, select_claims
-from migrl.evidence import StageContext, StageWork, run_stage, write_json
+from migrl.claims import load_claims, load_levels, select_claims
+from migrl.evaluations import describe_evaluation
+from migrl.evidence import StageContext, StageWork, read_manifest, run_stage, write_json
+from migrl.prompts import build_messages, hash_messages
 from migrl.recipe import Recipe, load_recipe
 from migrl.records import write_jsonl
 from migrl.scores import Row, compute_scores, rescore_row
+from migrl.seal import make_file_hashes, seal
 from migrl.stages.report import collect_facts, pack_rows
-from migrl.verify import make_file_hashes
+from migrl.verdicts import judge_claims, judge_levels
 
 ROOT = Path(__file__).resolve().parents[1]
 FETCHED_COMMIT = "b" * 40
 SKILLS = {"base": 2, "sft": 3, "rl": 5}
+ARM_STAGES = {"base": "fetch", "sft": "merge", "rl": "grpo"}
 TINY_SETS = ("mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu")
 READS = {
     "fetch": (),
@@ -49,7 +53,7 @@ def make_row(arm: str, benchmark: str, number: int) -> Row:
             "sizes": [[56, 56], [60, 60]],
             "resized_sizes": [[56, 56], [56, 56]],
             "question": "Where?",
-            "prompt_hash": "0123",
+            "prompt_hash": hash_messages(build_messages("Where?", 2, "think", "box")),
             "frame": "resized_px",
             "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
             "completion": f'<answer>{{"image": 2, "bbox_2d": [0, 0, {corner}, 28]}}</answer>',
@@ -146,18 +150,26 @@ def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchm
     """A results folder of this run: few rows, real scores and verdicts."""
     target.mkdir(parents=True)
     rows = [make_row(arm, benchmark, n) for arm in SKILLS for benchmark in benchmarks for n in range(16)]
-    write_jsonl(target / "samples.jsonl", rows)
-    pack_rows(target / "samples.jsonl", target / "samples.jsonl.gz")
-    (target / "samples.jsonl").unlink()
+    write_rows(recipe, rows, target)
+    weights = {arm: read_manifest(folders[stage])["digest"] for arm, stage in ARM_STAGES.items()}
+    evaluations = [describe_evaluation(recipe, arm, None, digest, "cpu") for arm, digest in weights.items()]
+    write_json(target / "evaluations.json", evaluations)
+    (target / "report.html").write_text("<html>pictures</html>")
+    facts = collect_facts(StageContext("report", recipe, folders, target))
+    write_json(target / "manifest.json", {**facts, "git_revision": "a" * 40, "dirty": False})
+    change_manifest(target)
+
+
+def write_rows(recipe: Recipe, rows: list[Row], target: Path) -> None:
+    """The rows, and all that follows from them."""
+    pack_rows("".join(json.dumps(row) + "\n" for row in rows).encode(), target / "samples.jsonl.gz")
+    write_json(target / "references.json", {"deltas": {}, "note": "no reference runs of this recipe are kept"})
     write_json(target / "scores.json", compute_scores(rows))
     write_json(target / "claims.json", judge_claims(select_claims(load_claims(), recipe.claims), rows))
-    (target / "report.html").write_text("<html>pictures</html>")
-    inputs = {name: folder for name, folder in folders.items() if name != "merge"}
-    facts = collect_facts(StageContext("report", recipe, inputs, target))
-    files = make_file_hashes(target)
-    write_json(target / "manifest.json", {**facts, "git_revision": "a" * 40, "dirty": False, "files": files})
+    write_json(target / "levels.json", judge_levels(load_levels(), rows) if recipe.claims == "paper" else [])
 
 
 def change_manifest(results: Path, **changes: Any) -> None:
+    """Change a manifest, name the files as they are, and seal it again."""
     manifest = json.loads((results / "manifest.json").read_text())
-    write_json(results / "manifest.json", manifest | changes)
+    write_json(results / "manifest.json", seal(manifest | changes | {"files": make_file_hashes(results)}))

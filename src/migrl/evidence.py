@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
+from migrl.gpus import describe_gpus
 from migrl.image import Image, read_image
 from migrl.recipe import Recipe
 
 RUN_FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
+ATTEMPTS = ".attempts.json"
 WORKING_FOLDERS = ("checkpoints", "tensorboard", PROGRESS)  # state and time stamps, no result
 RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm flash-attn migrl".split()
 
@@ -68,11 +70,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def format_json(data: Any) -> str:
+    """JSON as every file of the evidence is written."""
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the new one, never half."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        file.write(format_json(data))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -133,6 +140,7 @@ def run_stage(work: StageWork, recipe: Recipe, folder: Path, *, force: bool = Fa
         return False
     partial = folder.with_name(folder.name + ".partial")
     claim_partial(partial, key, fresh=force)
+    attempts = note_attempt(partial)
     start = time.monotonic()
     facts = work.run(StageContext(work.name, recipe, work.inputs, partial))
     seconds = time.monotonic() - start
@@ -147,7 +155,8 @@ def run_stage(work: StageWork, recipe: Recipe, folder: Path, *, force: bool = Fa
         "recipe": work.sections,
         "facts": facts,
         "outputs": outputs,
-        "seconds": round(seconds, 2),
+        "seconds": round(sum(attempts) + seconds, 2),
+        "attempts": len(attempts) + 1,
         "peak_memory_mb": measure_peak_memory_mb(),
         "machine": describe_machine(),
     }
@@ -165,6 +174,22 @@ def claim_partial(partial: Path, key: str, *, fresh: bool) -> None:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     marker.write_text(key)
+
+
+def note_attempt(partial: Path) -> list[float]:
+    """Note that work begins in a partial folder; return the seconds of the attempts before, which were cut short.
+
+    An attempt that was killed could not say when. It lasted at least until the last file it wrote: what it did after
+    that is lost, and not counted.
+    """
+    path = partial / ATTEMPTS
+    noted = read_json(path) if path.exists() else {"seconds": [], "started": None}
+    ended: list[float] = noted["seconds"]
+    if noted["started"] is not None:
+        written = [file.lstat().st_mtime for file in partial.rglob("*") if file.is_file() and file.name[0] != "."]
+        ended = [*ended, round(max([0.0, *(moment - noted["started"] for moment in written)]), 2)]
+    write_json(path, {"seconds": ended, "started": time.time()})
+    return ended
 
 
 def hash_outputs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -197,7 +222,7 @@ def measure_peak_memory_mb() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What ran it: code revision, container image, package versions, interpreter and processor. No host name."""
+    """What ran it: code revision, container image, package versions, interpreter, processor and GPUs. No host name."""
     image = read_image()
     versions = {}
     for name in RECORDED_PACKAGES:
@@ -211,6 +236,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": describe_gpus(),
         "versions": versions,
     }
 

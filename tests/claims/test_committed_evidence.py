@@ -1,16 +1,20 @@
 """The committed evidence: it verifies, its verdicts are the ones the README shows, new runs agree."""
 
 import json
+import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from migrl.claims import compare_with_reference
 from migrl.readme import render_verdicts
-from migrl.verify import verify_results
+from migrl.references import compare_with_reference
+from migrl.seal import TREE, check_manifests, check_tree, list_files
+from migrl.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ROOT / "results" / "tiny"
+RESULTS = ROOT / "results"
+TINY = RESULTS / "tiny"
 REFERENCE = ROOT / "results" / "reference_runs" / "tiny"
 GROUNDING = ("mig_bench", "out_of_domain")
 
@@ -23,8 +27,33 @@ def read_references() -> list[dict[str, dict]]:
     return [read_claims(folder) for folder in sorted(REFERENCE.glob("seed_*"))]
 
 
-def test_committed_scores_and_verdicts_follow_from_the_committed_samples() -> None:
-    assert verify_results(TINY) == []
+def test_every_committed_byte_is_sealed_and_every_number_follows_from_the_samples() -> None:
+    found = verify(RESULTS)
+    assert found.differences == []
+    assert found.root == json.loads((RESULTS / TREE).read_text())["root"]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(RESULTS, tmp_path_factory.mktemp("copy") / "results"))
+    assert [*check_tree(copy), *check_manifests(copy)] == []
+    return copy
+
+
+@pytest.mark.parametrize("name", list_files(RESULTS))
+def test_a_flipped_bit_in_any_committed_file_is_named(copied: Path, name: str) -> None:
+    path = copied / name
+    original = path.read_bytes()
+    rng = Random(name)
+    places = {0, len(original) - 1, *(rng.randrange(len(original)) for _ in range(6))}
+    for place in sorted(places):
+        changed = bytearray(original)
+        changed[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        differences = [*check_tree(copied), *check_manifests(copied)]
+        folder, _, inner = name.partition("/")
+        assert any(d.startswith((f"{name}: ", f"{folder}: {inner}: ")) for d in differences), (place, differences)
+    path.write_bytes(original)
 
 
 @pytest.mark.parametrize("name", [*GROUNDING, "cold_start"])

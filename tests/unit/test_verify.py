@@ -1,4 +1,4 @@
-"""Evidence: what was stored is what the raw completions give, and any change is noticed."""
+"""Evidence: what was stored is what the raw completions give, and any change is noticed and named."""
 
 import gzip
 import json
@@ -8,175 +8,296 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from click.testing import Result
+from run_files import change_manifest, make_evidence, make_run, read_recipe
+from typer.testing import CliRunner
 
-from migrl.claims import judge_claims, load_claims, select_claims
+from migrl.claims import load_claims, select_claims
+from migrl.cli import app
 from migrl.errors import UserError
-from migrl.scores import Row, compute_scores, rescore_row
-from migrl.verify import make_file_hashes, verify_results
+from migrl.evidence import format_json, write_json
+from migrl.not_run import write_not_run
+from migrl.records import write_jsonl
+from migrl.references import load_references
+from migrl.report.measurements import render_measurements
+from migrl.scores import Row, load_rows, rescore_row
+from migrl.seal import list_files, write_tree
+from migrl.stages.report import pack_rows
+from migrl.verdicts import judge_claims
+from migrl.verify import verify, verify_results
 
-BENCHMARKS = ("mini_mig", "mini_reason", "mini_frames", "mini_blink", "mini_mmiu")
-SKILLS = {"base": 2, "sft": 3, "rl": 5}
-FILES = ("samples.jsonl.gz", "scores.json", "claims.json", "report.html", "figures/deltas.svg")
-
-
-def make_row(arm: str, benchmark: str, number: int) -> Row:
-    hit = (number * 3) % 7 < SKILLS[arm]
-    corner = 28 if hit else 14
-    return rescore_row(
-        {
-            "uid": f"{benchmark}:{number}",
-            "arm": arm,
-            "benchmark": benchmark,
-            "task": f"task {number % 2}",
-            "cluster": f"set {number // 4}",
-            "images": ["a.png", "b.png"],
-            "sizes": [[56, 56], [60, 60]],
-            "resized_sizes": [[56, 56], [56, 56]],
-            "question": "Where?",
-            "prompt_hash": "0123",
-            "frame": "resized_px",
-            "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
-            "completion": f'<answer>{{"image": 2, "bbox_2d": [0, 0, {corner}, 28]}}</answer>' if hit else "?",
-            "tokens": 9,
-            "truncated": False,
-        }
-    )
+REFERENCES = Path("reference_runs") / "tiny"
 
 
-def write_samples(folder: Path, rows: list[Row]) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "samples.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
-def read_samples(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in gzip.decompress((folder / "samples.jsonl.gz").read_bytes()).splitlines()]
+def read_rows(folder: Path) -> list[Row]:
+    return load_rows(folder / "samples.jsonl.gz")
 
 
-def write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n")
-
-
-def write_manifest(folder: Path) -> None:
-    write_json(folder / "manifest.json", {"recipe": "tiny", "files": make_file_hashes(folder)})
+def write_rows(folder: Path, rows: list[Row]) -> None:
+    pack_rows("".join(json.dumps(row) + "\n" for row in rows).encode(), folder / "samples.jsonl.gz")
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results") / "tiny"
-    (folder / "figures").mkdir(parents=True)
-    rows = [make_row(arm, benchmark, n) for arm in SKILLS for benchmark in BENCHMARKS for n in range(16)]
-    write_samples(folder, rows)
-    write_json(folder / "scores.json", compute_scores(rows))
-    write_json(folder / "claims.json", judge_claims(select_claims(load_claims(), "tiny"), rows))
-    (folder / "report.html").write_text("<html></html>")
-    (folder / "figures" / "deltas.svg").write_text("<svg/>")
-    write_manifest(folder)
-    return folder
+    """Results of a recipe that was run, of one that was not, and two reference runs."""
+    place = tmp_path_factory.mktemp("place")
+    recipe, results = read_recipe("tiny"), place / "results"
+    tiny = results / "tiny"
+    make_evidence(
+        recipe, make_run(recipe, place / "runs"), tiny, ("mini_mig",)
+    )  # few samples: some of the claims are not run
+    for seed in (8, 9):
+        folder = results / REFERENCES / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        for name in ("scores.json", "claims.json"):
+            shutil.copyfile(tiny / name, folder / name)
+    write_json(results / REFERENCES / "recipe.json", recipe.model_dump(mode="json"))
+    references = load_references(results / REFERENCES, recipe)
+    write_json(tiny / "references.json", references)
+    claims = judge_claims(select_claims(load_claims(), "tiny"), read_rows(tiny), references["deltas"])
+    write_json(tiny / "claims.json", claims)
+    change_manifest(tiny)
+    write_not_run(read_recipe("paper"), results / "paper")
+    write_tree(results)
+    return results
 
 
 @pytest.fixture
 def results(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "tiny"))
+    return Path(shutil.copytree(pristine, tmp_path / "results"))
 
 
-def test_untouched_evidence_has_no_differences(results: Path) -> None:
-    assert verify_results(results) == []
+def reseal(results: Path) -> None:
+    """What a forger with this code would do."""
+    change_manifest(results / "tiny")
+    write_tree(results)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_every_flipped_byte_is_noticed(results: Path, name: str, place: float, flip: int) -> None:
-    path = results / name
-    original = path.read_bytes()
-    changed = bytearray(original)
-    changed[int(place * len(changed))] ^= flip
-    path.write_bytes(changed)
-    try:
-        assert verify_results(results)
-    except UserError as error:
-        assert name in str(error) or "arm" in str(error)
-    finally:
-        path.write_bytes(original)
+def call(path: Path) -> Result:
+    return CliRunner().invoke(app, ["verify", str(path)])
 
 
-def flip_hit(folder: Path) -> None:
-    rows = read_samples(folder)
-    rows[0]["hit"] = not rows[0]["hit"]
-    write_samples(folder, rows)
-
-
-def swap_completion(folder: Path) -> None:
-    rows = read_samples(folder)
-    rows[0] = rescore_row(rows[0] | {"completion": "nothing"})
-    write_samples(folder, rows)
-
-
-def drop_sample_from_all_arms(folder: Path) -> None:
-    write_samples(folder, [row for row in read_samples(folder) if row["uid"] != "mini_mig:0"])
-
-
-def raise_macro(folder: Path) -> None:
-    scores = json.loads((folder / "scores.json").read_text())
-    scores["rl"]["mini_mig"]["macro"] += 0.0001
-    write_json(folder / "scores.json", scores)
-
-
-def brighten_verdict(folder: Path) -> None:
-    claims = json.loads((folder / "claims.json").read_text())
-    claims[0]["verdict"] = "reproduced by far"
-    write_json(folder / "claims.json", claims)
-
-
-def drop_claim(folder: Path) -> None:
-    write_json(folder / "claims.json", json.loads((folder / "claims.json").read_text())[1:])
-
-
-@pytest.mark.parametrize(
-    ("forge", "where"),
-    [
-        (flip_hit, "samples.jsonl.gz, base mini_mig:0: hit"),
-        (swap_completion, "scores.json.base.mini_mig"),
-        (drop_sample_from_all_arms, "scores.json.rl.mini_mig.n: 16 stored, 15 recomputed"),
-        (raise_macro, "scores.json.rl.mini_mig.macro"),
-        (brighten_verdict, "claims.json[0].verdict"),
-        (drop_claim, "claims.json: 4 entries stored, 5 recomputed"),
-    ],
-)
-def test_a_forgery_with_a_matching_manifest_is_noticed(
-    results: Path, forge: Callable[[Path], None], where: str
-) -> None:
-    forge(results)
-    write_manifest(results)
-    assert any(difference.startswith(where) for difference in verify_results(results))
-
-
-def test_missing_extra_and_changed_files_are_named(results: Path) -> None:
-    (results / "report.html").unlink()
-    (results / "figures" / "deltas.svg").write_text("<svg></svg>")
-    (results / "notes.txt").write_text("extra")
-    assert [difference.split(",")[0] for difference in verify_results(results)] == [
-        "figures/deltas.svg: changed",
-        "notes.txt: extra",
-        "report.html: missing",
+def test_the_command_says_what_it_checked_and_the_root(results: Path) -> None:
+    done = call(results)
+    assert done.exit_code == 0, done.exception
+    files = len(list_files(results))
+    assert done.output.splitlines() == [
+        f"{results}: {files} files by their hashes",
+        f"{results}/tiny: 48 completions scored again, 5 claims and 0 levels judged again, 3 evaluations compared",
+        f"{results}/paper: not run; {len(read(results / 'paper/claims.json'))} claims say so, "
+        "and there is no number to check",
+        f"{results}/reference_runs/tiny/seed_8: 2 deltas follow from the scores",
+        f"{results}/reference_runs/tiny/seed_9: 2 deltas follow from the scores",
+        f"no difference; root {read(results / 'tree.json')['root']}",
     ]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "samples.jsonl.gz", "scores.json", "claims.json"])
-def test_missing_and_torn_evidence_is_an_error_that_names_the_file(results: Path, name: str) -> None:
-    data = (results / name).read_bytes()
-    (results / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=rf"{name}.*torn"):
-        verify_results(results)
-    (results / name).unlink()
-    with pytest.raises(UserError, match=rf"{name}: no such file"):
-        verify_results(results)
+def test_one_folder_verifies_by_itself(results: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(results / "tiny", tmp_path / "alone"))
+    for folder in (results / "tiny", alone):
+        done = call(folder)
+        assert done.exit_code == 0, done.exception
+        assert done.output.endswith(f"no difference; root {read(alone / 'manifest.json')['root']}\n")
+    assert verify_results(results / "paper") == []
 
 
-def test_a_row_put_to_one_arm_with_another_prompt_is_refused(results: Path) -> None:
-    rows = read_samples(results)
-    rows[0]["prompt_hash"] = "ffff"
-    write_samples(results, rows)
-    with pytest.raises(UserError, match="prompt_hash"):
-        verify_results(results)
+def test_a_changed_bit_in_any_file_is_named_by_the_command(results: Path) -> None:
+    # All at once, for each run of the command takes a second; one by one they are flipped in test_seal.py.
+    names = [name for name in list_files(results) if name not in ("tree.json", "tiny/manifest.json")]
+    for name in names:
+        content = bytearray((results / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (results / name).write_bytes(content)
+    refused = call(results)
+    assert refused.exit_code == 1 and isinstance(refused.exception, UserError)
+    for name in names:
+        sentence = name.replace("tiny/", "tiny: ", 1) if name.startswith("tiny/") else name
+        assert f"different: {sentence}: changed, its sha256 is not that of " in refused.output, name
+    for name in ("tree.json", "tiny/manifest.json"):
+        path = results / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n", 1))
+    output = call(results).output
+    assert "different: tree.json: changed, these are not the bytes that were written" in output
+    assert "different: tiny/manifest.json: changed" in output and "different: tiny: manifest.json: changed" in output
+
+
+def change_rows(change: Callable[[list[Row]], list[Row] | None]) -> Callable[[Path], None]:
+    def forge(tiny: Path) -> None:
+        rows = read_rows(tiny)
+        write_rows(tiny, change(rows) or rows)
+
+    return forge
+
+
+def change_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def forge(tiny: Path) -> None:
+        data = read(tiny / name)
+        write_json(tiny / name, change(data) or data)
+
+    return forge
+
+
+FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a miss becomes a hit": (
+        change_rows(lambda rows: rows[0].update(hit=not rows[0]["hit"])),
+        "samples.jsonl.gz, arm 'base', sample 'mini_mig:0': hit: false stored, true recomputed",
+    ),
+    "another completion": (
+        change_rows(lambda rows: rows.__setitem__(0, rescore_row(rows[0] | {"completion": "nothing"}))),
+        "scores.json.base.mini_mig",
+    ),
+    "a sample less for all arms": (
+        change_rows(lambda rows: [row for row in rows if row["uid"] != "mini_mig:0"]),
+        "scores.json.rl.mini_mig.n: 16 stored, 15 recomputed",
+    ),
+    "a better average": (
+        change_json("scores.json", lambda scores: scores["rl"]["mini_mig"].update(macro=99.0)),
+        "scores.json.rl.mini_mig.macro: 99.0 stored",
+    ),
+    "a brighter verdict": (
+        change_json("claims.json", lambda claims: claims[0].update(verdict="reproduced by far")),
+        'claims.json[0].verdict: "reproduced by far" stored',
+    ),
+    "a claim less": (
+        change_json("claims.json", lambda claims: claims[1:]),
+        "claims.json: 4 entries stored, 5 recomputed",
+    ),
+    "an invented level": (
+        change_json("levels.json", lambda levels: [{"id": "seen somewhere"}]),
+        "levels.json: 1 entries stored, 0 recomputed",
+    ),
+    "friendlier references": (
+        change_json("references.json", lambda data: data["deltas"].update(mig_bench=[1.0, 2.0])),
+        "references.json.deltas.mig_bench[0]: 1.0 stored",
+    ),
+    "weights of another run": (
+        change_json("evaluations.json", lambda entries: entries[2].update(weights="f" * 64)),
+        f"evaluations.json, arm 'rl': weights: {'f' * 64} stored, stage grpo of the manifest made ",
+    ),
+    "settings that the rows do not show": (
+        change_json("evaluations.json", lambda entries: [entry | {"max_new_tokens": 8} for entry in entries]),
+        "arm 'base', sample 'mini_mig:0': key 'tokens' is 9, but max_new_tokens 8, by evaluations.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_with_matching_seals_is_noticed(results: Path, name: str) -> None:
+    forge, said = FORGERIES[name]
+    forge(results / "tiny")
+    reseal(results)
+    differences = verify_results(results / "tiny")
+    assert any(difference.startswith(said) for difference in differences), differences
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a missing sample": (
+        change_rows(lambda rows: [row for row in rows if (row["arm"], row["uid"]) != ("rl", "mini_mig:3")]),
+        "arm 'rl': 1 samples that other arms answered are missing, such as 'mini_mig:3'",
+    ),
+    "a double uid": (
+        change_rows(lambda rows: [*rows, rows[5]]),
+        "arm 'base', sample 'mini_mig:5': comes twice",
+    ),
+    "another prompt": (
+        change_rows(lambda rows: rows[0].update(prompt_hash="f" * 16)),
+        "key 'prompt_hash' is 'ffffffffffffffff', but ",
+    ),
+    "another size": (
+        change_rows(lambda rows: rows[0].update(resized_sizes=[[84, 84], [56, 56]])),
+        "key 'resized_sizes' has [84, 84] for an image of [56, 56], but 3136 to 9600 pixels give [56, 56]",
+    ),
+    "another pixel limit": (
+        change_json("evaluations.json", lambda entries: entries[2].update(max_pixels=401408)),
+        "key 'max_pixels' is 9600 for arm 'base' and 401408 for arm 'rl'",
+    ),
+    "another engine and attention": (
+        change_json("evaluations.json", lambda entries: entries[0].update(engine="vllm", attention="eager")),
+        "key 'attention' is 'eager' for arm 'base' and 'sdpa' for arm 'sft'; key 'engine' is 'vllm' for arm 'base' and",
+    ),
+    "other prompts": (
+        change_json("evaluations.json", lambda entries: entries[1].update(prompts="0" * 16)),
+        "key 'prompts' is ",
+    ),
+    "no evaluations": (
+        lambda tiny: (tiny / "evaluations.json").unlink(),
+        "evaluations.json: no such file, so nobody knows whether all arms were evaluated alike",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_unequal_runs_are_refused_with_the_difference_and_the_remedy(results: Path, name: str) -> None:
+    forge, said = REFUSALS[name]
+    forge(results / "tiny")
+    reseal(results)
+    refused = call(results / "tiny")
+    assert refused.exit_code == 1 and isinstance(refused.exception, UserError)
+    (line,) = (line for line in refused.output.splitlines() if said in line)
+    assert line.startswith("different: ") and ("again" in line or "evaluation" in line or "remove" in line)
+
+
+def test_a_forged_reference_run_is_noticed(results: Path) -> None:
+    path = results / REFERENCES / "seed_9" / "claims.json"
+    claims = read(path)
+    claims[0]["delta"] += 1
+    write_json(path, claims)
+    write_tree(results)
+    differences = verify(results).differences
+    assert any(d.startswith("reference_runs/tiny/seed_9: claims.json[0].delta: ") for d in differences)
+    assert any(d.startswith("tiny: references.json.deltas.") for d in differences)
+
+
+def test_every_unreadable_file_is_one_difference_and_the_rest_is_still_checked(results: Path) -> None:
+    for name in ("samples.jsonl.gz", "scores.json"):
+        path = results / "tiny" / name
+        path.write_bytes(path.read_bytes()[:99])
+    (results / "paper" / "claims.json").write_text("[]\n")
+    said = "\n".join(verify(results).differences)
+    assert "tiny: samples.jsonl.gz: changed" in said and "tiny: scores.json: changed" in said
+    assert "samples.jsonl.gz: torn or not what its name says" in said
+    assert "paper: claims.json: holds no claim of claims.yaml" in said
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 1}', '{"files": {}}'])
+def test_a_manifest_that_is_none_is_named_and_no_traceback(results: Path, content: str) -> None:
+    (results / "tiny" / "manifest.json").write_text(content)
+    assert any("manifest.json" in difference for difference in verify_results(results / "tiny"))
+
+
+def test_a_folder_without_evidence_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        verify(tmp_path / "nowhere")
+    (tmp_path / "report.md").write_text("not run")
+    with pytest.raises(UserError, match=r"holds neither tree\.json nor manifest\.json nor claims"):
+        verify(tmp_path)
+
+
+def test_measured_costs_verify_without_claims(tmp_path: Path) -> None:
+    folder = tmp_path / "rehearsal"
+    folder.mkdir()
+    cell = dict.fromkeys(("tokens_per_second", "mfu", "peak_memory_gb", "sequences_per_step", "longest_sequence"))
+    stage = {**cell, "step": "stage", "steps": 1, "processes": 1, "seconds_per_step": 2.0}
+    names = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate")
+    data = {"device": "cpu", "not_run": True, "git_revision": "a" * 40, "dirty": False, "definitions": {}}
+    write_json(folder / "measurements.json", {**data, "stages": dict.fromkeys(names, stage)})
+    (folder / "report.md").write_text(render_measurements(read(folder / "measurements.json")))
+    (folder / "manifest.json").write_text("{}")
+    change_manifest(folder, settings=read_recipe("rehearsal").model_dump(mode="json"))
+    assert verify_results(folder) == []
+    (folder / "report.md").write_text("as fast as you like\n")
+    change_manifest(folder)
+    assert verify_results(folder) == ["report.md: is not what measurements.json gives"]
+
+
+def test_what_is_written_is_what_a_seal_expects(tmp_path: Path) -> None:
+    data = {"text": "é\u2028\t", "numbers": [1, 1.0, 1e-9], "none": None}
+    write_json(tmp_path / "a.json", data)
+    assert (tmp_path / "a.json").read_text() == format_json(json.loads(format_json(data)))
+    write_jsonl(tmp_path / "rows.jsonl", [data])
+    pack_rows((tmp_path / "rows.jsonl").read_bytes(), tmp_path / "rows.jsonl.gz")
+    assert gzip.decompress((tmp_path / "rows.jsonl.gz").read_bytes()) == (tmp_path / "rows.jsonl").read_bytes()

@@ -1,0 +1,168 @@
+"""The hash tree of the results: every byte below the folder hangs on one root.
+
+A recipe's folder is sealed by its `manifest.json`, which names every other file in it with its SHA-256. `tree.json`
+beside the folders names the manifests, and every file that no manifest is responsible for: reference runs, tables of
+the calibration, folders that say "not run". Both end in `root`, the SHA-256 of the canonical JSON of their other keys,
+and are written in one form only. So a changed bit anywhere, white space and the seals included, is a difference.
+
+A seal shows that nothing changed since it was made. Whether it was made by us is seen from its root, which is public.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from migrl.errors import UserError
+from migrl.evidence import MANIFEST, format_json, hash_file, hash_json, write_json
+
+TREE = "tree.json"
+
+
+def seal(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with its `root` as last key, made anew."""
+    content = {key: value for key, value in data.items() if key != "root"}
+    return {**content, "root": hash_json(content)}
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` by its relative name, in sorted order; links too, which nobody should leave there."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: paths[name] for name in sorted(paths) if paths[name].is_symlink() or not paths[name].is_dir()}
+
+
+def make_file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder` but its own manifest, by relative name, in sorted order."""
+    return hash_files({name: path for name, path in list_files(folder).items() if name != MANIFEST})
+
+
+def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file.
+
+    Raises:
+        UserError: one is a link, whose target is not part of the evidence.
+    """
+    for path in files.values():
+        if path.is_symlink() or not path.is_file():
+            raise UserError(f"{path}: a link or no plain file; put the file itself there")
+    return {name: hash_file(path) for name, path in files.items()}
+
+
+def check_place(results: Path, runs: Path) -> None:
+    """Refuse a results folder that holds other things too: its tree would name, and read, every file of them.
+
+    Raises:
+        UserError: it holds the runs folder or a repository.
+    """
+    if runs.resolve().is_relative_to(results.resolve()) or (results / ".git").exists():
+        raise UserError(f"--results {results}: holds more than results; name a folder of its own, such as results")
+
+
+def write_tree(results: Path) -> list[str]:
+    """Write `tree.json` of a results folder; return a sentence for each file whose entry changed."""
+    path = results / TREE
+    before, _ = _read_files(path)
+    made = make_tree(results)
+    write_json(path, made)
+    return _compare_files(before or {}, made["files"], "new", "gone", "other content")
+
+
+def make_tree(results: Path, sealed: Collection[str] = ()) -> dict[str, Any]:
+    """The content of `tree.json`. Folders in `sealed` have a manifest, although it may be missing."""
+    files = {name: path for name, path in list_files(results).items() if name != TREE}
+    folders = {*sealed, *find_sealed(results)}
+    loose = {name: path for name, path in files.items() if not folders.intersection(_list_parents(name))}
+    manifests = {name: files[name] for name in (f"{folder}/{MANIFEST}" for folder in folders) if name in files}
+    hashes = hash_files(loose | manifests)
+    return seal({"files": {name: hashes[name] for name in sorted(hashes)}})
+
+
+def find_sealed(results: Path) -> list[str]:
+    """The folders below `results` that have a manifest, by relative name; the outermost ones."""
+    found = [name.rpartition("/")[0] for name in list_files(results) if name.endswith(f"/{MANIFEST}")]
+    return [name for name in found if not set(found).intersection(_list_parents(name))]
+
+
+def _list_parents(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
+
+
+def check_tree(results: Path) -> list[str]:
+    """A sentence for every file that is not the one `tree.json` names, and for `tree.json` itself.
+
+    What manifests name is left to `check_manifest`.
+    """
+    stored, differences = _read_files(results / TREE)
+    return differences if stored is None else differences + _compare_tree(stored, results)
+
+
+def check_manifest(folder: Path) -> list[str]:
+    """A sentence for every file of a folder that is not the one its manifest names, and for the manifest itself."""
+    stored, differences = _read_files(folder / MANIFEST)
+    if stored is None:
+        return differences
+    return differences + _compare_files(stored, make_file_hashes(folder), *_say("the manifest"))
+
+
+def check_manifests(results: Path) -> list[str]:
+    """The same for every sealed folder below a results folder, each with the folder's name before it."""
+    return [f"{name}: {sentence}" for name in find_sealed(results) for sentence in check_manifest(results / name)]
+
+
+def check_in_tree(folder: Path) -> list[str]:
+    """What differs from the `tree.json` beside a folder, if there is one and it knows the folder."""
+    folder = folder.resolve()
+    if not (folder.parent / TREE).is_file():
+        return []
+    stored, differences = _read_files(folder.parent / TREE)
+    prefix = f"{folder.name}/"
+    mine = {name.removeprefix(prefix): value for name, value in (stored or {}).items() if name.startswith(prefix)}
+    if MANIFEST not in mine:
+        return differences + (_compare_tree(mine, folder) if mine else [])
+    if (folder / MANIFEST).exists() and hash_file(folder / MANIFEST) == mine[MANIFEST]:
+        return differences
+    return [*differences, f"{MANIFEST}: changed or missing, its sha256 is not that of {TREE}"]
+
+
+def _compare_tree(stored: Mapping[str, Any], folder: Path) -> list[str]:
+    sealed = [name.rpartition("/")[0] for name in stored if name.endswith(f"/{MANIFEST}")]
+    return _compare_files(stored, make_tree(folder, sealed)["files"], *_say(TREE))
+
+
+def _say(seal_name: str) -> tuple[str, str, str]:
+    """The words for a file that came, went, and changed since a seal was made."""
+    return f"extra, {seal_name} does not name it", "missing", f"changed, its sha256 is not that of {seal_name}"
+
+
+def _compare_files(old: Mapping[str, Any], new: Mapping[str, str], came: str, went: str, changed: str) -> list[str]:
+    """A sentence for each name whose hash is not the old one."""
+    sentences = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old:
+            sentences.append(f"{name}: {came}")
+        elif name not in new:
+            sentences.append(f"{name}: {went}")
+        elif old[name] != new[name]:
+            sentences.append(f"{name}: {changed}")
+    return sentences
+
+
+def _read_files(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """What a manifest or tree names, None of a torn one, and what speaks against the file itself."""
+    try:
+        raw = path.read_bytes()
+        data = json.loads(raw.decode("utf-8"))
+    except FileNotFoundError:
+        return None, [f"{path.name}: missing"]
+    except (ValueError, RecursionError) as error:
+        return None, [f"{path.name}: torn or not JSON ({error})"]
+    if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
+        return None, [f"{path.name}: key 'files': must map names to sha256"]
+    if "root" not in data:
+        return data["files"], [f"{path.name}: key 'root' is missing, so nothing seals it; it is of older code"]
+    if data["root"] != seal(data)["root"]:
+        return data["files"], [f"{path.name}: changed, its content does not give its root {data['root']}"]
+    if raw != format_json(data).encode("utf-8", "surrogatepass"):
+        return data["files"], [f"{path.name}: changed, these are not the bytes that were written"]
+    return data["files"], []
