@@ -1,118 +1,28 @@
 """The report shows what was measured, and model output stays inert text in it."""
 
+import base64
 import json
 import re
+from collections import Counter
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
+from report_rows import ARMS, LOGS, make_claims, make_row, make_rows, write, write_images
 
 from migrl.answers import READABLE, STATUSES
 from migrl.errors import UserError
-from migrl.report.build import BADGES, ReportLogs, write_report
-from migrl.report.gallery import build_gallery, split_completion
-
-ARMS = ("base", "sft", "rl")
-NO_LOGS = ReportLogs(grpo=[], sft=[], pass_rates=None, filters=None)
-LOGS = ReportLogs(
-    grpo=[{"step": k, "reward": 1 + k / 50, "hit_reward": 0.5, "kl": None, "zero_variance": 0.2} for k in range(1, 50)],
-    sft=[{"step": k, "loss": 2 / k} for k in range(1, 9)],
-    pass_rates={"k": 4, "counts": {"0": 12, "2": 8, "4": 6}, "kept": 8, "tasks": {"region": {"0": 3}}},
-    filters={"candidates": 90, "kept": 40, "rejected": {"parse": 30, "leak": 20}, "planted": {"leak": 20}},
-)
-
-
-def make_row(uid: str, arm: str, *, hit: bool, status: str = "ok", **changes: Any) -> dict[str, Any]:
-    box_px = [4.0, 4.0, 12.0, 12.0] if hit else [20.0, 2.0, 30.0, 9.0]
-    read = status in ("ok", "repaired", "several")
-    row = {
-        "uid": uid,
-        "arm": arm,
-        "benchmark": uid.split(":")[0],
-        "task": uid.split(":")[1],
-        "images": ["eval/shared_1.png", f"eval/{uid.replace(':', '_')}_2.png"],
-        "sizes": [[40, 30], [32, 32]],
-        "question": "Locate the difference of these two images in image 2.",
-        "target": {"image": 2, "box_unit": [0.125, 0.125, 0.375, 0.375]},
-        "completion": "<think>Image 2 is new.</think><answer>…</answer>",
-        "tokens": 61,
-        "truncated": status == "truncated",
-        "status": status,
-        "image": 2 if read else None,
-        "boxes": {"original_px": box_px} if read else None,
-        "letter": None,
-        "iou": float(hit),
-        "hit": hit and read,
-    }
-    return row | changes
-
-
-def make_rows(images_root: Path) -> list[dict[str, Any]]:
-    """One grounding task whose samples were fixed, broken, kept and failed in every way, and one of choices."""
-    rows = []
-    hits = {"mini:region:0": (0, 0, 1), "mini:region:1": (0, 1, 0), "mini:region:2": (1, 1, 1)}
-    for uid, per_arm in hits.items():
-        rows += [make_row(uid, arm, hit=bool(hit)) for arm, hit in zip(ARMS, per_arm, strict=True)]
-    for k, status in enumerate(STATUSES):
-        rows += [make_row(f"mini:region:f{k}", arm, hit=False, status=status) for arm in ARMS]
-    choice: dict[str, Any] = {
-        "target": {"letter": "B", "options": 3},
-        "image": None,
-        "boxes": None,
-        "letter": "C",
-        "iou": None,
-    }
-    rows += [make_row("quiz:counting:0", arm, hit=False, **choice) for arm in ARMS]
-    for row in rows:
-        for path, size in zip(row["images"], row["sizes"], strict=True):
-            (images_root / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", tuple(size), (30, len(path), 90)).save(images_root / path)
-    return rows
-
-
-def make_scores() -> dict[str, Any]:
-    score = {
-        "macro": 61.5,
-        "micro": 60.0,
-        "low": 55.0,
-        "high": 68.0,
-        "tasks": {"region": {"accuracy": 61.5, "n": 10, "low": 55.0, "high": 68.0}},
-        "ledger": {status: 3 + k for k, status in enumerate(STATUSES)},
-        "truncation_rate": 0.1,
-    }
-    return {arm: {"mini": score} for arm in ARMS}
-
-
-def make_claims() -> list[dict[str, Any]]:
-    claims: list[dict[str, Any]] = [
-        {
-            "id": f"claim_{k}",
-            "statement": f"Claim {k}",
-            "delta": 9.0,
-            "low": 4.0,
-            "high": 14.0,
-            "n": 100,
-            "verdict": name,
-        }
-        for k, name in enumerate(BADGES)
-    ]
-    claims[0]["expected"] = 9.04
-    claims[-1] |= {"delta": None, "low": None, "high": None}
-    return claims
-
-
-def write(tmp_path: Path, rows: list[dict[str, Any]], out: str = "out", logs: ReportLogs = NO_LOGS) -> str:
-    write_report(
-        rows=rows,
-        scores=make_scores(),
-        claims=make_claims(),
-        logs=logs,
-        images_root=tmp_path / "images",
-        facts={"recipe": "tiny", "git_revision": "abc123", "dirty": False, "versions": {"torch": "2.13.0"}},
-        out=tmp_path / out,
-    )
-    return (tmp_path / out / "report.html").read_text(encoding="utf-8")
+from migrl.report import explorer as explorer_module
+from migrl.report.embed import embed_picture
+from migrl.report.explorer import build_explorer, choose_samples, link_samples
+from migrl.report.forest import lay_out_forest
+from migrl.report.heat import build_heat, measure_task
+from migrl.report.outcomes import group_rows
+from migrl.report.shots import split_completion
+from migrl.report.text import BADGES, escape_cell, show_claimed, show_p, show_points
+from migrl.stats import bootstrap_macro_delta
 
 
 def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_outside_itself(tmp_path: Path) -> None:
@@ -127,12 +37,29 @@ def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_out
     for words in ("fixed by RL", "broken by RL", "[+4.0, +14.0]", "61.5", "versions.torch", "(C), right is (B)"):
         assert words in html
     assert html.count('class="truth"') > 3 and html.count('class="guess"') > 3
-    assert not re.search(r"https?://|<link|@import|src=\"(?!data:)|href=\"(?!#|data:)", html)
+    assert not re.search(r"https?://|@import|src=\"(?!data:)|href=\"(?!#|data:)", html)
     names = {path.name for path in (tmp_path / "out/figures").iterdir()}
     assert names == {
-        *("forest.png", "tasks_mini.png", "pass_rates.png", "sft_loss.png"),
+        *("forest.png", "tasks_mini.png", "pass_rates.png", "pass_rates_after.png", "sft_loss.png"),
         *("grpo_reward.png", "grpo_hit_reward.png", "grpo_zero_variance.png"),
     }
+
+
+def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> None:
+    html = write(tmp_path, make_rows(tmp_path / "images"))
+    markdown = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    claim = re.search(r'<details class="claim" id="claim-claim_0">.*?</details>', html, re.DOTALL)
+    assert claim is not None
+    for words in (
+        *("v1 abstract", "would show +9.04 in 99 % of runs", "reason 0", "equal to it within ±4.2 points"),
+        *("0.002, 0.008 after Holm", "scored by the official rule", "[−1.0, +5.0]", "too small"),
+        *("deltas +8.0, +10.0", "[+1.0, +17.0], this run lies inside it", "the number of steps", 'href="#tasks-mini"'),
+    ):
+        assert words in claim.group(), words
+    assert "4 were judged together" in html and "4 were judged together" in markdown
+    for words in ("would show +9.04 in 99 % of runs", "scored by the official rule", "59.44", "detectable: +9.0"):
+        assert words in markdown
+    assert "git_revision: abc123" in markdown and f"weights {'2fade' * 12}" in markdown
 
 
 def test_hostile_completions_stay_inert_text(tmp_path: Path) -> None:
@@ -146,6 +73,7 @@ def test_hostile_completions_stay_inert_text(tmp_path: Path) -> None:
     assert "\\u{202e}gnp.exe\\u{2066}\\u{d800}" in html and "\u202e" not in html and "\u2066" not in html
     assert re.search(r"\[… 998,8\d\d of 1,000,0\d\d characters not shown …\]", html)
     assert len(html) < 1_000_000
+    assert escape_cell("![x](http://e.vil)|<b>\u202e") == "![x]\\(http://e.vil)\\|&lt;b&gt;\\u{202e}"
 
 
 def test_a_missing_image_stops_the_report_and_is_named(tmp_path: Path) -> None:
@@ -158,42 +86,109 @@ def test_a_missing_image_stops_the_report_and_is_named(tmp_path: Path) -> None:
 def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
     with pytest.raises(UserError, match="leaves the folder"):
-        build_gallery([rows[0] | {"images": ["../secret.png", rows[0]["images"][1]]}], ["base"], tmp_path / "images")
+        build_explorer([rows[0] | {"images": ["../secret.png", rows[0]["images"][1]]}], ["base"], tmp_path / "images")
 
 
 def test_two_builds_are_byte_identical_and_the_order_of_arms_in_the_rows_is_irrelevant(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
-    first = write(tmp_path, rows, "first", LOGS)
-    assert first == write(tmp_path, json.loads(json.dumps(rows)), "second", LOGS)
+    logs = replace(LOGS, grpo=[])
+    first = write(tmp_path, rows, "first", logs=logs)
+    assert first == write(tmp_path, json.loads(json.dumps(rows)), "second", logs=logs)
     for path in sorted((tmp_path / "first").rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
     by_arm = sorted(rows, key=lambda row: (row["benchmark"], row["arm"]))
-    galleries = [build_gallery(order, ARMS, tmp_path / "images") for order in (rows, by_arm)]
-    shown = [[(entry.row["uid"], entry.replies) for entry in gallery.entries] for gallery in galleries]
-    assert shown[0] == shown[1]
+    shown = [build_explorer(order, ARMS, tmp_path / "images").entries for order in (rows, by_arm)]
+    assert [(entry.row["uid"], entry.replies) for entry in shown[0]] == [
+        (entry.row["uid"], entry.replies) for entry in shown[1]
+    ]
+
+
+def test_a_large_picture_is_scaled_down_and_a_small_one_stays_exact(tmp_path: Path) -> None:
+    for name, size in (("large", (600, 400)), ("small", (120, 90))):
+        Image.effect_noise(size, 80).save(tmp_path / f"{name}.png")
+        picture = embed_picture(tmp_path, f"{name}.png", size, "p0")
+        kind, _, data = picture.data_uri.partition(";base64,")
+        with Image.open(BytesIO(base64.b64decode(data))) as shown, Image.open(tmp_path / f"{name}.png") as stored:
+            same = shown.size == stored.size and shown.tobytes() == stored.convert("RGB").tobytes()
+            assert (kind, shown.size, same) == {
+                "large": ("data:image/jpeg", (384, 256), False),
+                "small": ("data:image/png", (120, 90), True),
+            }[name]
+        assert (picture.width, picture.height, picture.pixelated) == (*size, name == "small")
 
 
 def test_an_image_shared_by_samples_is_embedded_once(tmp_path: Path) -> None:
-    gallery = build_gallery(make_rows(tmp_path / "images"), ARMS, tmp_path / "images")
-    keys = [picture.key for picture in gallery.pictures]
-    assert len(set(keys)) == len(keys) == len({path for entry in gallery.entries for path in entry.row["images"]})
-    assert len({entry.shots[0].picture.key for entry in gallery.entries}) == 1
-    assert gallery.entries[0].shots[1].true_box_px == (4.0, 4.0, 12.0, 12.0)
+    explorer = build_explorer(make_rows(tmp_path / "images"), ARMS, tmp_path / "images")
+    keys = [picture.key for picture in explorer.pictures]
+    assert len(set(keys)) == len(keys) == len({path for entry in explorer.entries for path in entry.row["images"]})
+    assert len({entry.shots[0].picture.key for entry in explorer.entries}) == 1
+    fixed = next(entry for entry in explorer.entries if entry.row["uid"] == "mini:region:0")
+    assert fixed.shots[1].true_box_px == (4.0, 4.0, 12.0, 12.0)
+
+
+def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(tmp_path / "images", more=30)
+    order = [sample.uid for sample in choose_samples(group_rows(rows, ARMS))]
+    assert len(order) == len(set(order)) == 41
+    # One of each cell first, then each kind of unreadable answer, then the second of each cell.
+    assert order[:5] == ["mini:region:0", "mini:region:1", "mini:region:f0", "mini:region:2", "quiz:counting:0"]
+    assert order[5] == "mini:more:000" and order[6:10] == [f"mini:region:f{k}" for k in range(3, 7)]
+    monkeypatch.setattr(explorer_module, "EXACT_BUDGET", 60_000)
+    explorer = build_explorer(rows, ARMS, tmp_path / "images")
+    assert {entry.row["uid"] for entry in explorer.entries} == set(order[: len(explorer.entries)])
+    assert 6 < len(explorer.entries) < explorer.total == 41
+    assert explorer.counts["mini", "more"] == Counter(both_miss=30) and explorer.counts["mini", "region"]["fixed"] == 1
+    html = write(tmp_path, rows)
+    assert f"{len(explorer.entries)} of 41 samples, chosen by rule" in html
+    assert f">{explorer.shown['mini', 'more']['both_miss']} of 30</td>" in html
+
+
+def test_every_link_of_the_heat_map_leads_to_a_sample_without_the_script(tmp_path: Path) -> None:
+    html = write(tmp_path, make_rows(tmp_path / "images"))
+    links = set(re.findall(r'href="#(samples\?[^"]*)"', html))
+    assert f"{link_samples(benchmark='mini', task='region', outcome='fixed')[1:]}".replace("&", "&amp;") in links
+    assert len(links) == 7 and links <= set(re.findall(r'id="(samples\?[^"]*)"', html))
+
+
+def test_a_cell_of_the_heat_map_is_the_paired_delta_of_its_task() -> None:
+    hits = {"sft": (0, 1, 1, 0, 0, 1), "rl": (1, 1, 0, 1, 1, 1)}
+    rows = [
+        make_row(f"mini:region:{k}", arm, hit=bool(flag)) for arm, flags in hits.items() for k, flag in enumerate(flags)
+    ]
+    samples = group_rows(rows, ("sft", "rl"))
+    (line,) = build_heat(samples, {}, ("sft", "rl"), "sft", "rl")
+    expected = bootstrap_macro_delta(hits["rl"], hits["sft"], ["x"] * 6, [str(k) for k in range(6)], resamples=4000)
+    assert line.delta is not None and line.n == 6
+    assert (line.delta.delta, line.delta.low, line.delta.high) == (expected.delta, expected.low, expected.high)
+    assert line.outcomes == {"fixed": 3, "broken": 1, "both_hit": 2}
+    assert measure_task(samples[:1], "sft", "rl") is not None
+    assert measure_task(samples[:1], "sft", "rl").low is None  # type: ignore[union-attr]
+
+
+def test_training_seeds_stand_side_by_side_and_the_delta_is_over_all_of_them(tmp_path: Path) -> None:
+    rows = [make_row(f"mini:region:{k}", "base", hit=False) for k in range(4)]
+    for seed in (0, 1):
+        rows += [make_row(f"mini:region:{k}", "sft", hit=False, seed=seed) for k in range(4)]
+        rows += [make_row(f"mini:region:{k}", "rl", hit=k < 2 + seed, seed=seed) for k in range(4)]
+    write_images(rows, tmp_path / "images")
+    samples = group_rows(rows, ARMS)
+    delta = measure_task(samples, "sft", "rl")
+    assert delta is not None and delta.delta == pytest.approx(62.5)
+    assert [sample.outcome for sample in samples] == ["fixed", "fixed", "fixed", "both_miss"]
+    html = write(tmp_path, rows)
+    assert html.count("<h4>RL, seed 1</h4>") == html.count("<h4>RL, seed 0</h4>") == html.count("<h4>base</h4>") == 4
 
 
 def test_stages_that_were_not_run_are_said_to_be_not_run(tmp_path: Path) -> None:
-    write_report(
-        rows=[], scores={}, claims=[], logs=NO_LOGS, images_root=tmp_path, facts={"recipe": "paper"}, out=tmp_path
-    )
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count('class="notrun"') == 8
+    nothing = {"scores": {}, "claims": [], "levels": [], "evaluations": [], "facts": {"recipe": "paper"}}
+    assert write(tmp_path, [], **nothing).count('class="notrun"') == 9  # type: ignore[arg-type]
 
 
 def test_one_arm_alone_has_hits_and_misses_but_no_comparison(tmp_path: Path) -> None:
     rows = [row for row in make_rows(tmp_path / "images") if row["arm"] == "rl"]
-    write_report(
-        rows=rows, scores={}, claims=[], logs=NO_LOGS, images_root=tmp_path / "images", facts={}, out=tmp_path / "out"
-    )
-    html = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    html = write(tmp_path, rows, scores={}, claims=[], facts={})
     assert "fixed by" not in html and ">miss</span>" in html
 
 
@@ -203,3 +198,19 @@ def test_a_short_completion_is_shown_whole_and_a_long_one_says_how_much_is_missi
     parts = split_completion("y" * 5000 + "<answer>(B)</answer>")
     assert [part.kind for part in parts] == ["thought", "omitted", "thought", "answer"]
     assert parts[1].text == "3,800 of 5,000 characters not shown"
+
+
+def test_the_forest_places_every_mark_on_one_scale() -> None:
+    forest = lay_out_forest(make_claims())
+    assert forest is not None and len(forest.rows) == 4
+    first = forest.rows[0].mark
+    assert 0 < forest.zero < first.low < first.at < first.expected < first.high < 100  # type: ignore[operator]
+    assert forest.rows[0].readings[0].low < forest.zero and not forest.rows[0].readings[0].decided
+    assert [value for value, _ in forest.ticks] == [0, 5, 10]
+    assert lay_out_forest(make_claims()[-1:]) is None
+
+
+def test_numbers_read_as_they_were_printed() -> None:
+    assert [show_points(value) for value in (1.26, -0.04, 0.0, -3.0, None)] == ["+1.3", "0.0", "0.0", "−3.0", "–"]
+    assert [show_claimed(value) for value in (9.04, 3.1, 2.0)] == ["+9.04", "+3.1", "+2.0"]
+    assert [show_p(value) for value in (0.00001, 0.0312, None)] == ["< 0.0001", "0.031", "–"]

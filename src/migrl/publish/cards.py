@@ -27,18 +27,18 @@ from migrl.publish.facts import (
 )
 from migrl.publish.finished import FinishedRun
 from migrl.records import read_jsonl
-from migrl.report.build import (
+from migrl.report.scores import list_score_lines
+from migrl.report.text import (
     ARM_ORDER,
     BADGES,
     PAPER,
     flatten,
-    list_score_lines,
+    name_arm,
     reveal,
     show_interval,
     show_percent,
     show_points,
 )
-from migrl.report.figures import name_arm
 
 _HERE = Path(__file__).parent
 FRAMES = {

@@ -124,9 +124,18 @@ def list_times(run: FinishedRun) -> list[dict[str, Any]]:
     stages = {**run.evidence["stages"], "merge": run.stages["merge"]}
     return [
         {"stage": name, "seconds": stages[name]["seconds"], "memory": stages[name]["peak_memory_mb"]}
-        for name in ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate")
+        for name in ("fetch", "synthesize", "sft", "merge", "select", "grpo", "pass_rates", "evaluate")
         if name in stages
     ]
+
+
+def describe_seeds(settings: dict[str, Any]) -> str:
+    """What the numbers say of the choice of the training seed."""
+    further, own = settings.get("seeds") or [], settings["grpo"]["seed"]
+    if not further:
+        return "One training run with one seed; the intervals cover the choice of samples, not of the seed."
+    seeds = ", ".join(map(str, [own, *further]))
+    return f"The numbers are of {len(further) + 1} training runs, with seeds {seeds}; the weights are of seed {own}."
 
 
 def list_limits(run: FinishedRun) -> list[str]:
@@ -138,7 +147,7 @@ def list_limits(run: FinishedRun) -> list[str]:
             limits.append(f'Claims with the verdict "{verdict}": {", ".join(ids)}.')
     if run.is_rendered:
         limits.append("Trained and tested on a rendered world of coloured shapes only: of no use on photographs.")
-    limits.append("One training run with one seed; the intervals cover the choice of samples, not of the seed.")
+    limits.append(describe_seeds(run.settings))
     for arm in [FINAL_ARM] if FINAL_ARM in run.scores else []:
         for benchmark, score in run.scores[arm].items():
             if score["parse_rate"] < 95:

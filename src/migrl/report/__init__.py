@@ -1,1 +1,1 @@
-"""The report: verdicts, scores, curves and a gallery of samples in one self-contained HTML file."""
+"""The report: verdicts, scores, curves and an explorer of samples in one self-contained HTML file."""

@@ -1,69 +1,42 @@
-"""Write the report: one HTML file that needs nothing else, a short Markdown twin, and the figures.
+"""Write the report: one HTML file that needs nothing else, a short Markdown twin, and the figures."""
 
-Everything a model wrote is hostile until shown otherwise. It reaches the page as escaped text only,
-invisible and direction-changing characters are spelled out, and the page's own content policy
-forbids every script but the one filter, by hash, and every request to anywhere.
-"""
-
-import base64
-import hashlib
-import json
-import math
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from migrl.answers import READABLE, STATUSES
-from migrl.report.figures import (
-    Plot,
-    draw_forest,
-    draw_grpo_curves,
-    draw_pass_rates,
-    draw_sft_curve,
-    draw_tasks,
-    name_arm,
+from migrl.report.curves import draw_grpo_curves, draw_sft_curve
+from migrl.report.explorer import Entry, build_explorer
+from migrl.report.figures import draw_forest, draw_pass_rates, draw_tasks
+from migrl.report.forest import lay_out_forest
+from migrl.report.heat import build_heat
+from migrl.report.markdown import write_markdown
+from migrl.report.outcomes import group_rows
+from migrl.report.page import render_page
+from migrl.report.scores import list_score_lines
+from migrl.report.shots import Row
+from migrl.report.text import (
+    ARM_ORDER,
+    PAPER,
+    flatten,
 )
-from migrl.report.gallery import build_gallery
-
-PAPER = "arXiv 2507.00748"
-ARM_ORDER = ("base", "sft", "sft_direct", "rl", "rl_no_cold_start", "rl_no_selection")
-BADGES = {
-    "reproduced": ("✓", "good"),
-    "direction only": ("↗", "fair"),
-    "not reproduced": ("✗", "bad"),
-    "inconclusive": ("?", "open"),
-    "not run": ("–", "none"),
-}
-_HERE = Path(__file__).parent
-_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogate, odd line ends
+from migrl.report.words import tell_many, tell_tally
 
 
 @dataclass(frozen=True)
 class ReportLogs:
-    """What training left behind: rows of both logs, the pass-rate histogram, the synthesis filters' counts.
+    """What training left behind: rows of both logs, the pass-rate histograms, the synthesis filters' counts.
 
-    Empty or None means that the stage was not run, and the report says so.
+    Empty or None means that the stage was not run, and the report says so. `pass_rates` is of the pool at selection,
+    `pass_rates_after` compares before and after RL on some of it.
     """
 
     grpo: list[dict[str, Any]]
     sft: list[dict[str, Any]]
     pass_rates: dict[str, Any] | None
     filters: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class ScoreLine:
-    """One arm on one benchmark; `score` is its entry in scores.json, `n` the number of samples."""
-
-    benchmark: str
-    arm: str
-    score: Mapping[str, Any]
-    n: int
+    pass_rates_after: dict[str, Any] | None = None
 
 
 def write_report(
@@ -71,6 +44,8 @@ def write_report(
     rows: list[dict[str, Any]],
     scores: dict[str, Any],
     claims: list[dict[str, Any]],
+    levels: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
     logs: ReportLogs,
     images_root: Path,
     facts: dict[str, Any],
@@ -82,9 +57,12 @@ def write_report(
         rows: evaluation sample rows (samples.jsonl).
         scores: arm -> benchmark -> score (scores.json), in percent.
         claims: verdicts (claims.json), in percentage points.
+        levels: scores that others state (levels.json), in percent.
+        evaluations: how each arm was evaluated (evaluations.json).
         logs: what the training stages logged.
         images_root: the folder that the rows' image paths are relative to.
-        facts: provenance; nested mappings are flattened. `recipe` and `dirty` also show at the top.
+        facts: provenance; nested mappings are flattened. `recipe`, `git_revision` and `dirty` also show at the top,
+            `data` (`revisions`, `splits`) beside the samples.
         out: folder to write into; made if needed.
 
     Raises:
@@ -94,170 +72,80 @@ def write_report(
     arms = [arm for arm in ARM_ORDER if arm in seen] + sorted(arm for arm in seen if arm not in ARM_ORDER)
     lines = list_score_lines(scores, arms)
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
-    gallery = build_gallery(rows, arms, images_root)
-    forest = draw_forest(claims)
-    task_plots = {name: draw_tasks(name, scores, arms) for name in benchmarks}
+    explorer = build_explorer(rows, arms, images_root)
+    heat = build_heat(group_rows(rows, arms), scores, arms, explorer.before, explorer.after)
     curves = [*draw_grpo_curves(logs.grpo), *draw_sft_curve(logs.sft)]
-    histogram = draw_pass_rates(logs.pass_rates) if logs.pass_rates else None
+    histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
+    if logs.pass_rates_after:
+        histograms.append(draw_pass_rates(logs.pass_rates or {}, logs.pass_rates_after))
 
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    for plot in (forest, *task_plots.values(), *curves, histogram):
+    for plot in (draw_forest(claims), *(draw_tasks(name, scores, arms) for name in benchmarks), *curves, *histograms):
         if plot:
             (figures / f"{plot.name}.png").write_bytes(plot.light_png)
 
-    script = (_HERE / "filter.js").read_text(encoding="utf-8")
-    page = _environment().get_template("template.html")
-    html = page.render(
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        paper=PAPER,
-        recipe=facts.get("recipe", "unnamed"),
-        dirty=bool(facts.get("dirty")),
-        facts=flatten(facts),
-        claims=claims,
-        badges=BADGES,
-        arms=arms,
-        lines=lines,
-        benchmarks=benchmarks,
-        scores=scores,
-        statuses=STATUSES,
-        readable=READABLE,
-        forest=forest,
-        task_plots=task_plots,
-        curves=curves,
-        histogram=histogram,
-        logs=logs,
-        gallery=gallery,
+    recipe = facts.get("recipe", "unnamed")
+    html = render_page(
+        "report.html",
+        {
+            "title": f"{PAPER}, recipe {recipe}: reproduction report",
+            "paper": PAPER,
+            "recipe": recipe,
+            "facts": facts,
+            "data_facts": flatten(facts.get("data") or {}),
+            "find_data": _make_finder(facts),
+            "claims": claims,
+            "tally": tell_tally(claims),
+            "many": tell_many(claims),
+            "levels": levels,
+            "evaluations": evaluations,
+            "find_evaluation": _index_evaluations(evaluations),
+            "arms": arms,
+            "lines": lines,
+            "benchmarks": benchmarks,
+            "shown_benchmarks": {line.benchmark for line in heat},
+            "statuses": STATUSES,
+            "readable": READABLE,
+            "forest": lay_out_forest(claims),
+            "heat": heat,
+            "curves": curves,
+            "histograms": histograms,
+            "flat_rates": flatten_rates,
+            "logs": logs,
+            "explorer": explorer,
+            "tag_replies": tag_replies,
+        },
+        script="report.js" if explorer.entries else None,
     )
     (out / "report.html").write_text(html, encoding="utf-8", newline="\n")
-    (out / "report.md").write_text(write_markdown(claims, lines, facts), encoding="utf-8", newline="\n")
+    markdown = write_markdown(claims, levels, lines, evaluations, facts)
+    (out / "report.md").write_text(markdown, encoding="utf-8", newline="\n")
 
 
-def list_score_lines(scores: Mapping[str, Any], arms: Sequence[str]) -> list[ScoreLine]:
-    """Scores by benchmark, then arm. `n` is the score's own, or the sum over its tasks."""
-    benchmarks = dict.fromkeys(benchmark for arm in arms for benchmark in scores.get(arm, {}))
-    lines = []
-    for benchmark in benchmarks:
-        for arm in arms:
-            if (score := scores.get(arm, {}).get(benchmark)) is not None:
-                tasks = score.get("tasks", {}).values()
-                lines.append(ScoreLine(benchmark, arm, score, score.get("n") or sum(task["n"] for task in tasks)))
-    return lines
+def tag_replies(entry: Entry) -> list[tuple[str, str, str]]:
+    """What the explorer filters an entry's answers by: arm, hit or miss, parse status."""
+    return [(reply.row["arm"], "hit" if reply.row["hit"] else "miss", reply.row["status"]) for reply in entry.replies]
 
 
-def write_markdown(claims: Sequence[Mapping[str, Any]], lines: Sequence[ScoreLine], facts: Mapping[str, Any]) -> str:
-    """Verdict table and score table for terminals and pull requests."""
-    revision = f", revision {facts['git_revision']}" if facts.get("git_revision") else ""
-    dirty = " (with uncommitted changes)" if facts.get("dirty") else ""
-    text = [f"# Reproduction of {PAPER}: recipe {_cell(facts.get('recipe', 'unnamed'))}{_cell(revision)}{dirty}", ""]
-    text += ["| claim | delta (points) | n | verdict | expected |", "|---|---:|---:|---|---:|"]
-    for claim in claims:
-        delta = f"{show_points(claim.get('delta'))} {show_interval(claim, show_points)}".strip()
-        sign = BADGES.get(claim["verdict"], ("", ""))[0]
-        cells = [
-            claim["statement"],
-            delta,
-            claim.get("n"),
-            f"{sign} {claim['verdict']}",
-            show_points(claim.get("expected")),
-        ]
-        text.append(f"| {' | '.join(map(_cell, cells))} |")
-    text += ["", "| benchmark | arm | accuracy (%) | official rule | n | unreadable | truncated |"]
-    text += ["|---|---|---:|---:|---:|---:|---:|"]
-    for line in lines:
-        accuracy = f"{show_percent(line.score.get('macro'))} {show_interval(line.score, show_percent)}".strip()
-        unreadable = sum(count for status, count in line.score.get("ledger", {}).items() if status not in READABLE)
-        truncated = show_rate(line.score.get("truncation_rate"))
-        official = show_percent((line.score.get("compat") or {}).get("macro"))
-        cells = [line.benchmark, name_arm(line.arm), accuracy, official, line.n, unreadable, truncated]
-        text.append(f"| {' | '.join(map(_cell, cells))} |")
-    text += [
-        "",
-        "Accuracy is the mean over tasks, with its 95 % interval. The official rule reads the first box anywhere and "
-        "does not look at the image chosen. Figures and samples: report.html.",
-        "",
-    ]
-    return "\n".join(text)
-
-
-def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Facts as (dotted name, text) pairs, in their order."""
-    flat: list[tuple[str, str]] = []
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            flat += flatten(value, f"{prefix}{key}.")
+def flatten_rates(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, int]]]:
+    """(task, "" or "before" or "after", counts by hits) of the pass rates of each task."""
+    flat: list[tuple[str, str, Mapping[str, int]]] = []
+    for task, counts in tasks.items():
+        if "before" in counts:
+            flat += [(task, time, counts[time]) for time in ("before", "after")]
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            flat.append((f"{prefix}{key}", text))
+            flat.append((task, "", counts))
     return flat
 
 
-def reveal(value: Any) -> Any:
-    """Spell out characters that would not show or would reorder the text around them, such as U+202E."""
-    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(
-        f"\\u{{{ord(char):x}}}" if unicodedata.category(char) in _UNSHOWN and char not in "\n\t" else char
-        for char in value
-    )
+def _index_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Callable[[Row], Mapping[str, Any] | None]:
+    """How the arm of a row was evaluated; None where nothing is recorded."""
+    index = {(one["arm"], one.get("seed")): one for one in evaluations}
+    return lambda row: index.get((row["arm"], row.get("seed")))
 
 
-def show_points(value: Any) -> str:
-    """A signed difference with one decimal; a text stays as it is, and nothing is a dash."""
-    return f"{value:+.1f}".replace("-", "−") if _is_number(value) else str(value) if value else "–"
-
-
-def show_percent(value: Any) -> str:
-    """A percentage with one decimal, without the sign; nothing is a dash."""
-    return f"{value:.1f}" if _is_number(value) else "–"
-
-
-def show_rate(value: Any) -> str:
-    """A rate in percent."""
-    return f"{value:.1f}\N{NO-BREAK SPACE}%" if _is_number(value) else "–"
-
-
-def show_interval(record: Mapping[str, Any], show: Any) -> str:
-    """`[low, high]` of a record, empty if it has none."""
-    bounds = (record.get("low"), record.get("high"))
-    return f"[{show(bounds[0])}, {show(bounds[1])}]" if all(map(_is_number, bounds)) else ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _cell(value: Any) -> str:
-    text = str(reveal("–" if value is None else str(value)))
-    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(char, safe)
-    return text
-
-
-def _encode_png(plot: Plot, theme: str) -> str:
-    data = plot.light_png if theme == "light" else plot.dark_png
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=reveal,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "points": show_points,
-        "percent": show_percent,
-        "rate": show_rate,
-        "arm": name_arm,
-        "png": _encode_png,
-        "flat": flatten,
-        "points_interval": lambda record: show_interval(record, show_points),
-        "percent_interval": lambda record: show_interval(record, show_percent),
-    }
-    return environment
+def _make_finder(facts: Mapping[str, Any]) -> Callable[[str], str]:
+    """Benchmark -> what its data are: the SHA-256 of its records, shortened; empty where nothing is recorded."""
+    splits = (facts.get("data") or {}).get("splits") or {}
+    return lambda benchmark: str(splits.get(f"{benchmark}.jsonl", ""))[:16]

@@ -1,0 +1,83 @@
+"""What became of each sample between two arms: fixed, broken, hit by both or missed by both."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+from migrl.errors import UserError
+from migrl.report.shots import Row
+
+Outcome = Literal["fixed", "broken", "both_hit", "both_miss"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample with every answer to it, in the order of the arms, then of the training seeds."""
+
+    rows: tuple[Row, ...]
+    outcome: Outcome
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Benchmark and task."""
+        return (self.rows[0]["benchmark"], self.rows[0]["task"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.rows[0]["uid"])
+
+
+def pick_compared(arms: Sequence[str]) -> tuple[str, str]:
+    """The two arms that outcomes compare: sft and rl where both are there, else the first and the last."""
+    if {"sft", "rl"} <= set(arms):
+        return "sft", "rl"
+    return (arms[0], arms[-1]) if arms else ("", "")
+
+
+def group_rows(rows: Iterable[Row], arms: Sequence[str]) -> list[Sample]:
+    """Samples: benchmarks and tasks in the order of the rows, uids sorted within a task.
+
+    Args:
+        rows: evaluation rows; (arm, seed, uid) is unique.
+        arms: the order of a sample's answers; `pick_compared` says which two its outcome compares.
+
+    Raises:
+        UserError: a row comes twice.
+    """
+    order: dict[tuple[str, str], int] = {}
+    answers: dict[str, dict[tuple[int, int], Row]] = {}
+    for row in rows:
+        order.setdefault((row["benchmark"], row["task"]), len(order))
+        place = (arms.index(row["arm"]), row.get("seed") or 0)
+        if place in answers.setdefault(row["uid"], {}):
+            raise UserError(f"samples.jsonl: sample {row['uid']} of arm {row['arm']} comes twice; evaluate again")
+        answers[row["uid"]][place] = row
+    compared = pick_compared(arms)
+    samples = []
+    for given in answers.values():
+        told = tuple(given[place] for place in sorted(given))
+        samples.append(Sample(told, judge_outcome(told, *compared)))
+    return sorted(samples, key=lambda sample: (order[sample.key], sample.uid))
+
+
+def judge_outcome(rows: Iterable[Row], before: str, after: str) -> Outcome:
+    """`fixed` if `after` hits where `before` missed; with several training seeds, if it hits in more of them."""
+    hits: dict[str, list[bool]] = {before: [], after: []}
+    for row in rows:
+        if row["arm"] in hits:
+            hits[row["arm"]].append(bool(row["hit"]))
+    first, second = (Fraction(sum(flags), len(flags) or 1) for flags in (hits[before], hits[after]))
+    if first == second:
+        return "both_hit" if 2 * second >= 1 else "both_miss"
+    return "fixed" if second > first else "broken"
+
+
+def count_outcomes(samples: Iterable[Sample]) -> dict[tuple[str, str], Counter[Outcome]]:
+    """(benchmark, task) -> how many samples of each outcome, in the samples' order."""
+    counts: dict[tuple[str, str], Counter[Outcome]] = {}
+    for sample in samples:
+        counts.setdefault(sample.key, Counter())[sample.outcome] += 1
+    return counts

@@ -1,0 +1,91 @@
+"""One sample as a page shows it: its pictures with boxes over them, and what each model answered.
+
+The jinja macros that draw these are in `sample.html`; the report's explorer and the comparison of two
+runs share both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from migrl.answers import READABLE
+from migrl.boxes import Box, convert_box
+from migrl.report.embed import Picture
+
+Row = Mapping[str, Any]
+
+THOUGHT_CHARS = (900, 300)  # shown from the head and the tail of an overlong thought
+ANSWER_CHARS = (300, 100)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture as one sample shows it: its 1-based number and the boxes over it, in original px."""
+
+    picture: Picture
+    number: int
+    is_target: bool
+    true_box_px: Box | None
+    predicted_box_px: Box | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a completion. For kind `omitted`, `text` says how much is not shown."""
+
+    kind: Literal["thought", "answer", "omitted"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one model answered; `name` is what a reader calls it, `shot` the image it names, with both boxes."""
+
+    name: str
+    row: Row
+    readable: bool
+    parts: tuple[Part, ...]
+    shot: Shot | None
+
+
+def place_true_boxes(row: Row, pictures: Mapping[str, Picture]) -> tuple[Shot, ...]:
+    """The images of a sample in order, with the true box over the target.
+
+    Args:
+        row: an evaluation row; its `target` holds `image` and `box_unit`, or a letter.
+        pictures: every image path of the row -> its embedded picture.
+    """
+    return tuple(_frame(row, pictures[path], number) for number, path in enumerate(row["images"], start=1))
+
+
+def read_reply(row: Row, shots: Sequence[Shot], name: str) -> Reply:
+    """One model's evaluation row as a page shows it; `shots` are the sample's, from `place_true_boxes`."""
+    boxes, number, shot = row.get("boxes"), row.get("image"), None
+    if boxes and isinstance(number, int) and 1 <= number <= len(shots):
+        seen = shots[number - 1]
+        shot = Shot(seen.picture, number, seen.is_target, seen.true_box_px, tuple(boxes["original_px"]))
+    return Reply(name, row, row["status"] in READABLE, split_completion(row["completion"]), shot)
+
+
+def split_completion(completion: str) -> tuple[Part, ...]:
+    """Thought and answer (from the last `<answer>` on) as they stand; the middle of overlong ones is left out."""
+    start = completion.rfind("<answer>")
+    thought, answer = (completion, "") if start < 0 else (completion[:start], completion[start:])
+    return (*_shorten("thought", thought, *THOUGHT_CHARS), *_shorten("answer", answer, *ANSWER_CHARS))
+
+
+def _frame(row: Row, picture: Picture, number: int) -> Shot:
+    target = row["target"]
+    if target.get("image") != number:
+        return Shot(picture, number, is_target=False, true_box_px=None)
+    size = (picture.width, picture.height)
+    box_px = convert_box(tuple(target["box_unit"]), "unit", "original_px", original_size=size, resized_size=size)
+    return Shot(picture, number, is_target=True, true_box_px=box_px)
+
+
+def _shorten(kind: Literal["thought", "answer"], text: str, head: int, tail: int) -> list[Part]:
+    omitted = len(text) - head - tail
+    if omitted <= 0:
+        return [Part(kind, text)] if text.strip() else []
+    note = Part("omitted", f"{omitted:,} of {len(text):,} characters not shown")
+    return [Part(kind, text[:head]), note, Part(kind, text[-tail:])]

@@ -1,0 +1,115 @@
+"""How values read in a report: numbers, intervals, facts, and texts in which nothing hides.
+
+Everything a model wrote is hostile until shown otherwise: `reveal` spells out what would not show or
+would reorder the text around it, and `escape_cell` makes any text inert in a cell of a Markdown table.
+"""
+
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+PAPER = "arXiv 2507.00748"
+ARM_ORDER = ("base", "sft", "sft_direct", "rl", "rl_no_cold_start", "rl_no_selection")
+ARM_NAMES = {
+    "sft": "SFT",
+    "sft_direct": "SFT, direct",
+    "rl": "RL",
+    "rl_no_cold_start": "RL, no cold start",
+    "rl_no_selection": "RL, no selection",
+}
+BADGES = {
+    "reproduced": ("✓", "good"),
+    "direction only": ("↗", "fair"),
+    "not reproduced": ("✗", "bad"),
+    "inconclusive": ("?", "open"),
+    "not run": ("–", "none"),
+}
+"""Verdict -> the sign before it, and the tone that the page colours it in."""
+
+_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogate, odd line ends
+
+
+def name_arm(arm: str) -> str:
+    """The name of an arm that a reader sees."""
+    return ARM_NAMES.get(arm, arm.replace("_", " "))
+
+
+def name_task(task: str) -> str:
+    """The name of a task that a reader sees."""
+    return task.replace("_", " ")
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Facts as (dotted name, text) pairs, in their order."""
+    flat: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat += flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            flat.append((f"{prefix}{key}", text))
+    return flat
+
+
+def reveal(value: Any) -> Any:
+    """Spell out characters that would not show or would reorder the text around them, such as U+202E."""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(
+        f"\\u{{{ord(char):x}}}" if unicodedata.category(char) in _UNSHOWN and char not in "\n\t" else char
+        for char in value
+    )
+
+
+def show_points(value: Any, decimals: int = 1) -> str:
+    """A signed difference, with one decimal unless told; a text stays as it is, and nothing is a dash."""
+    if not is_number(value):
+        return str(value) if value else "–"
+    text = f"{value:+.{decimals}f}"
+    return text.replace("-", "−") if float(text) else text[1:]  # a zero has no sign
+
+
+def show_claimed(value: Any) -> str:
+    """A difference as the paper prints it: two decimals, the last one only where it says something."""
+    text = show_points(value, 2)
+    return text[:-1] if is_number(value) and text.endswith("0") else text
+
+
+def show_percent(value: Any) -> str:
+    """A percentage with one decimal, without the sign; nothing is a dash."""
+    return f"{value:.1f}" if is_number(value) else "–"
+
+
+def show_rate(value: Any) -> str:
+    """A rate in percent."""
+    return f"{value:.1f}\N{NO-BREAK SPACE}%" if is_number(value) else "–"
+
+
+def show_interval(record: Mapping[str, Any], show: Callable[[Any], str]) -> str:
+    """`[low, high]` of a record, empty if it has none."""
+    bounds = (record.get("low"), record.get("high"))
+    return f"[{show(bounds[0])}, {show(bounds[1])}]" if all(map(is_number, bounds)) else ""
+
+
+def show_p(value: Any) -> str:
+    """A p value with two digits that count; below a ten-thousandth only that, and nothing is a dash."""
+    if not is_number(value):
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def escape_cell(value: Any) -> str:
+    """Any value as inert text in a cell of a Markdown table: no markup, no link, no picture."""
+    text = str(reveal("–" if value is None else str(value)))
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("](", "]\\("), ("\n", " ")):
+        text = text.replace(char, safe)
+    return text

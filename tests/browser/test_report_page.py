@@ -1,0 +1,279 @@
+"""The report in a real browser: its explorer works by mouse, link and keys, and nothing in it gets out or runs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from report_rows import LOGS, make_row, make_rows, make_scores, write, write_images
+
+COMMITTED = Path(__file__).parents[2] / "results/tiny/report.html"
+SCRIPT = "<script>window.ran = 1; alert(1)</script>"
+HOSTILE = {
+    "script": f"</span></div></article>{SCRIPT}",
+    "onerror": '"><img src="http://127.0.0.1:9/x.png" onerror="window.ran = 2"><svg onload="window.ran = 3">',
+    "style": f"</style>{SCRIPT}<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
+    "template": "{{ 7 * 7 }}{% raw %}${window.ran = 4}",
+    "rtl": "<answer>\u202e\u2066)B(</answer> \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u200f",
+    "long": f"<think>{'W' * 1_000_000}{SCRIPT}</think><answer>(A)</answer>",
+}
+CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+
+
+@dataclass
+class Watched:
+    """A page, and what it must not do: complain, open a dialog, ask anything but itself and its own data."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        assert self.faults == []
+        assert self.page.evaluate("window.ran") is None
+
+    def shown(self) -> list[str]:
+        """Uids of the samples that are visible."""
+        return self.page.locator(".sample:not([hidden]) .uid").all_text_contents()
+
+    def set(self, **filters: str) -> None:
+        for name, value in filters.items():
+            self.page.select_option(f"#filters [name={name}]", value)
+
+
+def make_hostile(images: Path) -> list[dict[str, Any]]:
+    """A task whose name, questions and completions all try to break out."""
+    rows = []
+    for k, (name, text) in enumerate(HOSTILE.items()):
+        changes = {"task": f"<b onclick='window.ran = 5'>&\"{SCRIPT}", "question": f"{name}: {text[:300]}"}
+        rows += [
+            make_row(f"bad:{name}:{k}", arm, hit=False, completion=text, **changes) for arm in ("base", "sft", "rl")
+        ]
+    write_images(rows, images)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    rows = make_rows(folder / "images", more=30) + make_hostile(folder / "images")
+    write(folder, rows, logs=replace(LOGS, grpo=[]), scores=make_scores(("region", "more")))
+    return folder / "out/report.html"
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens `file` with `address` behind it; the options are those of a browser context."""
+    opened: list[Watched] = []
+
+    def start(file: Path, address: str = "", **options: Any) -> Watched:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        watched = Watched(context.new_page())
+        page, faults, own = watched.page, watched.faults, file.resolve().as_uri()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: faults.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith(("data:", own)) else faults.append(f"request: {asked.url}"),
+        )
+        page.goto(own + address)
+        opened.append(watched)
+        return watched
+
+    yield start
+    for watched in opened:
+        watched.check()
+        watched.page.context.close()
+
+
+Opener = Callable[..., Watched]
+
+
+def test_each_filter_and_their_combinations_show_the_samples_that_match(report: Path, open_page: Opener) -> None:
+    seen = open_page(report)
+    page = seen.page
+    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
+    page.locator("[data-turn='1']").first.click()
+    page.locator("[data-turn='1']").last.click()
+    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 41 to 47")
+    assert len(seen.shown()) == 7 and page.locator("[data-turn='1']").first.is_disabled()
+    seen.set(benchmark="quiz")
+    assert seen.shown() == ["quiz:counting:0"]
+    seen.set(benchmark="mini", task="region")
+    assert len(seen.shown()) == 10
+    seen.set(outcome="fixed")
+    assert seen.shown() == ["mini:region:0"]
+    seen.set(outcome="both_miss", status="malformed")
+    assert seen.shown() == ["mini:region:f4"]
+    seen.set(outcome="", status="", arm="sft", result="hit")
+    assert seen.shown() == ["mini:region:1", "mini:region:2"]
+    page.fill("#filters [name=q]", "REGION:2")
+    assert seen.shown() == ["mini:region:2"]
+    assert page.url.endswith("#samples?benchmark=mini&task=region&arm=sft&result=hit&q=REGION%3A2")
+    seen.set(result="miss")
+    assert seen.shown() == []
+    expect(page.locator("#no-match")).to_be_visible()
+    page.click("button[type=reset]")
+    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
+    assert page.url.endswith("#samples") and page.locator("#no-match").is_hidden()
+    seen.set(task="counting")  # a task brings its benchmark along, and another benchmark lets it go
+    assert page.input_value("[name=benchmark]") == "quiz" and seen.shown() == ["quiz:counting:0"]
+    seen.set(benchmark="mini")
+    assert page.input_value("[name=task]") == ""
+
+
+def test_a_link_opens_the_view_it_was_copied_from(report: Path, open_page: Opener) -> None:
+    seen = open_page(report, "#samples?benchmark=mini&task=more&arm=rl&result=miss&page=2")
+    values = {name: seen.page.input_value(f"[name={name}]") for name in ("benchmark", "task", "arm", "result")}
+    assert values == {"benchmark": "mini", "task": "more", "arm": "rl", "result": "miss"}
+    assert len(seen.shown()) == 10 and seen.page.locator(
+        "#shown"
+    ).inner_text() == "30 of 30 samples, here 21 to 30".replace("30 of 30", "30 of 47")
+    expect(seen.page.locator("#samples-title")).to_be_in_viewport()
+    seen.page.evaluate("location.hash = '#samples?benchmark=nowhere&status=ok&outcome=broken'")
+    expect(seen.page.locator("#shown")).to_have_text("1 of 47 samples")
+    anchor = seen.page.locator(".uid", has_text="quiz:counting:0").get_attribute("href")
+    seen.page.evaluate(f"location.hash = '{anchor}'")  # filtered away: the link clears the filters
+    expect(seen.page.locator(f"{anchor} .question")).to_be_in_viewport()
+    assert open_page(report, anchor).page.evaluate("document.activeElement.id") == anchor[1:]
+
+
+def test_a_claim_leads_to_its_cells_and_a_cell_to_its_samples_and_their_images(report: Path, open_page: Opener) -> None:
+    seen = open_page(report)
+    page = seen.page
+    page.locator("#claim-claim_0 > summary").click()
+    expect(page.locator("#claim-claim_0 .behind tbody th")).to_be_visible()
+    page.locator("#claim-claim_0 a", has_text="mini").click()
+    expect(page.locator("#tasks-mini")).to_be_in_viewport()
+    page.get_by_label("region: 1 broken, to its samples").click()
+    assert seen.shown() == ["mini:region:1"]
+    sample = page.locator(".sample:not([hidden])")
+    expect(sample).to_be_in_viewport()
+    assert sample.locator(".shot .truth").count() == 4 and sample.locator(".reply .guess").count() == 3
+    size = page.evaluate(
+        "href => document.querySelector(href).getBBox().width", sample.locator("use").first.get_attribute("href")
+    )
+    assert size == 40
+    page.go_back()
+    page.get_by_label("region, RL: 61.5 percent, to its samples").click()
+    assert len(seen.shown()) == 10 and page.input_value("[name=arm]") == "rl"
+    sample.first.locator("summary").click()
+    expect(sample.first.locator(".origin")).to_contain_text("feedfeedfeedfeed")
+    expect(sample.first.locator(".origin")).to_contain_text("2fade2fade2fade2")
+
+
+def test_everything_can_be_done_by_keys_and_the_focus_is_seen(report: Path, open_page: Opener) -> None:
+    page = open_page(report).page
+    reached: list[str] = []
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "[document.activeElement.name || document.activeElement.className || document.activeElement.tagName,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        assert outline != "none", name
+        reached.append(name)
+        if name == "q":
+            break
+    for name in ("skip", "SUMMARY", "forest-label", "benchmark", "task", "outcome", "arm", "result", "status", "q"):
+        assert name in reached
+    page.keyboard.type("region")
+    expect(page.locator("#shown")).to_have_text("10 of 47 samples")
+    page.keyboard.press("Shift+Tab")  # back to the parse status
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#shown")).to_have_text("1 of 47 samples")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # Show all
+    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
+    focused = "document.activeElement.querySelector('.uid')?.textContent"
+    walked = []
+    for key in ("j", "ArrowRight", "j", "k", "ArrowLeft"):
+        page.keyboard.press(key)
+        walked.append(page.evaluate(focused))
+    assert len(set(walked[:3])) == 3 and walked[3:] == [walked[1], walked[0]]
+    for _ in range(20):
+        page.keyboard.press("j")
+    assert page.locator("#shown").inner_text().endswith("here 21 to 40")
+    page.focus("[name=q]")
+    page.keyboard.type("jk")  # letters in a field are letters
+    assert page.input_value("[name=q]") == "jk"
+    page.fill("[name=q]", "")
+    page.locator("#claim-claim_1 > summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#claim-claim_1 .behind")).to_be_visible()
+
+
+def test_hostile_names_questions_and_completions_are_inert_text(report: Path, open_page: Opener) -> None:
+    seen = open_page(report)
+    page = seen.page
+    page.locator("#tasks a[href*='benchmark=bad']").first.click()
+    assert len(seen.shown()) == len(HOSTILE)
+    assert "alert(1)" in unquote(page.url)
+    for name, text in HOSTILE.items():
+        answer = page.locator(f".sample[aria-label='Sample bad:{name}:{list(HOSTILE).index(name)}'] .text").first
+        shown = answer.text_content() or ""
+        assert answer.locator(":not(span)").count() == 0, name
+        if name == "long":
+            assert "of 1,000,0" in shown and len(shown) < 3000
+        elif name == "rtl":
+            assert "\\u{202e}\\u{2066}" in shown and "\\u{200f}" in shown and not set(shown) & set("\u202e\u2066\u200f")
+            assert answer.evaluate("node => getComputedStyle(node).direction") == "ltr"
+        else:
+            assert text in shown
+        answer.click()
+    assert page.locator("script").count() == 1 and page.locator("style").count() == 1
+    page.get_by_role("heading", name="onclick").first.click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_verdicts_come_first_nothing_overflows_and_text_is_readable(
+    report: Path, open_page: Opener, scheme: str
+) -> None:
+    page = open_page(report, viewport={"width": 390, "height": 844}, color_scheme=scheme).page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for claim in (0, 1):
+        expect(page.locator(f"#claim-claim_{claim} > summary .badge")).to_be_in_viewport(ratio=1)
+    for details in page.locator("#verdicts details > summary").all():
+        details.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(CONTRAST, 4.5) == []
+
+
+def test_the_first_screen_holds_the_verdicts_and_dark_differs_from_light(report: Path, open_page: Opener) -> None:
+    light, dark = (open_page(report, color_scheme=scheme).page for scheme in ("light", "dark"))
+    for claim in range(5):
+        expect(light.locator(f"#claim-claim_{claim} > summary .badge")).to_be_in_viewport(ratio=1)
+    colours = [page.evaluate("getComputedStyle(document.body).backgroundColor") for page in (light, dark)]
+    sources = [page.evaluate("document.querySelector('#training img').currentSrc") for page in (light, dark)]
+    assert colours[0] != colours[1] and sources[0] != sources[1]
+    assert dark.evaluate(CONTRAST, 4.5) == light.evaluate(CONTRAST, 4.5) == []
+
+
+def test_print_shows_verdicts_opened_and_no_controls(report: Path, open_page: Opener) -> None:
+    page = open_page(report).page
+    page.emulate_media(media="print")
+    for claim in range(5):
+        expect(page.locator(f"#claim-claim_{claim} > summary .badge")).to_be_visible()
+    expect(page.locator("#claim-claim_0 .behind tbody th")).to_be_visible()
+    for hidden in ("nav", "#filters", ".pager >> nth=0"):
+        expect(page.locator(hidden)).to_be_hidden()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_without_scripts_every_sample_stands_there_and_links_lead_to_them(report: Path, open_page: Opener) -> None:
+    page = open_page(report, java_script_enabled=False).page
+    assert page.locator(".sample").count() == 47 and page.locator("#filters").is_hidden()
+    page.get_by_label("region: 1 broken, to its samples").click()
+    expect(page.locator(".sample[aria-label='Sample mini:region:1'] .question")).to_be_in_viewport()
+
+
+def test_the_committed_report_opens_without_a_complaint(open_page: Opener) -> None:
+    page = open_page(COMMITTED).page
+    expect(page.locator("#verdicts .badge").first).to_be_in_viewport()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
