@@ -1,0 +1,109 @@
+"""A comparison as tables: for the terminal, and as Markdown for a pull request."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from migrl.compare.pairs import Cell, Comparison
+from migrl.report.text import escape_cell, name_task, reveal, show_interval, show_p, show_percent, show_points
+
+RULES = (
+    "Accuracy and delta (B − A) in percent: the mean over tasks, over all the mean over every task of every benchmark; "
+    "95 % intervals by resampling image sets. Won: B hits what A misses.",
+    "p: exact McNemar test of the samples won and lost, as if samples were independent: for information, the interval "
+    "decides. Image, parse: samples where B names another image, or its answer was read with another status.",
+)
+SHOWN_CHANGES = 6
+LABEL_WIDTH = 24  # a longer name must not push the numbers out of the table
+SCORES = ("n", "A", "B", "B − A", "95 %")
+COUNTS = ("won", "lost", "both hit", "both miss", "p", "image", "parse")
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print both sides, the accuracies with their deltas, the counts of pairs, and what the columns mean."""
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(reveal(line), style), soft_wrap=True)
+
+    for line in list_head(comparison):
+        say(line, "bold" if line == comparison.warning else "")
+    for names, show in ((SCORES, show_scores), (COUNTS, show_counts)):
+        table = Table(
+            Column("", no_wrap=True, max_width=LABEL_WIDTH),
+            *(Column(name, justify="right", no_wrap=name == "p") for name in names),
+            box=SIMPLE,
+        )
+        for benchmark, task, cell in list_cells(comparison):
+            if task:
+                label = Text(f"  {reveal(name_task(task))}")
+            else:
+                label = Text(reveal(benchmark or "all"), "bold")
+                table.add_section()
+            table.add_row(label, *map(Text, show(cell)))
+        console.print(table)
+    for line in list_changes(comparison):
+        say(line)
+    for line in RULES:
+        say(line, "dim")
+
+
+def render_markdown(comparison: Comparison) -> str:
+    """The same as text with one Markdown table; whatever a peer wrote is inert in it."""
+    lines = [f"{escape_markdown(line)}  " for line in list_head(comparison)]
+    names = ("benchmark, task", *SCORES, *COUNTS)
+    lines += ["", f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
+    for benchmark, task, cell in list_cells(comparison):
+        name = escape_markdown(name_task(task)) if task else f"**{escape_markdown(benchmark or 'all')}**"
+        lines.append(f"| {' | '.join([name, *show_scores(cell), *map(escape_cell, show_counts(cell))])} |")
+    lines += [
+        "",
+        *(f"{escape_markdown(line)}  " for line in list_changes(comparison)),
+        *(f"{line}  " for line in RULES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """A text that is no markup in Markdown, not even a link or a picture, and fits a cell of a table."""
+    return escape_cell(re.sub(r"([\\\\`*_\[\]!~])", r"\\\1", text))
+
+
+def list_head(comparison: Comparison) -> list[str]:
+    """What is compared, in sentences; a difference that was let through comes first."""
+    head = [comparison.warning] if comparison.unlike else []
+    return [*head, f"A: {comparison.a.title}", f"B: {comparison.b.title}", *comparison.notes]
+
+
+def list_cells(comparison: Comparison) -> Iterator[tuple[str, str, Cell]]:
+    """Benchmark, task and cell, each benchmark (task "") before its tasks, and all (both "") at the end."""
+    for name, cell in comparison.benchmarks.items():
+        yield name, "", cell
+        for task, one in comparison.tasks[name].items():
+            yield name, task, one
+    if len(comparison.benchmarks) > 1:
+        yield "", "", comparison.overall
+
+
+def list_changes(comparison: Comparison) -> list[str]:
+    """How often a status became which other one, over all samples, the most frequent first."""
+    changes = [f"{change.replace('->', '→')} {count}" for change, count in comparison.overall.statuses.items()]
+    more = f", and {len(changes) - SHOWN_CHANGES} more kinds" if len(changes) > SHOWN_CHANGES else ""
+    return [f"parse status, A → B: {', '.join(changes[:SHOWN_CHANGES])}{more}"] if changes else []
+
+
+def show_scores(cell: Cell) -> Sequence[str]:
+    """The cells of `SCORES`."""
+    interval = show_interval(vars(cell), show_points) or "–"
+    accuracies = (show_percent(cell.accuracy_a), show_percent(cell.accuracy_b))
+    return (f"{cell.n:,}", *accuracies, show_points(cell.delta), interval)
+
+
+def show_counts(cell: Cell) -> Sequence[str]:
+    """The cells of `COUNTS`."""
+    changed = "–" if cell.images_changed is None else f"{cell.images_changed:,}"
+    counts = (cell.wins, cell.losses, cell.both_hit, cell.both_miss)
+    return (*(f"{count:,}" for count in counts), show_p(cell.mcnemar_p), changed, f"{cell.statuses_changed:,}")

@@ -1,0 +1,180 @@
+"""One side of a comparison: an arm of a run, each answer read anew from its raw completion."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from migrl.answers import Status
+from migrl.benchmarks.measure import read_and_measure
+from migrl.boxes import Box, Frame, convert_box
+from migrl.errors import UserError
+from migrl.evaluations import EVALUATIONS, read_evaluations
+from migrl.official import pick_rule
+from migrl.records import BoxTarget
+from migrl.report.text import name_arm
+from migrl.scores import Row, load_rows, rescore_row
+from migrl.tables import IOU_DECIMALS, has_box, is_hit
+
+Name = Literal["A", "B"]
+Rule = Literal["strict", "official"]
+ROW_FILES = ("samples.jsonl.gz", "samples.jsonl")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What was read from one answer. `completion`, `tokens` and `truncated` are None where a peer does not tell them.
+
+    `image` is 1-based, None where none was named or the rule does not read it; `box_unit` is in the unit frame of
+    that image, or of the target's.
+    """
+
+    hit: bool
+    status: Status
+    image: int | None = None
+    box_unit: Box | None = None
+    letter: str | None = None
+    iou: float | None = None
+    completion: str | None = None
+    tokens: int | None = None
+    truncated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: who answered, what was asked (`samples`, by uid; empty for a peer), and the answers by uid.
+
+    `title` says who answered, `label` so in two words; `names_image` whether the rule reads the image of a box;
+    `evaluation` is the arm's entry in evaluations.json, None without that file; `notes` are sentences on what a reader
+    should know of this side.
+    """
+
+    name: Name
+    title: str
+    label: str
+    samples: Mapping[str, Row]
+    replies: Mapping[str, Reply]
+    names_image: bool
+    evaluation: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rows of a run, as they lie in `file`; `path` is what the user named."""
+
+    path: Path
+    file: Path
+    rows: tuple[Row, ...]
+
+
+def read_run(path: Path) -> Run:
+    """The rows of a results folder, of the folder of stage evaluate or report, or of a file of samples.
+
+    Raises:
+        UserError: no samples there, or broken ones.
+    """
+    file = find_rows(path)
+    return Run(path, file, tuple(load_rows(file)))
+
+
+def pick_arm(name: Name, run: Run, arm: str, *, seed: int | None = None, rule: Rule = "strict") -> Side:
+    """One arm of a run, read by a rule.
+
+    Raises:
+        UserError: a uid that comes twice, an arm or seed that is not there, or several training seeds and none named.
+    """
+    chosen = [row for row in run.rows if row["arm"] == arm]
+    if not chosen:
+        arms = ", ".join(sorted({repr(row["arm"]) for row in run.rows})) or "none"
+        raise UserError(f"{run.file}: no arm {arm!r}; name one with {_option('--arm', name)}: {arms}")
+    chosen, seed = _pick_seed(chosen, run.file, name, seed)
+    samples: dict[str, Row] = {}
+    for row in chosen:
+        if row["uid"] in samples:
+            raise UserError(f"{run.file}: arm {arm!r}, sample {row['uid']!r}: comes twice; remove one of the two rows")
+        samples[row["uid"]] = row
+    read = {uid: rescore_row(row) for uid, row in samples.items()}
+    changed = sum(read[uid]["hit"] != row["hit"] for uid, row in samples.items())
+    note = f"{name}: {changed} stored hits are not what this code reads in the completions; its own reading counts"
+    return Side(
+        name=name,
+        title=f"{run.path}, arm {arm}" + ("" if seed is None else f", training seed {seed}"),
+        label=f"{name}, {name_arm(arm)}",
+        samples=samples,
+        replies={uid: read_reply(row, rule) for uid, row in read.items()},
+        names_image=rule == "strict",
+        evaluation=_find_evaluation(run.file.parent, arm, seed),
+        notes=(note,) if changed else (),
+    )
+
+
+def find_rows(path: Path) -> Path:
+    """The file of samples that a path means: itself, or the one in that folder.
+
+    Raises:
+        UserError: there is none, or the folder holds it packed and unpacked.
+    """
+    if path.is_file():
+        return path
+    found = [path / name for name in ROW_FILES if (path / name).is_file()]
+    if len(found) != 1:
+        what = "holds both" if found else "holds no"
+        remedy = "name the file" if found else "name a results folder, or runs/<recipe>/evaluate"
+        raise UserError(f"{path}: {what} {' and '.join(ROW_FILES) if found else ROW_FILES[-1]}; {remedy}")
+    return found[0]
+
+
+def _pick_seed(rows: list[Row], file: Path, name: Name, seed: int | None) -> tuple[list[Row], int | None]:
+    seeds = sorted({row["seed"] for row in rows if isinstance(row.get("seed"), int)})
+    if seed is None and len(seeds) <= 1:
+        return rows, seeds[0] if seeds else None
+    if seed not in seeds:
+        known = ", ".join(map(str, seeds)) or "none is stated"
+        wanted = "several training seeds" if seed is None else f"no training seed {seed}"
+        raise UserError(f"{file}: {wanted} of this arm; name one with {_option('--seed', name)}: {known}")
+    return [row for row in rows if row.get("seed") == seed], seed
+
+
+def _option(option: str, name: Name) -> str:
+    return option if name == "A" else f"{option}-b"
+
+
+def _find_evaluation(folder: Path, arm: str, seed: int | None) -> Mapping[str, Any] | None:
+    file = folder / EVALUATIONS
+    if not file.is_file():
+        return None
+    found = [entry for entry in read_evaluations(file) if (entry["arm"], entry["seed"]) == (arm, seed)]
+    if not found:
+        raise UserError(f"{file}: does not say how arm {arm!r}, seed {seed}, was evaluated; evaluate again")
+    return found[0]
+
+
+def read_reply(row: Row, rule: Rule) -> Reply:
+    """What a rescored row's completion says by a rule; letters are read by one rule, ours, under either name."""
+    said = {key: row[key] for key in ("completion", "tokens", "truncated")}
+    if rule == "official" and has_box(row):
+        return _read_officially(row, said)
+    box = tuple(row["boxes"]["unit"]) if row["boxes"] else None
+    return Reply(box_unit=box, **{key: row[key] for key in ("hit", "status", "image", "letter", "iou")}, **said)
+
+
+def _read_officially(row: Row, said: dict[str, Any]) -> Reply:
+    told = row["target"]
+    target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))
+    sizes = [(tuple(a), tuple(b)) for a, b in zip(row["sizes"], row["resized_sizes"], strict=True)]
+    x1, y1, x2, y2 = (Fraction(str(v)) for v in target.box_unit)
+    _, parse = pick_rule(row["benchmark"])
+    reading, iou = read_and_measure(row["completion"], parse, target, (x1, y1, x2, y2), frame=row["frame"], sizes=sizes)
+    unit: Box | None = None
+    if reading.box is not None:
+        left, top, right, bottom = map(float, reading.box)
+        unit = to_unit((left, top, right, bottom), reading.frame, row, target.image)
+    return Reply(is_hit(iou), reading.status, box_unit=unit, iou=round(float(iou), IOU_DECIMALS), **said)
+
+
+def to_unit(box: Box, frame: Frame, row: Row, image: int) -> Box:
+    """A box of one of a row's images (1-based) in the unit frame."""
+    original, resized = (tuple(row[key][image - 1]) for key in ("sizes", "resized_sizes"))
+    return convert_box(box, frame, "unit", original_size=original, resized_size=resized)
