@@ -2,9 +2,13 @@
 
     fetch -> synthesize -> sft -> merge -> select -> grpo -> evaluate -> report
 
+Optional stages come where the recipe asks for them: those of its arms before evaluate, `pass_rates` after it.
 Every stage is one file in `migrl/stages` with one entry, `run(context)`. Stages meet through files
 only. A stage's key covers the recipe sections named here and the digests of the stages it reads, so
 changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing before.
+
+For each further training seed of a recipe the trained stages and evaluate run again, on the same data, in a folder of
+that seed. They are the same stages, and their keys differ by the seed alone: one that is added re-runs no other's.
 """
 
 import fcntl
@@ -29,13 +33,31 @@ from migrl.watch.signals import stop_on_signals
 
 @dataclass(frozen=True)
 class Stage:
-    """Name, what it reads, and the recipe sections or keys that decide its result."""
+    """Name, what it reads, and the recipe sections or keys that decide its result.
+
+    `seed` is the further training seed that it runs for, None in the main chain.
+    """
 
     name: str
     reads: tuple[str, ...]
     sections: tuple[str, ...]
     format: int = 1
     module: str = ""
+    seed: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Its folder below `runs/<recipe>`."""
+        return find_place(self.name, self.seed)
+
+    @property
+    def label(self) -> str:
+        """What people are told it is."""
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
+
+    def choose_recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe as this stage is to read it."""
+        return recipe if self.seed is None else recipe.take_seed(self.seed)
 
 
 SELECT_SECTIONS = ("select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
@@ -46,12 +68,12 @@ STAGES = (
     Stage("merge", ("fetch", "sft"), ("sft.max_pixels", "model")),
     Stage("select", ("fetch", "merge"), SELECT_SECTIONS),
     Stage("grpo", ("fetch", "merge", "select"), ("grpo", "model", "launch")),
-    Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model")),
+    Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model"), format=2),
     Stage(
         "report",
-        ("fetch", "synthesize", "sft", "select", "grpo", "evaluate"),
+        ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate"),
         ("name", "claims", "resamples"),
-        format=2,
+        format=3,
     ),
 )
 
@@ -68,7 +90,13 @@ EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
     "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
 }
 
-LONG_STAGES = ("synthesize", "sft", "select", "grpo", "evaluate")
+SHARED_STAGES = ("fetch", "synthesize")
+"""What every training seed starts from."""
+
+# Planned only where the recipe has the section `pass_rates`: the RL arm beside select's count.
+PASS_RATES = Stage("pass_rates", ("fetch", "merge", "select", "grpo"), (*SELECT_SECTIONS, "pass_rates"))
+
+LONG_STAGES = ("synthesize", "sft", "select", "grpo", "pass_rates", "evaluate")
 """Stages that end at their next step or batch when a signal asks them to; the others die of it and begin anew."""
 
 ARM_STAGES: dict[Arm, tuple[str, ...]] = {
@@ -83,16 +111,22 @@ ARM_STAGES: dict[Arm, tuple[str, ...]] = {
 
 
 def plan_stages(recipe: Recipe) -> list[Stage]:
-    """The stages of a recipe in order, with those of its optional arms before `evaluate`."""
+    """The stages of a recipe in order: those of its optional arms before `evaluate`, those of further seeds after it.
+
+    Report reads all of them, also for what they cost, and each under the name of its place, such as `seed_2/evaluate`.
+    """
     *front, evaluate, report = STAGES
     extra = [stage for arm in recipe.evaluate.arms for stage in EXTRA_STAGES.get(arm, ())]
     made = [stage.name for stage in (*front, *extra) if stage.name.startswith(("merge", "grpo"))]
     needed = {name for arm in recipe.evaluate.arms for name in ARM_STAGES[arm]}
     # Only what the arms need, so that the base model can be evaluated before anything is trained.
     reads = ("fetch", *(name for name in made if name in needed))
-    if recipe.claims == "none":
-        report = replace(report, reads=(*report.reads, "merge"))  # it reports what every stage cost
-    return [*front, *extra, Stage("evaluate", reads, evaluate.sections), report]
+    counted = [] if recipe.pass_rates is None else [PASS_RATES]
+    main = [*front, *extra, replace(evaluate, reads=reads)]
+    chain = [stage for stage in main if stage.name not in SHARED_STAGES]
+    further = [replace(stage, seed=seed) for seed in recipe.seeds for stage in chain]
+    planned = [*main, *counted, *further]
+    return [*planned, replace(report, reads=tuple(stage.place for stage in planned))]
 
 
 def run_pipeline(
@@ -103,24 +137,25 @@ def run_pipeline(
     force: bool = False,
     tell: Callable[[str, str], None] = lambda name, what: None,
 ) -> Path:
-    """Run every stage whose result is not there yet, or just `only`; return the last stage's folder.
+    """Run every stage whose result is not there yet, or just `only`, for every seed; return the last stage's folder.
 
-    `tell(stage, event)` is called with the events "start", "skip" and "done".
+    `tell(label, event)` is called with a stage's label and the events "start", "skip" and "done".
     """
-    folder = runs / recipe.name
+    home = folder = runs / recipe.name
     stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
-    with lock_folder(folder):
+    with lock_folder(home):
         # Before hours are spent on the stages in front of the one that could not work.
-        check_arithmetic(recipe, folder, [stage.name for stage in stages])
+        check_arithmetic(recipe, home, [stage.name for stage in stages])
         for stage in stages:
-            folder = runs / recipe.name / stage.name
-            work = prepare_stage(stage, recipe, runs / recipe.name)
-            work = replace(work, run=check_first(stage.name, recipe, work.run, alone=only is not None))
-            tell(stage.name, "start")
+            folder, own = home / stage.place, stage.choose_recipe(recipe)
+            folder.parent.mkdir(exist_ok=True)  # a request to stop is left there
+            work = prepare_stage(stage, recipe, home)
+            work = replace(work, run=check_first(stage.name, own, work.run, alone=only is not None))
+            tell(stage.label, "start")
             long = (stage.module or stage.name) in LONG_STAGES
-            with stop_on_signals(folder.parent, stage.name) if long else nullcontext():
-                ran = run_stage(work, recipe, folder, force=force)
-            tell(stage.name, "done" if ran else "skip")
+            with stop_on_signals(folder.parent, stage.label) if long else nullcontext():
+                ran = run_stage(work, own, folder, force=force)
+            tell(stage.label, "done" if ran else "skip")
     return folder
 
 
@@ -140,8 +175,14 @@ def lock_folder(folder: Path) -> TextIO:
     return lock
 
 
+def find_place(name: str, seed: int | None) -> str:
+    """A stage's folder below `runs/<recipe>`, such as `grpo` or, for a further seed, `seed_2/grpo`."""
+    return name if seed is None else f"seed_{seed}/{name}"
+
+
 def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     """Bind a stage to a recipe and to its folders under `home` (`runs/<recipe>`)."""
+    recipe = stage.choose_recipe(recipe)
     settings = recipe.model_dump(mode="json")
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     sections["prompts"] = hash_prompts()
@@ -154,10 +195,18 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
         sections["teacher"] = {"model": teacher.model, "revision": teacher.revision, "sha256": teacher.sha256}
     if stage.name == "synthesize" and isinstance(recipe.synthesize.teacher, PromptedTeacher):
         sections["teacher_prompts"] = hash_teacher_prompts()
+    if stage.name == "evaluate" and recipe.training_seed is not None:
+        sections["training_seed"] = recipe.training_seed  # its rows say it
+    if stage.name == "report":
+        from migrl.verdicts import list_judging_files  # loads what statistics need, which few commands do
+
+        sections["judged_by"] = [hash_file(path) for path in list_judging_files(recipe)]
 
     def run(context: StageContext) -> dict[str, Any]:
         module = importlib.import_module(f"migrl.stages.{stage.module or stage.name}")
         facts: dict[str, Any] = module.run(context)
         return facts
 
-    return StageWork(stage.name, stage.format, sections, {name: home / name for name in stage.reads}, run)
+    seeds = {name: None if name in SHARED_STAGES else stage.seed for name in stage.reads}
+    inputs = {name: home / find_place(name, seed) for name, seed in seeds.items()}
+    return StageWork(stage.name, stage.format, sections, inputs, run)

@@ -7,7 +7,7 @@ hit: evaluation calls it, and verification calls it again on the raw completion.
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from migrl.answers import Answer, Status, parse_box_answer, parse_choice_answer
 from migrl.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
 from migrl.errors import UserError
 from migrl.official import score_officially
+from migrl.recipe import is_trained
 from migrl.records import parse_sample
 from migrl.tables import IOU_DECIMALS, is_hit, summarize_rows
 
@@ -34,6 +35,7 @@ class _RowShape(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     arm: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)] = 0  # of the training; only where there are several
     prompt_hash: str
     frame: Frame
     sizes: list[Annotated[list[_Side], Field(min_length=2, max_length=2)]]
@@ -101,31 +103,57 @@ def check_rows(rows: Sequence[Row]) -> None:
     """Refuse rows whose arms cannot be compared.
 
     Raises:
-        UserError: an (arm, uid) comes twice, arms answered different samples, or one sample was put to
-            two arms with another prompt, frame, image size, target or image set (the key is named).
+        UserError: an (arm, seed, uid) comes twice, arms answered different samples or were trained with other
+            seeds, or one sample was put to two arms with another prompt, frame, image size, target or image set
+            (the key is named).
     """
-    arms: dict[str, set[str]] = {}
+    arms: dict[tuple[str, int | None], set[str]] = {}
     firsts: dict[str, Row] = {}
     for row in rows:
-        arm, uid = row["arm"], row["uid"]
-        uids = arms.setdefault(arm, set())
+        arm, uid = name_arm(row), row["uid"]
+        uids = arms.setdefault((row["arm"], row.get("seed")), set())
         if uid in uids:
-            raise UserError(f"arm {arm!r}, sample {uid!r}: comes twice; remove one of the two rows")
+            raise UserError(f"{arm}, sample {uid!r}: comes twice; remove one of the two rows")
         uids.add(uid)
         first = firsts.setdefault(uid, row)
         for key in _SHARED_KEYS:
             if row[key] != first[key]:
                 raise UserError(
-                    f"sample {uid!r}: key {key!r} is {row[key]!r} for arm {arm!r} and {first[key]!r} for arm "
-                    f"{first['arm']!r}; evaluate both arms with the same prompts, images and limits"
+                    f"sample {uid!r}: key {key!r} is {row[key]!r} for {arm} and {first[key]!r} for "
+                    f"{name_arm(first)}; evaluate both arms with the same prompts, images and limits"
                 )
-    for arm, uids in arms.items():
+    for (arm, seed), uids in arms.items():
         missing = sorted(firsts.keys() - uids)
         if missing:
             raise UserError(
-                f"arm {arm!r}: {len(missing)} samples that other arms answered are missing, such as {missing[0]!r}; "
-                "finish its evaluation"
+                f"{name_arm({'arm': arm, 'seed': seed})}: {len(missing)} samples that other arms answered are missing, "
+                f"such as {missing[0]!r}; finish its evaluation"
             )
+    _check_seeds(arms)
+
+
+def _check_seeds(arms: Collection[tuple[str, int | None]]) -> None:
+    """Refuse a trained arm that lacks a training seed of the others, and a base that has one."""
+    every = {seed for _, seed in arms if seed is not None}
+    for arm in sorted({arm for arm, _ in arms}) if every else ():
+        named = {seed for other, seed in arms if other == arm}
+        due = every if is_trained(arm) else {None}
+        if named != due:
+            raise UserError(
+                f"arm {arm!r}: its rows are of {_list_seeds(named)}, and should be of {_list_seeds(due)}; evaluate "
+                "every trained arm with every training seed, and the base once, without one"
+            )
+
+
+def _list_seeds(seeds: Collection[int | None]) -> str:
+    known = sorted(seed for seed in seeds if seed is not None)
+    return " and ".join([*(["no seed"] if None in seeds else []), *(f"seed {seed}" for seed in known)])
+
+
+def name_arm(row: Mapping[str, Any]) -> str:
+    """The arm of a row for a message, with its training seed where it names one."""
+    seed = row.get("seed")
+    return f"arm {row['arm']!r}" + ("" if seed is None else f", seed {seed}")
 
 
 def score_completion(

@@ -157,8 +157,9 @@ def test_generation_gives_the_same_bits_for_any_number_of_processes_and_machines
         port = free.getsockname()[1]
     machines = ("launch.machines=2", f"launch.starter=[{sys.executable}, {tmp_path / 'starter.py'}]")
     where = ("launch.address=localhost", f"launch.port={port}")
-    runs = copy_run(finished, tmp_path, "select", "evaluate")
-    for stage, settings in {"select": (TWO, *machines, *where), "evaluate": ("launch.processes=3",)}.items():
+    runs = copy_run(finished, tmp_path, "select", "pass_rates", "evaluate")
+    launches = {"select": (TWO, *machines, *where), "pass_rates": (TWO,), "evaluate": ("launch.processes=3",)}
+    for stage, settings in launches.items():
         folder = call_stage(stage, runs, *settings)
         assert len(list((folder / "progress").glob("*.0.jsonl"))) and len(list((folder / "progress").glob("*.1.jsonl")))
         assert read_digest(folder) == read_digest(finished.stage(stage))

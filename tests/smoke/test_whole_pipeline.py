@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
 
-STAGES = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "report")
+STAGES = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -80,6 +80,17 @@ def test_every_arm_answers_every_sample_with_the_same_prompt(finished: FinishedR
     assert asked["base"] == asked["sft"] == asked["rl"] and len(asked["rl"]) == 20 + 21 + 12
 
 
+def test_pass_rates_before_and_after_are_of_the_same_samples_and_reach_the_results(finished: FinishedRun) -> None:
+    found = json.loads((finished.stage("pass_rates") / "pass_rates_after.json").read_text())
+    after = {row["uid"]: row["hits"] for row in read_rows(finished.stage("pass_rates") / "rollouts.jsonl")}
+    before = {row["uid"]: row["hits"] for row in read_rows(finished.stage("select") / "rollouts.jsonl")}
+    assert found["samples"] == len(after) == 20 and len(before) == 40
+    for when, hits in (("before", [before[uid] for uid in after]), ("after", list(after.values()))):
+        assert found[when]["counts"] == {str(n): hits.count(n) for n in range(5)}
+        assert [sum(cell[when].values()) for cell in found["tasks"].values()] == [2] * 10
+    assert json.loads((finished.results / "pass_rates_after.json").read_text()) == found
+
+
 def test_a_changed_key_reruns_its_stage_and_nothing_before(finished: FinishedRun, tmp_path: Path) -> None:
     shutil.copytree(finished.runs, tmp_path / "runs")
     result = call_migrl(*reproduce_arguments(tmp_path), "resamples=500")
@@ -94,12 +105,11 @@ def test_a_run_killed_in_every_stage_ends_in_identical_scores(finished: Finished
             killed.append(stage)
     result = call_migrl(*reproduce_arguments(tmp_path))
     assert result.returncode == 0, result.stderr[-4000:]
-    assert {"sft", "grpo", "evaluate"} <= set(killed)
+    assert {"sft", "grpo", "evaluate", "pass_rates"} <= set(killed)
     again = tmp_path / "results" / "test" / "scores.json"
     assert again.read_bytes() == (finished.results / "scores.json").read_bytes()
-    assert read_rows(tmp_path / "runs/test/evaluate/samples.jsonl") == read_rows(
-        finished.stage("evaluate") / "samples.jsonl"
-    )
+    for name in ("evaluate/samples.jsonl", "pass_rates/rollouts.jsonl"):
+        assert read_rows(tmp_path / "runs/test" / name) == read_rows(finished.stage(name))
 
 
 def kill_during(stage: str, folder: Path) -> bool:
@@ -112,6 +122,7 @@ def kill_during(stage: str, folder: Path) -> bool:
         "sft": lambda: (home / "sft.partial/log.jsonl").exists() and list(home.glob("sft.partial/checkpoints/*-2")),
         "grpo": lambda: (home / "grpo.partial/log.jsonl").exists() and list(home.glob("grpo.partial/checkpoints/*-2")),
         "select": lambda: (home / "select.partial/progress/rollouts.0.jsonl").exists(),
+        "pass_rates": lambda: (home / "pass_rates.partial/progress/rollouts.0.jsonl").exists(),
         "evaluate": lambda: (home / "evaluate.partial/progress/sft.0.jsonl").exists(),
     }
     at_work = signs.get(stage, lambda: (home / f"{stage}.partial/.key").exists())

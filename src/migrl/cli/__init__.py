@@ -2,12 +2,12 @@
 
 import sys
 
-from migrl.cli import pipeline, results
+from migrl.cli import calibration, compare, pipeline, results
 from migrl.cli.shared import app
 from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.watch.signals import Stopped
 
-__all__ = ["app", "main", "pipeline", "results"]
+__all__ = ["app", "calibration", "compare", "main", "pipeline", "results"]
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ import typer
 from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, tell_progress
 from migrl.errors import UserError
 from migrl.evidence import read_json
-from migrl.pipeline import EXTRA_STAGES, STAGES, plan_stages, run_pipeline
+from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
+from migrl.seal import check_place, write_tree
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
 
@@ -25,6 +26,7 @@ def reproduce(
     overrides: Overrides = None,
 ) -> None:
     """Run the whole pipeline; finished stages are skipped. Ends with the verdict table, or a rehearsal's costs."""
+    check_place(results, runs)
     seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED_SECTIONS]
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
@@ -39,7 +41,7 @@ def reproduce(
 
 
 def publish_report(report: Path, target: Path) -> None:
-    """Make the results folder equal to the report stage's; `evidence.json` becomes its `manifest.json`, last."""
+    """Make a recipe's results equal to the report stage's, `evidence.json` as `manifest.json`; then seal them all."""
     names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
     for name in names:
         copy = target / ("manifest.json" if name == "evidence.json" else name)
@@ -49,6 +51,7 @@ def publish_report(report: Path, target: Path) -> None:
     for path in target.rglob("*"):
         if path.is_file() and path.relative_to(target).as_posix() not in {*names, "manifest.json"}:
             path.unlink()
+    write_tree(target.parent)
 
 
 @app.command()
@@ -98,10 +101,14 @@ def add_stage_command(name: str) -> None:
 def run_alone(name: str, settings: Recipe, runs: Path, force: bool) -> None:
     """Run one stage from its inputs' finished folders."""
     if name not in [stage.name for stage in plan_stages(settings)]:
-        raise UserError(f"stage {name}: not part of recipe {settings.name!r}; add its arm to evaluate.arms")
-    folder = run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
-    if name == "evaluate":
-        print_scores(folder, console)
+        remedy = "set pass_rates.samples" if name == PASS_RATES.name else "add its arm to evaluate.arms"
+        raise UserError(f"stage {name}: not part of recipe {settings.name!r}; {remedy}")
+    run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+    for stage in plan_stages(settings) if name == "evaluate" else []:
+        if stage.name == name:
+            if settings.seeds:
+                console.print(f"{stage.label}:")
+            print_scores(runs / settings.name / stage.place, console)
 
 
 @app.command()
@@ -124,7 +131,7 @@ def synthesize(
     print_estimate(estimate_requests(settings, runs / settings.name), console)
 
 
-for _stage in (*STAGES[2:], *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
+for _stage in (*STAGES[2:], PASS_RATES, *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
     add_stage_command(_stage.name)
 
 

@@ -9,6 +9,7 @@ import typer
 from migrl.boxes import Frame
 from migrl.cli.shared import RecipeName, Results, Runs, app, console, find_recipe
 from migrl.errors import UserError
+from migrl.evidence import read_json
 from migrl.show import print_claims, print_detection_report, print_report
 
 
@@ -27,28 +28,50 @@ def readme(results: Results = Path("results"), path: Path = Path("README.md")) -
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="A results folder, such as results/tiny.")]) -> None:
-    """Recompute scores and verdicts from the raw completions; exit 1 on any difference."""
-    from migrl.verify import is_not_run, verify_results
+def verify(
+    path: Annotated[Path, typer.Argument(help="A results folder, or one recipe's folder in it.")] = Path("results"),
+) -> None:
+    """Check every file's hash and recompute every number from the raw completions; exit 1 on any difference."""
+    from migrl.verify import verify as verify_path
 
-    differences = verify_results(folder)
-    for difference in differences:
-        console.print(f"different: {difference}", markup=False)
-    if differences:
-        raise UserError(f"{folder}: {len(differences)} differences; the evidence was changed or made by other code")
-    if is_not_run(folder):
-        console.print(f"{folder}: not run; every claim says so, and there is no number to check")
-        return
-    console.print(f"{folder}: every score and verdict follows from the samples")
+    found = verify_path(path)
+    for check in found.checks:
+        if check.done:
+            console.print(f"{path / check.place}: {check.done}", markup=False, soft_wrap=True)
+    for difference in found.differences:
+        console.print(f"different: {difference}", markup=False, soft_wrap=True)
+    if found.differences:
+        raise UserError(
+            f"{path}: {len(found.differences)} differences; the evidence was changed or made by other code: restore it "
+            "or run `migrl reproduce` again; `migrl seal` takes what was changed on purpose beside the recipes' folders"
+        )
+    console.print(f"no difference{f'; root {found.root}' if found.root else ''}", soft_wrap=True)
+
+
+@app.command()
+def seal(
+    results: Annotated[Path, typer.Argument(help="A results folder, with a folder for each recipe.")] = Path("results"),
+) -> None:
+    """Write tree.json anew, which all files of the results hang on, and say what changed since the last time."""
+    from migrl.seal import TREE, check_manifests, write_tree
+
+    broken = check_manifests(results)
+    if broken:
+        raise UserError(f"{results}: {broken[0]} ({len(broken)} in all); restore it or run `migrl reproduce` again")
+    for change in write_tree(results):
+        console.print(change, markup=False, soft_wrap=True)
+    console.print(f"{results / TREE}: root {read_json(results / TREE)['root']}", markup=False, soft_wrap=True)
 
 
 @app.command("not-run")
 def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
     """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""
     from migrl.not_run import write_not_run
+    from migrl.seal import write_tree
 
     settings = find_recipe(recipe, None)
     write_not_run(settings, results / settings.name)
+    write_tree(results)
     print_claims(results / settings.name, console)
 
 

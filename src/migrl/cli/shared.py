@@ -39,7 +39,7 @@ def find_recipe(name: str, overrides: list[str] | None) -> Recipe:
 
 def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:
     """A teller that prints one line a stage with its place in the order and its time."""
-    names = [stage.name for stage in plan_stages(recipe)]
+    names = [stage.label for stage in plan_stages(recipe)]
     started: dict[str, float] = {}
 
     def tell(name: str, event: str) -> None:

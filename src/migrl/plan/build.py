@@ -1,10 +1,10 @@
 """A recipe's whole plan: every stage with its cost, peak, disk and download, the totals, and what does not fit."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from migrl.pipeline import plan_stages
+from migrl.pipeline import Stage, plan_stages
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.checks import list_batch_faults, list_length_faults
 from migrl.plan.costs import Cost, plan_cost, time_seconds
@@ -81,17 +81,20 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     assumptions = load_assumptions()
     machine = choose_machine(recipe, options, assumptions)
     workload = Workload(recipe, assumptions, runs / recipe.name)
-    measured = read_measured(results, recipe.model_dump(mode="json"), machine, assumptions)
+    # Other seeds leave what a stage costs as it is.
+    measured = read_measured(results, recipe.model_dump(mode="json", exclude={"seeds"}), machine, assumptions)
     faults = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
     stages, more = [], []
     for stage in plan_stages(recipe):
         if not workload.recipe.trains and stage.name not in UNTRAINED:
             continue
+        own = workload if stage.seed is None else replace(workload, recipe=stage.choose_recipe(recipe))
         kind = stage.module or stage.name
-        peak = plan_peak(kind, workload, machine)
-        if peak is not None:
-            more += refuse_memory(stage.name, kind, peak, workload, machine)
-        stages.append(plan_stage(stage.name, kind, peak, workload, machine, measured))
+        peak = plan_peak(kind, own, machine)
+        # A further seed needs what the main chain does, and pass_rates what select does.
+        if peak is not None and stage.seed is None and kind != "pass_rates":
+            more += refuse_memory(stage.name, kind, peak, own, machine)
+        stages.append(plan_stage(stage, peak, own, machine, measured))
     faults += [*list_length_faults(workload), *more]
     full = refuse_disk(count_disk(workload, stages, runs))
     notes = list_notes(workload, machine, measured)
@@ -111,20 +114,21 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     )
 
 
-def plan_stage(
-    name: str, kind: str, peak: Peak | None, workload: Workload, machine: Machine, measured: Measured
-) -> StagePlan:
+def plan_stage(stage: Stage, peak: Peak | None, workload: Workload, machine: Machine, measured: Measured) -> StagePlan:
     """One stage; what was measured of this very recipe goes before any formula."""
+    kind = stage.module or stage.name
     cost = plan_cost(kind, workload, machine, measured)
-    own = measured.own.get(name)
+    own = measured.own.get(stage.place)
+    if own is None and kind != "evaluate":  # that of a further seed has fewer arms
+        own = measured.own.get(stage.name)
     if own is not None:
         cost = Cost(cost.words, time_seconds(own["seconds"], workload.gpus if machine.gpus else 0))
     elif machine.gpus == 0 and cost.duration is None and peak is not None:
         cost = Cost(cost.words, why_none="no formula for a processor, and not measured with these settings")
-    done = is_done(workload.home, name)
+    done = is_done(workload.home, stage.place)
     memory = measured.stages.get(kind, {}).get("peak_memory_gb")
     host = own["peak_memory_mb"] / 1000 if own else None
-    return StagePlan(name, cost, peak, Disk() if done else plan_disk(kind, workload), done, memory, host)
+    return StagePlan(stage.label, cost, peak, Disk() if done else plan_disk(kind, workload), done, memory, host)
 
 
 def count_disk(workload: Workload, stages: list[StagePlan], runs: Path) -> dict[str, tuple[float, int, int]]:

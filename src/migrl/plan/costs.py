@@ -48,14 +48,8 @@ def plan_cost(kind: str, workload: Workload, machine: Machine, measured: Measure
             return plan_sft(workload, machine, measured)
         case "merge":
             return Cost("reads the weights twice, writes them once", why_none="the disk's time, minutes")
-        case "select":
-            recipe = workload.recipe
-            prompts = workload.measure("rl", recipe.grpo.max_pixels)
-            rollouts, limit = recipe.select.rollouts, recipe.grpo.max_completion_tokens
-            fitting = count_fitting(workload, prompts.at_mean(), recipe.select.batch, recipe.select.batch_pixels)
-            run = Run(fitting * rollouts, rollouts, limit)
-            words = f"{show_count(prompts.samples)} samples x {rollouts} rollouts, {describe(prompts)}"
-            return Cost(words, *plan_rollouts("select", workload, [(prompts, run)], machine, measured))
+        case "select" | "pass_rates":
+            return plan_pool(kind, workload, machine, measured)
         case "grpo":
             return plan_grpo(workload, machine, measured)
         case "evaluate":
@@ -116,6 +110,16 @@ def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
         ),
     )
     return Cost(words, duration, "plan.yaml does not know the device")
+
+
+def plan_pool(kind: str, workload: Workload, machine: Machine, measured: Measured) -> Cost:
+    """Rollouts of the RL pool for select, of a part of it for pass_rates; select's measured rate holds for both."""
+    recipe, prompts = workload.recipe, workload.measure_pool(kind)
+    rollouts, limit = recipe.select.rollouts, recipe.grpo.max_completion_tokens
+    fitting = count_fitting(workload, prompts.at_mean(), recipe.select.batch, recipe.select.batch_pixels)
+    run = Run(fitting * rollouts, rollouts, limit)
+    words = f"{show_count(prompts.samples)} samples x {rollouts} rollouts, {describe(prompts)}"
+    return Cost(words, *plan_rollouts("select", workload, [(prompts, run)], machine, measured))
 
 
 def plan_evaluate(workload: Workload, machine: Machine, measured: Measured) -> Cost:

@@ -61,12 +61,14 @@ def plan_disk(kind: str, workload: Workload) -> Disk:
         case "merge":
             return Disk((Item("merged model", weights, f"{parameters.total:,} x {workload.number_bytes} bytes"),))
         case "synthesize":
-            return plan_texts(workload, "candidates", ["cot"], recipe.sft.max_pixels, recipe.synthesize.candidates)
-        case "select":
-            return plan_texts(workload, "rollouts", ["rl"], recipe.grpo.max_pixels, recipe.select.rollouts)
+            asked = {"cot": workload.measure("cot", recipe.sft.max_pixels).samples}
+            return plan_texts(workload, "candidates", asked, recipe.synthesize.candidates)
+        case "select" | "pass_rates":
+            return plan_texts(workload, "rollouts", {"rl": workload.measure_pool(kind).samples}, recipe.select.rollouts)
         case "evaluate":
-            splits, arms = workload.list_benchmarks(), len(recipe.evaluate.arms)
-            return plan_texts(workload, "samples", splits, recipe.evaluate.max_pixels, arms)
+            splits, pixels = workload.list_benchmarks(), recipe.evaluate.max_pixels
+            counts = {split: workload.measure(split, pixels).samples for split in splits}
+            return plan_texts(workload, "samples", counts, len(recipe.evaluate.arms))
     return Disk()
 
 
@@ -118,10 +120,9 @@ def plan_trained(workload: Workload, lora: LoraSettings | None, parallel: Parall
     )
 
 
-def plan_texts(workload: Workload, name: str, splits: list[str], max_pixels: int, times: int) -> Disk:
-    """Completions as text; splits of unknown size are named."""
+def plan_texts(workload: Workload, name: str, counts: dict[str, int | None], times: int) -> Disk:
+    """Completions as text, `times` of them for each sample of a split; splits of unknown size are named."""
     tokens = workload.assumptions.lengths.completion_tokens
-    counts = {split: workload.measure(split, max_pixels).samples for split in splits}
     rows = sum(count or 0 for count in counts.values()) * times
     words = f"{rows:,} completions x ({tokens} tokens x {BYTES_A_TOKEN} + {ROW_BYTES}) bytes, twice"
     unknown = tuple(f"samples of {split}" for split, count in counts.items() if count is None)

@@ -45,7 +45,7 @@ def _plan_peak(kind: str, workload: Workload, machine: Machine) -> Peak | None:
             copies = 2 if kind == "grpo" and recipe.grpo.lora is None and recipe.grpo.kl else 1
             device = plan_sft(workload) if kind == "sft" else plan_grpo(workload, machine)
             return Peak(device, plan_host(workload, local, weights * copies))
-        case "select" | "evaluate":
+        case "select" | "pass_rates" | "evaluate":
             return Peak(plan_generating(kind, workload), plan_host(workload, local, weights))
         case "merge":
             return plan_merge(workload, weights)
@@ -106,9 +106,9 @@ def plan_rollout_engine(workload: Workload, prompts: Prompts, machine: Machine) 
 
 
 def plan_generating(kind: str, workload: Workload) -> Memory:
-    """The largest batch of select or evaluate: as many of the longest prompts as it may hold."""
+    """The largest batch of select, pass_rates or evaluate: as many of the longest prompts as it may hold."""
     recipe = workload.recipe
-    if kind == "select":
+    if kind != "evaluate":
         prompts = workload.measure("rl", recipe.grpo.max_pixels)
         questions = count_fitting(workload, prompts, recipe.select.batch, recipe.select.batch_pixels)
         batch = make_batch(prompts, questions * recipe.select.rollouts, recipe.grpo.max_completion_tokens)

@@ -1,7 +1,7 @@
 """What a recipe asks its stages to do: samples of every split, their prompts, and the model's shape."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -121,6 +121,14 @@ class Workload:
         if (split, max_pixels) not in self.counted:
             self.counted[split, max_pixels] = self._measure(split, max_pixels)
         return self.counted[split, max_pixels]
+
+    def measure_pool(self, kind: str) -> Prompts:
+        """Prompts of the RL pool for select, and of the part that the recipe has drawn from it for pass_rates."""
+        prompts = self.measure("rl", self.recipe.grpo.max_pixels)
+        settings = self.recipe.pass_rates
+        if kind != "pass_rates" or settings is None:
+            return prompts
+        return replace(prompts, samples=min(settings.samples, prompts.samples or settings.samples))
 
     def _measure(self, split: str, max_pixels: int) -> Prompts:
         source, lengths = self.recipe.source, self.assumptions.lengths

@@ -6,7 +6,7 @@ error that names the nearest legal one. Arithmetic that would only fail hours la
 groups, checkpoints) is checked here, before anything is loaded.
 """
 
-from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, list_keys, load_recipe
+from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, is_trained, list_keys, load_recipe
 from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
     SINGLE_IMAGE,
@@ -27,6 +27,7 @@ from migrl.recipe.stages import (
     LoraSettings,
     ModelSettings,
     Parallel,
+    PassRatesSettings,
     SelectSettings,
     SftSettings,
     SynthesizeSettings,
@@ -58,6 +59,7 @@ __all__ = [
     "MgroundingTraining",
     "ModelSettings",
     "Parallel",
+    "PassRatesSettings",
     "PreparedTraining",
     "PromptedTeacher",
     "Recipe",
@@ -75,6 +77,7 @@ __all__ = [
     "WatchSettings",
     "WorldSource",
     "dump_whole",
+    "is_trained",
     "list_keys",
     "load_recipe",
 ]

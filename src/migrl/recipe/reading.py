@@ -16,6 +16,7 @@ from migrl.recipe.stages import (
     GrpoSettings,
     LaunchSettings,
     ModelSettings,
+    PassRatesSettings,
     SelectSettings,
     SftSettings,
     SynthesizeSettings,
@@ -23,9 +24,15 @@ from migrl.recipe.stages import (
 from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
 
+TrainingSeed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no larger one
+
 
 class Recipe(Section):
-    """Everything that decides a result."""
+    """Everything that decides a result.
+
+    `seeds` are training seeds beside the sections' own, which then are all the same: whatever is trained is trained
+    again with each of them, from the same data.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     claims: Literal["tiny", "paper", "none"]
@@ -35,6 +42,8 @@ class Recipe(Section):
     sft: SftSettings
     select: SelectSettings
     grpo: GrpoSettings
+    seeds: tuple[TrainingSeed, ...] = ()
+    pass_rates: PassRatesSettings | None = None
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
     resamples: Count = 10_000
@@ -45,6 +54,28 @@ class Recipe(Section):
     def check_claims(self) -> Self:
         if isinstance(self.source, RehearsalSource) and self.claims != "none":
             raise ValueError(f"claims: {self.claims}: a rehearsal has random weights and proves no claim; write none")
+        return self
+
+    @model_validator(mode="after")
+    def check_seeds(self) -> Self:
+        if not self.seeds:
+            return self
+        own = {f"{name}.seed": getattr(self, name).seed for name in TRAINED_SECTIONS}
+        several = f"seeds={list(self.seeds)}"
+        if len(set(own.values())) > 1:
+            shown = ", ".join(f"{key}={seed}" for key, seed in own.items())
+            raise ValueError(f"{several} needs one seed for the whole main chain, not {shown}; make these equal")
+        if self.grpo.seed in self.seeds:
+            raise ValueError(f"{several}: {self.grpo.seed} is the main chain's (grpo.seed); name others only")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"{several}: every seed at most once")
+        if not self.trains or not any(is_trained(arm) for arm in self.evaluate.arms):
+            why = "evaluate.arms names none" if self.trains else "source.training is null"
+            raise ValueError(f"{several}: nothing trained is evaluated ({why}); leave seeds out, or name a trained arm")
+        if self.claims == "none":
+            raise ValueError(
+                f"{several}: a recipe without claims measures costs, which no seed changes; leave seeds out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -68,13 +99,32 @@ class Recipe(Section):
         return not isinstance(self.source, HubSource) or self.source.training is not None
 
     @property
+    def training_seed(self) -> int | None:
+        """The seed that rows of trained arms carry; None where a recipe names no further ones."""
+        return self.grpo.seed if self.seeds else None
+
+    def take_seed(self, seed: int) -> Self:
+        """The recipe of one of its further seeds: trained with that seed, and only what is trained is evaluated."""
+        sections = {name: getattr(self, name).model_copy(update={"seed": seed}) for name in TRAINED_SECTIONS}
+        arms = tuple(arm for arm in self.evaluate.arms if is_trained(arm))
+        evaluate = self.evaluate.model_copy(update={"arms": arms})
+        others = tuple(self.grpo.seed if other == seed else other for other in self.seeds)
+        return self.model_copy(update={**sections, "evaluate": evaluate, "seeds": others})
+
+    @property
     def local_teacher(self) -> LocalTeacher | None:
         """The teacher whose weights fetch has to bring; none where nothing is trained."""
         teacher = self.synthesize.teacher
         return teacher if isinstance(teacher, LocalTeacher) and self.trains else None
 
 
-SEEDED_SECTIONS = ("source", "synthesize", "sft", "select", "grpo")
+TRAINED_SECTIONS = ("sft", "select", "grpo")
+SEEDED_SECTIONS = ("source", "synthesize", *TRAINED_SECTIONS)
+
+
+def is_trained(arm: str) -> bool:
+    """Whether an arm's answers depend on a training seed."""
+    return arm != "base"
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

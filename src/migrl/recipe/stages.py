@@ -96,6 +96,12 @@ class SelectSettings(Section):
     seed: int = 0
 
 
+class PassRatesSettings(Section):
+    """The RL arm's pass rates on `samples` samples of the RL pool, rolled out as select did."""
+
+    samples: Count
+
+
 class GrpoSettings(Section):
     """Rule-based RL with GRPO."""
 

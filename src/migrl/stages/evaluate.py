@@ -4,44 +4,51 @@ Questions are spread over processes (shards.py); a killed evaluation goes on whe
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import Qwen2_5_VLForConditionalGeneration
+import torch
 
+from migrl.arms import find_arm, load_arm
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.evidence import StageContext
+from migrl.evaluations import (
+    EVALUATIONS,
+    Evaluation,
+    check_evaluations,
+    describe_evaluation,
+    note_device,
+    read_devices,
+)
+from migrl.evidence import PROGRESS, StageContext, read_manifest, write_json
 from migrl.generate import Completion, GenerationSettings, generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_generation, run_child
-from migrl.models import load_model, load_processor, pick_device
+from migrl.models import load_processor
 from migrl.performance import GenerationMeter, read_performance
-from migrl.recipe import Arm
+from migrl.recipe import Arm, Recipe, is_trained
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.scores import score_completion
 from migrl.shards import Rows, Worker, merge_progress, work_through
 
-
-@dataclass(frozen=True)
-class ArmSource:
-    """Where an arm's weights are: a full model, and an adapter on top if there is one."""
-
-    model: Path
-    adapter: Path | None = None
+DEVICES = "devices.{rank}.jsonl"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write `samples.jsonl`: one row for each arm and sample, arms in the recipe's order."""
+    """Write `samples.jsonl`, one row for each arm and sample, arms in the recipe's order, and `evaluations.json`.
+
+    Raises:
+        UserError: an arm was evaluated differently from another, such as on another device after a kill.
+    """
     settings = context.recipe.evaluate
     samples = read_benchmarks(context)
     launch_generation("migrl.stages.evaluate", context, generate)
     uids = [sample.uid for sample in samples]
     rows = {arm: merge_progress(context.folder, arm, uids) for arm in settings.arms}
     write_jsonl(context.folder / "samples.jsonl", [row for arm in settings.arms for row in rows[arm]])
+    evaluations = describe_arms(context)
+    check_evaluations(evaluations)
+    write_json(context.folder / EVALUATIONS, evaluations)
     return {
         "arms": list(settings.arms),
         "samples": len(samples),
@@ -80,18 +87,44 @@ def generate(context: StageContext, rank: Rank) -> None:
 
     def make_worker(arm: Arm) -> Worker:
         model = load_arm(context, arm, rank)
+        note_device(context.folder / PROGRESS / DEVICES.format(rank=rank.index), arm, name_device(model.device))
 
         meter.start(model)
+        found = find_seed(recipe, arm)
+        seed = {} if found is None else {"seed": found}
 
         def work(batch: list[ModelInput]) -> Rows:
             completions = generate_batch(model, processor, batch, generation)
             meter.note(batch, completions)
-            return [make_row(item, arm, some[0]) for item, some in zip(batch, completions, strict=True)]
+            answers = [make_row(item, arm, some[0]) for item, some in zip(batch, completions, strict=True)]
+            return [{**answer, **seed} for answer in answers]
 
         return work
 
     for arm in settings.arms:
         work_through(context, arm, rank, batches, partial(make_worker, arm), f"evaluating {arm}")
+
+
+def describe_arms(context: StageContext) -> list[Evaluation]:
+    """One entry of evaluations.json for each arm: the settings, the devices that were noted, the weights' digest."""
+    recipe = context.recipe
+    logs = sorted((context.folder / PROGRESS).glob(DEVICES.format(rank="*")))
+    entries = []
+    for arm in recipe.evaluate.arms:
+        source = find_arm(context, arm)
+        weights = read_manifest((source.adapter or source.model).parent)["digest"]
+        entries.append(describe_evaluation(recipe, arm, find_seed(recipe, arm), weights, read_devices(logs, arm)))
+    return entries
+
+
+def find_seed(recipe: Recipe, arm: Arm) -> int | None:
+    """The training seed that an arm's rows carry."""
+    return recipe.training_seed if is_trained(arm) else None
+
+
+def name_device(device: torch.device) -> str:
+    """What the GPU calls itself, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, Any]:
@@ -107,34 +140,6 @@ def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, An
     )
     said = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
     return {"uid": item.sample.uid, "arm": arm, **asked, **said, **score}
-
-
-def find_arm(context: StageContext, arm: Arm) -> ArmSource:
-    """Weights of an arm among the stage's inputs."""
-    base = context.inputs["fetch"] / "model"
-    match arm:
-        case "base":
-            return ArmSource(base)
-        case "sft":
-            return ArmSource(context.inputs["merge"] / "model")
-        case "sft_direct":
-            return ArmSource(context.inputs["merge_direct"] / "model")
-        case "rl" | "rl_no_selection" | "rl_no_cold_start":
-            folder = context.inputs["grpo" + arm.removeprefix("rl")]
-            if (folder / "model").is_dir():
-                return ArmSource(folder / "model")
-            start = base if arm == "rl_no_cold_start" else context.inputs["merge"] / "model"
-            return ArmSource(start, folder / "adapter")
-
-
-def load_arm(context: StageContext, arm: Arm, rank: Rank) -> Qwen2_5_VLForConditionalGeneration:
-    """An arm's model on the device; adapters are merged, so that all arms run the same code."""
-    source = find_arm(context, arm)
-    model = load_model(source.model, context.recipe.model).to(pick_device(rank.local)).eval()
-    if source.adapter is None:
-        return model
-    merged: Qwen2_5_VLForConditionalGeneration = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
-    return merged
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from migrl.answers import format_box_answer, format_choice_answer
+from migrl.arms import find_start
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
@@ -53,11 +54,6 @@ def run(context: StageContext) -> dict[str, Any]:
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
     facts: dict[str, Any] = read_json(context.folder / "facts.json")
     return facts | {"performance": read_performance(context.folder, context.recipe.launch.processes)}
-
-
-def find_start(context: StageContext) -> Path:
-    """Folder of the model RL starts from: the merged cold start, or the base for `rl_no_cold_start`."""
-    return context.inputs.get("merge", context.inputs["fetch"]) / "model"
 
 
 def find_vllm_model(context: StageContext) -> Path:

@@ -10,14 +10,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from migrl.claims import judge_claims, load_claims, select_claims
-from migrl.evidence import StageContext, hash_file, read_json, read_manifest, write_json
-from migrl.recipe import WorldSource
+from migrl.claims import load_claims, load_levels, select_claims
+from migrl.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
+from migrl.evidence import StageContext, read_json, read_manifest, write_json
+from migrl.provenance import describe_provenance
+from migrl.recipe import Recipe, WorldSource
 from migrl.records import read_jsonl
+from migrl.references import REFERENCE_RUNS, load_references
 from migrl.report.build import ReportLogs, write_report
 from migrl.report.measurements import collect_measurements, render_measurements
-from migrl.scores import check_rows, compute_scores, load_rows
-from migrl.verify import make_file_hashes
+from migrl.scores import Row, compute_scores
+from migrl.seal import make_file_hashes, seal
+from migrl.seeds import join_files, join_lists, read_evaluated_rows
+from migrl.verdicts import judge_claims, judge_levels
 from migrl.world.picture import draw_world
 
 LOGS = {
@@ -25,6 +30,7 @@ LOGS = {
     "sft_log.jsonl": ("sft", "log.jsonl"),
     "pass_rates.json": ("select", "pass_rates.json"),
     "filters.json": ("synthesize", "filters.json"),
+    "pass_rates_after.json": ("pass_rates", "pass_rates_after.json"),
 }
 
 
@@ -33,35 +39,60 @@ def run(context: StageContext) -> dict[str, Any]:
     if context.recipe.claims == "none":
         return report_costs(context)
     out = context.folder
-    source = context.inputs["evaluate"] / "samples.jsonl"
-    rows = load_rows(source)
-    check_rows(rows)
-    pack_rows(source, out / "samples.jsonl.gz")
-    scores = compute_scores(rows)
-    claims = judge_claims(select_claims(load_claims(), context.recipe.claims), rows)
+    rows = read_evaluated_rows(context.inputs)
+    evaluations = join_lists(context.inputs, EVALUATIONS)
+    check_evaluations(evaluations)
+    check_rows_fit(evaluations, rows)
+    pack_rows(join_files(context.inputs, "samples.jsonl"), out / "samples.jsonl.gz")
+    write_json(out / EVALUATIONS, evaluations)
+    references = load_references(REFERENCE_RUNS / context.recipe.name, context.recipe)
+    write_json(out / "references.json", references)
+    scores, claims, levels = judge_rows(context.recipe, rows, references["deltas"])
     write_json(out / "scores.json", scores)
     write_json(out / "claims.json", claims)
+    write_json(out / "levels.json", levels)
     for name, (stage, file) in LOGS.items():
-        shutil.copyfile(context.inputs[stage] / file, out / name)
+        if stage in context.inputs:
+            shutil.copyfile(context.inputs[stage] / file, out / name)
     facts = collect_facts(context)
     write_report(
         rows=rows,
         scores=scores,
         claims=claims,
-        logs=ReportLogs(
-            grpo=read_jsonl(out / "grpo_log.jsonl"),
-            sft=read_jsonl(out / "sft_log.jsonl"),
-            pass_rates=read_json(out / "pass_rates.json"),
-            filters=read_json(out / "filters.json"),
-        ),
+        levels=levels,
+        evaluations=evaluations,
+        logs=read_logs(out),
         images_root=context.inputs["fetch"] / "data",
         facts=facts,
         out=out,
     )
     if isinstance(context.recipe.source, WorldSource):
         draw_world(out / "figures" / "world.png")
-    write_json(out / "evidence.json", {**facts, "files": hash_results(out)})
+    write_json(out / "evidence.json", seal({**facts, "files": hash_results(out)}))
     return {"verdicts": {claim["id"]: claim["verdict"] for claim in claims}}
+
+
+def judge_rows(
+    recipe: Recipe, rows: list[Row], reference_deltas: dict[str, list[float]]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The content of scores.json, claims.json and levels.json."""
+    claims = judge_claims(
+        select_claims(load_claims(), recipe.claims), rows, reference_deltas, resamples=recipe.resamples
+    )
+    levels = judge_levels(load_levels(), rows) if recipe.claims == "paper" else []
+    return compute_scores(rows), claims, levels
+
+
+def read_logs(out: Path) -> ReportLogs:
+    """What the training stages left, as copied into the results; a stage that was not planned left nothing."""
+    after = out / "pass_rates_after.json"
+    return ReportLogs(
+        grpo=read_jsonl(out / "grpo_log.jsonl"),
+        sft=read_jsonl(out / "sft_log.jsonl"),
+        pass_rates=read_json(out / "pass_rates.json"),
+        filters=read_json(out / "filters.json"),
+        pass_rates_after=read_json(after) if after.exists() else None,
+    )
 
 
 def report_costs(context: StageContext) -> dict[str, Any]:
@@ -70,7 +101,7 @@ def report_costs(context: StageContext) -> dict[str, Any]:
     measurements = collect_measurements({name: read_manifest(folder) for name, folder in context.inputs.items()})
     write_json(out / "measurements.json", measurements)
     (out / "report.md").write_text(render_measurements(measurements), encoding="utf-8")
-    write_json(out / "evidence.json", {**collect_facts(context), "files": hash_results(out)})
+    write_json(out / "evidence.json", seal({**collect_facts(context), "files": hash_results(out)}))
     return {"device": measurements["device"]}
 
 
@@ -79,28 +110,13 @@ def hash_results(out: Path) -> dict[str, str]:
     return {name: value for name, value in make_file_hashes(out).items() if not name.startswith(".")}
 
 
-def pack_rows(source: Path, target: Path) -> None:
+def pack_rows(lines: bytes, target: Path) -> None:
     """Gzip without time stamp or name, so that equal rows give equal bytes."""
     with target.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-        packed.write(source.read_bytes())
+        packed.write(lines)
 
 
 def collect_facts(context: StageContext) -> dict[str, Any]:
-    """Provenance: the recipe, the machine, and for each stage its key, time, memory and facts."""
-    stages = {}
-    machine: dict[str, Any] = {}
-    for name, folder in context.inputs.items():
-        manifest = read_manifest(folder)
-        machine = manifest["machine"]
-        stages[name] = {key: manifest[key] for key in ("key", "digest", "seconds", "peak_memory_mb", "facts")}
-    lock = Path(__file__).resolve().parents[3] / "requirements.lock"
-    return {
-        "recipe": context.recipe.name,
-        "git_revision": machine.get("revision"),
-        "dirty": machine.get("dirty"),
-        "lock_sha256": hash_file(lock) if lock.is_file() else None,
-        "image": machine.get("image"),
-        "machine": {key: machine[key] for key in ("python", "platform", "cores", "versions")},
-        "settings": context.recipe.model_dump(mode="json"),
-        "stages": stages,
-    }
+    """Provenance: code, machine, seeds, prompts, model, data, settings, and what each stage was and cost."""
+    manifests = {name: read_manifest(folder) for name, folder in context.inputs.items()}
+    return describe_provenance(context.recipe, manifests)

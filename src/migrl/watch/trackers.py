@@ -49,7 +49,8 @@ def make_tensorboard(context: StageContext) -> TrainerCallback:
 
 
 def name_run(context: StageContext) -> str:
-    return f"{context.recipe.name}/{context.name}"
+    seed = context.recipe.training_seed
+    return f"{context.recipe.name}/{context.name}" + ("" if seed is None else f", seed {seed}")
 
 
 def make_tracker_environment(folder: Path) -> dict[str, str]:

@@ -1,0 +1,89 @@
+"""A further training seed for real: trained apart from the same data, stopped and resumed, reported with the rest."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
+
+from migrl.scores import check_rows, load_rows
+from migrl.seeds import read_evaluated_rows
+
+SEED = 1
+TRAINED = ("sft", "merge", "select", "grpo", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def seeded(finished: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The finished run with one more training seed, which SLURM's signal stopped in the middle of its cold start."""
+    folder = tmp_path_factory.mktemp("seeded")
+    shutil.copytree(finished.runs, folder / "runs")
+    home = folder / "runs" / "test"
+    arguments = [*map(str, reproduce_arguments(folder)), f"seeds=[{SEED}]"]
+    command = [str(Path(sys.executable).with_name("migrl")), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    while process.poll() is None and not list(home.glob(f"seed_{SEED}/sft.partial/checkpoints/checkpoint-*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGUSR1, errors[-3000:]
+    assert "after step" in errors.splitlines()[-1] and "checkpoint saved" in errors.splitlines()[-1], errors[-500:]
+    for name in ("fetch", "synthesize", "sft", "merge", "select", "grpo", "pass_rates"):
+        assert f"] {name}: already done, skipped" in output, "the main chain is trained already"
+    assert f"seed {SEED}" not in output and not list(home.rglob(".stop-*"))
+
+    result = call_migrl(*arguments)
+    assert result.returncode == 0, result.stderr[-4000:]
+    for name in TRAINED:
+        assert f"{name}, seed {SEED}: done in" in result.stdout
+    return FinishedRun(folder / "runs", folder / "results" / "test")
+
+
+def test_two_seeds_train_two_models_from_the_same_data(finished: FinishedRun, seeded: FinishedRun) -> None:
+    for stage in ("sft", "grpo"):
+        one, other = (
+            load_file(seeded.stage(place) / "adapter" / "adapter_model.safetensors")
+            for place in (stage, f"seed_{SEED}/{stage}")
+        )
+        assert one.keys() == other.keys()
+        assert any(not torch.equal(one[name], other[name]) for name in one), stage
+    assert not list((seeded.runs / "test" / f"seed_{SEED}").glob("*.partial"))
+    for stage in ("fetch", "synthesize", *TRAINED[:-1]):
+        manifests = [(run.stage(stage) / "manifest.json").read_bytes() for run in (finished, seeded)]
+        assert manifests[0] == manifests[1], f"{stage} of the main chain was run again"
+
+
+def test_the_base_answers_once_and_what_was_trained_once_for_each_seed(
+    finished: FinishedRun, seeded: FinishedRun
+) -> None:
+    rows = read_evaluated_rows({name: seeded.stage(name) for name in ("evaluate", f"seed_{SEED}/evaluate")})
+    check_rows(rows)
+    counts: dict[tuple[str, int | None], list[str]] = {}
+    for row in rows:
+        counts.setdefault((row["arm"], row.get("seed")), []).append(row["completion"])
+    assert list(counts) == [("base", None), ("sft", 0), ("rl", 0), ("sft", SEED), ("rl", SEED)]
+    assert {len(completions) for completions in counts.values()} == {20 + 21 + 12}
+    for arm in ("sft", "rl"):
+        assert counts[arm, 0] != counts[arm, SEED]
+    main = [{key: value for key, value in row.items() if key != "seed"} for row in rows if row.get("seed") != SEED]
+    assert main == load_rows(finished.stage("evaluate") / "samples.jsonl"), "the main chain answers as without seeds"
+
+
+def test_the_results_hold_the_rows_of_both_seeds_and_verify(seeded: FinishedRun) -> None:
+    rows = load_rows(seeded.results / "samples.jsonl.gz")
+    assert rows == read_evaluated_rows({name: seeded.stage(name) for name in ("evaluate", f"seed_{SEED}/evaluate")})
+    result = call_migrl("verify", seeded.results)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_one_stage_alone_is_run_for_every_seed(seeded: FinishedRun) -> None:
+    result = call_migrl("evaluate", "--recipe", "test", "--runs", seeded.runs, f"seeds=[{SEED}]")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("skipped") == 2 and f"evaluate, seed {SEED}:\n" in result.stdout
