@@ -15,16 +15,17 @@ SEEDS ?= 8 9 10 11 12
 PYTHON ?=
 UV_VERSION := 0.13.9
 
-STAGES := fetch synthesize sft merge select grpo evaluate
+STAGES := fetch synthesize sft merge select grpo evaluate pass_rates
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
-VOCABULARY := boxes answers prompts records errors stats tables scores official rescore claims evidence pipeline \
-  pictures mentions flops not_run verify watch/alarms watch/signals watch/watchdog watch/disk preflight
-TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers
+VOCABULARY := boxes answers prompts records errors resample stats tables scores official rescore claims verdicts \
+  references power evidence pipeline seeds pictures mentions flops not_run readme verify recompute seal evaluations \
+  provenance gpus watch/alarms watch/signals watch/watchdog watch/disk preflight
+TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers report compare calibrate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-gpu lock smoke test seeds publish readme reproduce rehearsal $(STAGES) report plan verify claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test browser seeds publish readme reproduce rehearsal $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +79,10 @@ smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table
 test: $(STAMP) ## every test that needs no GPU: unit, golden, claims, and the pipeline on the test recipe
 	$(BIN)/python -m pytest tests --ignore=tests/gpu
 
+browser: ## Debian's Chromium, for the tests of the report's page (needs root; without it they are skipped)
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
+	  apt-get update -qq && apt-get install -y -qq chromium
+
 # Raw scores of further seeds, kept as the reference that new runs are compared with.
 seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results/reference_runs/tiny
 	@for seed in $(SEEDS); do \
@@ -87,6 +92,8 @@ seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results
 	  cp runs/seed_$$seed/results/tiny/scores.json runs/seed_$$seed/results/tiny/claims.json \
 	    results/reference_runs/tiny/seed_$$seed/; \
 	done
+	$(BIN)/migrl recipe --recipe tiny $(SET) > results/reference_runs/tiny/recipe.json
+	$(BIN)/migrl seal results
 
 reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE
 	$(BIN)/migrl reproduce --recipe $(RECIPE) $(SET)
@@ -100,8 +107,15 @@ $(STAGES) report: $(STAMP)
 plan: $(STAMP) ## what RECIPE costs on this machine, with formulas; refuses what cannot fit (ARGS="--gpus 8 --gpu H100")
 	$(BIN)/migrl plan --recipe $(RECIPE) $(ARGS) $(SET)
 
-verify: $(STAMP) ## recompute the committed tiny scores and claims from their samples (no GPU)
-	$(BIN)/migrl verify results/tiny
+verify: $(STAMP) ## check every committed file's hash and recompute every number from the samples (no GPU)
+	$(BIN)/migrl verify results
+
+seal: $(STAMP) ## write results/tree.json anew and say what changed (seeds and calibrate do it by themselves)
+	$(BIN)/migrl seal results
+
+calibrate: $(STAMP) ## error rates of the verdicts by simulation, into results/calibration (two cores: ten minutes)
+	$(BIN)/migrl calibrate $(ARGS)
+	$(BIN)/migrl seal results
 
 publish: $(STAMP) ## build RECIPE's repositories for the Hub as TO=OWNER/NAME; sends nothing without ARGS=--yes
 	$(BIN)/migrl publish --recipe $(RECIPE) --to "$(TO)" $(ARGS)
