@@ -108,6 +108,8 @@ def _judge_claim(
         "attested": claim.attested,
         **_describe(claim.scope),
         "expected": claim.expected,
+        "unknown": list(claim.unknown),
+        "note": claim.note,
         **found,
         "seeds": seeds,
         "p_value": None if interval is None else round(interval.p_value, _P_DECIMALS),
