@@ -1,7 +1,7 @@
 """Small runs, a peer's predictions for one, and the command that compares them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from migrl.errors import UserError
 from migrl.records import write_jsonl
 from migrl.scores import Row, rescore_row
 
+TINY = Path(__file__).resolve().parents[1] / "results" / "tiny"
 HIT, MISS = "(100,200),(300,400)", "(100,200),(300,260)"
 
 
@@ -79,6 +80,12 @@ def write_run(folder: Path, hits: str, arm: str = "rl", edit: Callable[[Row], An
     return folder
 
 
+def write_raw(file: Path, rows: Iterable[Row]) -> Path:
+    """The answers of a run as a peer's raw completions."""
+    write_jsonl(file, [{"uid": row["uid"], "completion": row["completion"]} for row in rows])
+    return file
+
+
 class Peer:
     """A run on a MIG-Bench file of ours whose every answer is a hit on image 2, and a peer's predictions for it."""
 
@@ -114,11 +121,38 @@ class Peer:
         return self.folder / "peer.jsonl"
 
     def score(self, predictions: Path, *options: str) -> Path:
-        details = self.folder / "details.jsonl"
-        command = ["score", "mig_bench", "--annotations", self.annotations, "--predictions", predictions]
-        done = CliRunner().invoke(app, [str(part) for part in (*command, "--details", details, *options)])
-        assert done.exit_code == 0, done.exception
-        return details
+        return write_details("mig_bench", self.annotations, predictions, *options)
+
+
+class Letters:
+    """A run on a BLINK answers file whose every answer is right, and a peer's predictions for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.annotations = write_json(folder / "val.json", {f"val_Counting_{number}": "(B)" for number in range(1, 5)})
+        rows = []
+        for item in BENCHMARKS["blink"].load(self.annotations, folder, "blink").items:
+            row = make_sample_row("blink:0", 0) | item.sample.to_json()
+            del row["facts"]
+            rows.append(rescore_row({**row, "question": "?", **_IMAGES, "completion": "<answer>(B)</answer>"}))
+        write_jsonl(folder / "samples.jsonl", rows)
+        self.run = folder / "samples.jsonl"
+        self.raw = folder / "raw.jsonl"
+        write_jsonl(self.raw, [{"uid": row["uid"], "completion": "So (B) <answer>(B)</answer>"} for row in rows])
+
+    def score(self, *options: str) -> Path:
+        return write_details("blink", self.annotations, self.raw, *options)
+
+
+_IMAGES = {"images": ["a.png"], "sizes": [[56, 56]], "resized_sizes": [[56, 56]]}
+
+
+def write_details(benchmark: str, annotations: Path, predictions: Path, *options: str) -> Path:
+    """What `migrl score --details` writes."""
+    details = predictions.with_name("details.jsonl")
+    command = ["score", benchmark, "--annotations", annotations, "--predictions", predictions, "--details", details]
+    done = CliRunner().invoke(app, [*map(str, command), *options])
+    assert done.exit_code == 0, done.exception
+    return details
 
 
 class Reader(HTMLParser):

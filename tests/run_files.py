@@ -1,6 +1,7 @@
 """A finished run in miniature: stage folders with real manifests and weights, and evidence that verifies."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from safetensors.numpy import save_file
 from migrl.claims import load_claims, load_levels, select_claims
 from migrl.evaluations import describe_evaluation
 from migrl.evidence import StageContext, StageWork, read_manifest, run_stage, write_json
+from migrl.not_run import write_not_run
 from migrl.prompts import build_messages, hash_messages
 from migrl.recipe import Recipe, load_recipe
+from migrl.recompute import render_page
 from migrl.records import write_jsonl
-from migrl.scores import Row, compute_scores, rescore_row
-from migrl.seal import make_file_hashes, seal
+from migrl.references import load_references
+from migrl.scores import Row, compute_scores, load_rows, rescore_row
+from migrl.seal import make_file_hashes, seal, write_tree
 from migrl.stages.report import collect_facts, pack_rows
 from migrl.verdicts import judge_claims, judge_levels
 
 ROOT = Path(__file__).resolve().parents[1]
 FETCHED_COMMIT = "b" * 40
-SKILLS = {"base": 2, "sft": 3, "rl": 5}
-ARM_STAGES = {"base": "fetch", "sft": "merge", "rl": "grpo"}
+SKILLS = {"base": 2, "sft": 3, "sft_direct": 3, "rl": 5}
+ARM_STAGES = {"base": "fetch", "sft": "merge", "sft_direct": "merge_direct", "rl": "grpo"}
 TINY_SETS = ("mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu")
 READS = {
     "fetch": (),
@@ -31,6 +35,8 @@ READS = {
     "merge": ("fetch", "sft"),
     "select": ("fetch", "merge"),
     "grpo": ("fetch", "merge", "select"),
+    "sft_direct": ("fetch", "synthesize"),
+    "merge_direct": ("fetch", "sft_direct"),
     "evaluate": ("fetch", "merge", "grpo"),
 }
 
@@ -133,7 +139,9 @@ def make_stages(recipe: Recipe, config: dict[str, Any]) -> dict[str, Callable[[S
     def evaluate(context: StageContext) -> dict[str, Any]:
         return {"arms": list(recipe.evaluate.arms)}
 
-    return {run.__name__: run for run in (fetch, synthesize, sft, merge, select, grpo, evaluate)}
+    stages = {run.__name__: run for run in (fetch, synthesize, sft, merge, select, grpo)}
+    direct = {"sft_direct": sft, "merge_direct": merge} if "sft_direct" in recipe.evaluate.arms else {}
+    return {**stages, **direct, "evaluate": evaluate}
 
 
 def make_run(recipe: Recipe, runs: Path, config: dict[str, Any] | None = None) -> dict[str, Path]:
@@ -149,15 +157,38 @@ def make_run(recipe: Recipe, runs: Path, config: dict[str, Any] | None = None) -
 def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchmarks: tuple[str, ...]) -> None:
     """A results folder of this run: few rows, real scores and verdicts."""
     target.mkdir(parents=True)
-    rows = [make_row(arm, benchmark, n) for arm in SKILLS for benchmark in benchmarks for n in range(16)]
+    arms = recipe.evaluate.arms
+    rows = [make_row(arm, benchmark, n) for arm in arms for benchmark in benchmarks for n in range(16)]
     write_rows(recipe, rows, target)
-    weights = {arm: read_manifest(folders[stage])["digest"] for arm, stage in ARM_STAGES.items()}
-    evaluations = [describe_evaluation(recipe, arm, None, digest, "cpu") for arm, digest in weights.items()]
+    weights = {arm: read_manifest(folders[ARM_STAGES[arm]])["digest"] for arm in arms}
+    evaluations = [describe_evaluation(recipe, arm, None, weights[arm], "cpu") for arm in arms]
     write_json(target / "evaluations.json", evaluations)
     (target / "report.html").write_text("<html>pictures</html>")
     facts = collect_facts(StageContext("report", recipe, folders, target))
-    write_json(target / "manifest.json", {**facts, "git_revision": "a" * 40, "dirty": False})
-    change_manifest(target)
+    facts["stages"]["evaluate"]["facts"]["samples"] = 16 * len(benchmarks)
+    write_json(target / "manifest.json", facts)
+    change_manifest(target, git_revision="a" * 40, dirty=False)
+
+
+def make_results(place: Path) -> Path:
+    """A sealed results folder: a recipe that was run, two reference runs of it, and a recipe that was not run."""
+    recipe, results = read_recipe("tiny"), place / "results"
+    tiny, references = results / "tiny", results / "reference_runs" / "tiny"
+    # Few samples: some of the claims are not run.
+    make_evidence(recipe, make_run(recipe, place / "runs"), tiny, ("mini_mig",))
+    for seed in (8, 9):
+        (references / f"seed_{seed}").mkdir(parents=True)
+        for name in ("scores.json", "claims.json"):
+            shutil.copyfile(tiny / name, references / f"seed_{seed}" / name)
+    write_json(references / "recipe.json", recipe.model_dump(mode="json"))
+    found = load_references(references, recipe)
+    write_json(tiny / "references.json", found)
+    rows = load_rows(tiny / "samples.jsonl.gz")
+    write_json(tiny / "claims.json", judge_claims(select_claims(load_claims(), "tiny"), rows, found["deltas"]))
+    change_manifest(tiny)
+    write_not_run(read_recipe("paper"), results / "paper")
+    write_tree(results)
+    return results
 
 
 def write_rows(recipe: Recipe, rows: list[Row], target: Path) -> None:
@@ -170,6 +201,15 @@ def write_rows(recipe: Recipe, rows: list[Row], target: Path) -> None:
 
 
 def change_manifest(results: Path, **changes: Any) -> None:
-    """Change a manifest, name the files as they are, and seal it again."""
-    manifest = json.loads((results / "manifest.json").read_text())
-    write_json(results / "manifest.json", seal(manifest | changes | {"files": make_file_hashes(results)}))
+    """Change a manifest and report.md with it, name the files as they are, and seal it again."""
+    manifest = json.loads((results / "manifest.json").read_text()) | changes
+    if changes and (results / "scores.json").exists():
+        write_page(results, manifest)
+    write_json(results / "manifest.json", seal(manifest | {"files": make_file_hashes(results)}))
+
+
+def write_page(results: Path, manifest: dict[str, Any]) -> None:
+    """report.md as the report stage writes it."""
+    names = ("scores", "claims", "levels", "evaluations")
+    parts = [json.loads((results / f"{name}.json").read_text()) for name in names]
+    (results / "report.md").write_text(render_page(*parts, manifest), encoding="utf-8", newline="\n")

@@ -12,6 +12,7 @@ Every box in this project carries its frame in its name (`box_unit`) or type; si
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal, TypeVar, get_args
@@ -50,7 +51,7 @@ def check_numbers(numbers: Sequence[float]) -> Box:
     """
     if len(numbers) != 4:
         raise BoxError(f"a box has four numbers, this one has {len(numbers)}")
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in numbers):
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) <= sys.float_info.max for v in numbers):
         raise BoxError(f"a box has four finite numbers, not {list(numbers)}")
     x1, y1, x2, y2 = (float(v) for v in numbers)
     return (x1, y1, x2, y2)

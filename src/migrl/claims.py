@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
+from migrl.yaml_file import parse_yaml
 
 CLAIMS_FILE = Path(__file__).resolve().parents[2] / "reproduce" / "claims.yaml"
 
@@ -150,7 +151,7 @@ def load_levels(path: Path = CLAIMS_FILE) -> tuple[Level, ...]:
 
 def _load_file(path: Path) -> _ClaimsFile:
     try:
-        file = _ClaimsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        file = _ClaimsFile.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run from a checkout that has it, or name another") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

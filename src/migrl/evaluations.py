@@ -28,7 +28,7 @@ OWN_KEYS = ("arm", "seed", "weights")
 Evaluation = dict[str, Any]
 _REMEDY = "evaluate all arms again in one go: `migrl evaluate --force`"
 _Text = Annotated[str, Field(min_length=1)]
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Shape(BaseModel):
@@ -113,7 +113,7 @@ def read_evaluations(path: Path) -> list[Evaluation]:
     """The content of evaluations.json, its arms comparable.
 
     Raises:
-        UserError: the file is missing, torn or of another form, or as `check_evaluations`.
+        UserError: the file is missing, torn, empty or of another form, or as `check_evaluations`.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -122,10 +122,12 @@ def read_evaluations(path: Path) -> list[Evaluation]:
             f"{path}: no such file, so nobody knows whether all arms were evaluated alike; evidence of older code has "
             "none: run `migrl reproduce` again, or restore the file"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: torn or not JSON ({error}); restore it or {_REMEDY}") from error
     if not isinstance(data, list):
         raise UserError(f"{path}: must be a JSON list, not {type(data).__name__}; restore it or {_REMEDY}")
+    if not data:
+        raise UserError(f"{path}: names no arm, so nobody knows how any was evaluated; restore it or {_REMEDY}")
     for number, entry in enumerate(data, 1):
         try:
             _Shape.model_validate(entry)

@@ -89,13 +89,15 @@ def read_json(path: Path) -> Any:
     """Decoded JSON of a file that a stage wrote.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run the stage that writes it") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); put a plain file there that you may read") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete its folder and run the stage again") from error
 
 

@@ -15,15 +15,17 @@ NO_GPU = "No devices were found"
 def describe_gpus(query: Sequence[str] = QUERY) -> dict[str, Any] | None:
     """Names of this machine's GPUs, their number, how many of them this process may use, driver and CUDA version.
 
-    None without a driver or a GPU. A driver that does not answer must not cost a finished stage: the manifest then
-    holds its `error` in place of names.
+    None without a driver or a GPU. A driver that does not answer, or cannot be asked, must not cost a finished stage:
+    the manifest then holds its `error` in place of names.
     """
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=QUERY_SECONDS, check=False)
+        result = subprocess.run(query, capture_output=True, errors="replace", timeout=QUERY_SECONDS, check=False)
     except FileNotFoundError:
         return None
     except subprocess.TimeoutExpired:
         return {"error": f"nvidia-smi: no answer in {QUERY_SECONDS} s", **describe_torch()}
+    except OSError as error:  # such as a file that nobody may execute
+        return {"error": f"nvidia-smi: {error}", **describe_torch()}
     said = (result.stdout + result.stderr).strip()
     if NO_GPU in said:
         return None

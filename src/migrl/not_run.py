@@ -65,10 +65,12 @@ def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Se
     lines += [
         f"- `{entry['id']}`: {entry['reason']}." for entry in entries if not entry["reason"].startswith("no rows")
     ]
-    lines += ["", "| stated by an index of results | on | stated (%) | ours |", "|---|---|---:|---:|"]
+    lines += ["", "Scores that a third-party index of results states, to compare with:", ""]
+    lines += ["| on | average | stated (%) | ours | note |", "|---|---|---:|---:|---|"]
     for level in levels:
         where = level["benchmark"] + (f", {level['task']}" if level["task"] else "")
-        lines.append(f"| {level['note'] or level['gap']} | {where} | {level['stated']:.2f} | {NOT_RUN} |")
+        note = level["note"] or level["gap"]
+        lines.append(f"| {where} | {level['averaging']} | {level['stated']:.2f} | {NOT_RUN} | {note} |")
     lines += ["", f"| accuracy (%) on | {' | '.join(arms)} |", "|---|" + "---:|" * len(arms)]
     lines += [f"| `{name}` |" + f" {NOT_RUN} |" * len(arms) for name in list_benchmarks(recipe)]
     return "\n".join([*lines, ""])

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from migrl.answers import READABLE
 from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS, ZERO_SHOT_PARSERS
 from migrl.benchmarks.measure import read_and_measure
 from migrl.benchmarks.readings import BoxParser, ExactBox
@@ -36,10 +37,11 @@ def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {"rule": name, **{key: hits[key] for key in ("macro", "low", "high", "micro")}, **count_readings(scored)}
 
 
-def read_official_hits(rows: Sequence[Row]) -> list[bool]:
-    """Whether each box of one benchmark is a hit by the official rule."""
+def read_officially(rows: Sequence[Row]) -> list[tuple[bool, bool]]:
+    """Of each box of one benchmark by the official rule: whether it was read at all, and whether it is a hit."""
     _, parse = pick_rule(rows[0]["benchmark"])
-    return [_score_row(row, parse)["hit"] for row in rows]
+    scored = [_score_row(row, parse) for row in rows]
+    return [(row["status"] in READABLE, row["hit"]) for row in scored]
 
 
 def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from migrl.errors import UserError
+from migrl.yaml_file import parse_yaml
 
 DESIGNS_FILE = Path(__file__).resolve().parents[2] / "reproduce" / "designs.yaml"
 SHOWN = 0.95  # the share of runs in which an effect has to be shown for a benchmark to be able to show it
@@ -25,7 +26,7 @@ Alternative = Literal["low", "stated", "high"]
 Reals = npt.NDArray[np.float64]
 
 _DECIMALS = 4
-_Z = float(ndtri(0.975))  # of the two-sided 95 % interval that verdicts read
+Z = float(ndtri(0.975))  # of the two-sided 95 % interval that verdicts read
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(48)
 _MOST_STEP = 16.0  # on the normal scale: more than any accuracy within 0 and 1 needs
 
@@ -160,7 +161,7 @@ def load_designs(path: Path = DESIGNS_FILE) -> Mapping[str, Design]:
         UserError: the file is missing, is no YAML, or breaks a design's form (the key is named).
     """
     try:
-        return _DesignsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).designs
+        return _DesignsFile.model_validate(parse_yaml(path.read_text(encoding="utf-8"))).designs
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run from a checkout that has it, or name another") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -193,7 +194,7 @@ def measure_power(standard_error: float, expected: float | None) -> dict[str, An
     claimed = None if expected is None else round(predict_reproduced(expected, standard_error, expected), _DECIMALS)
     return {
         "standard_error": round(standard_error, _DECIMALS),
-        "detectable": round((_Z + float(ndtri(SHOWN))) * standard_error, _DECIMALS),
+        "detectable": round((Z + float(ndtri(SHOWN))) * standard_error, _DECIMALS),
         "claimed": claimed,
     }
 
@@ -207,7 +208,7 @@ def predict_reproduced(delta: float, standard_error: float, expected: float | No
     _check_error(standard_error)
     if standard_error == 0:
         return float(delta > 0 and delta >= (expected or 0.0))
-    least = max(_Z * standard_error, (expected or 0.0) - _Z * standard_error)
+    least = max(Z * standard_error, (expected or 0.0) - Z * standard_error)
     return float(ndtr((delta - least) / standard_error))
 
 

@@ -14,26 +14,30 @@ NOT_RUN = "not run"
 
 
 def render_verdicts(results: Path) -> str:
-    """Every claim as a row of a markdown table; claims without a run are 'not run'."""
+    """The claims with a number, and the tiny recipe's directions, as rows of a markdown table; without a run 'not run'.
+
+    The remaining ones, what a figure of the paper shows, stand in the results folder of their recipe.
+    """
     lines = [
-        "| claim | paper | attested | compares | ours | 95 % interval | n | power | verdict |",
-        "|---|---:|---|---|---:|---:|---:|---|---|",
+        "| claim | verdict | paper | ours, 95 % interval | n | power | compares |",
+        "|---|---|---:|---:|---:|---|---|",
     ]
     for claim, entry in _pair_claims(results):
-        paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
-        compares = describe_scope(entry)
-        cells = (paper, ", ".join(claim.attested), compares, *show_measured(entry))
+        if claim.recipe == "paper" and claim.expected is None:
+            continue
         verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
-        lines.append(f"| `{claim.id}` | {' | '.join(cells)} | {describe_power(entry)} | {verdict} |")
+        paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
+        cells = (verdict, paper, *show_measured(entry), describe_power(entry), describe_scope(entry))
+        lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def render_readings(results: Path) -> str:
     """Every alternative reading as a row of a markdown table."""
-    lines = ["| claim | read otherwise | ours | 95 % interval | n | verdict |", "|---|---|---:|---:|---:|---|"]
+    lines = ["| claim | verdict | read otherwise | ours, 95 % interval | n |", "|---|---|---|---:|---:|"]
     for claim, entry in _pair_claims(results):
         for reading in entry["readings"]:
-            cells = (reading["differs"], *show_measured(reading), reading["verdict"])
+            cells = (reading["verdict"], reading["differs"], *show_measured(reading))
             lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -44,11 +48,13 @@ def describe_scope(entry: Mapping[str, Any]) -> str:
     return f"{entry['minuend']} − {entry['subtrahend']} on {', '.join(entry['benchmarks'])}{average}"
 
 
-def show_measured(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Delta, interval and n of a claim or a reading; dashes where nothing was measured."""
+def show_measured(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Delta with its interval, and n, of a claim or a reading; dashes where nothing was measured."""
     if entry["delta"] is None:
-        return "–", "–", "–"
-    return f"{entry['delta']:+.1f}", f"{entry['low']:+.1f} to {entry['high']:+.1f}", str(entry["n"])
+        return "–", "–"
+    if entry["low"] is None:
+        return f"{entry['delta']:+.1f}", str(entry["n"])
+    return f"{entry['delta']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})", str(entry["n"])
 
 
 def describe_power(entry: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
-"""Results done again from their raw completions: scores, tables, verdicts and levels, and where they differ.
+"""Results done again from their raw completions: scores, tables, verdicts, levels, `report.md`; and where they differ.
 
-Needs no model and no GPU. A difference is a sentence. What cannot be read, and arms that cannot be compared, are
+`report.html` and the figures hold the benchmarks' pictures, which are not kept: nothing here makes them again. Needs no
+model and no GPU. A difference is a sentence. What cannot be read, and arms that cannot be compared, are
 differences too: the sentence then is the refusal, and what follows from it is left out.
 """
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,21 @@ from migrl.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_cl
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, Evaluation, check_rows_fit, read_evaluations
 from migrl.evidence import MANIFEST
-from migrl.recipe import Recipe
-from migrl.references import load_references
+from migrl.not_run import render_not_run
+from migrl.recipe import Recipe, is_trained, load_recipe
+from migrl.references import check_deltas, load_references
+from migrl.report.markdown import write_markdown
 from migrl.report.measurements import render_measurements
+from migrl.report.scores import list_score_lines
+from migrl.report.text import ARM_ORDER
 from migrl.scores import Row, compute_scores, load_rows, name_arm, rescore_row
+from migrl.seal import TREE, list_files
+from migrl.stored import REMEDY, collect, compare, compare_text, read_object
 from migrl.verdicts import judge_claims, judge_levels
 
 SAMPLES = "samples.jsonl.gz"
+RECIPES = CLAIMS_FILE.parent / "recipes"
+PAGE = "report.md"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
 SCORED_KEYS = ("status", "image", "boxes", "letter", "iou", "hit")
@@ -30,7 +39,10 @@ ARM_STAGES = {"base": "fetch", "sft": "merge", "sft_direct": "merge_direct"}
 """The stage that made an arm's weights; those of `rl...` are made by `grpo...`."""
 TABLE_TOLERANCE = 2e-4
 MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
-_REMEDY = "restore the folder or run the report stage again"
+MOST_RESAMPLES = 1_000_000  # a hundred times what verdicts use; far above it there is no memory for them
+JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
+"""What a folder of measured costs cannot hold, for nothing there would be checked by its rows."""
+NOT_RUN_FILES = ("README.md", "claims.json", "levels.json")
 
 
 def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FILE) -> tuple[str, list[str]]:
@@ -48,30 +60,33 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("settings", *first["loc"]))
-        raise UserError(f"{folder / MANIFEST}: key {key!r}: {first['msg']}; {_REMEDY}") from error
+        raise UserError(f"{folder / MANIFEST}: key {key!r}: {first['msg']}; {REMEDY}") from error
+    if recipe.resamples > MOST_RESAMPLES:
+        raise UserError(f"{folder / MANIFEST}: key 'settings.resamples': above {MOST_RESAMPLES:,}; {REMEDY}")
+    differences = list(check_name(folder, recipe))
     if recipe.claims == "none":
-        return recompute_costs(folder)
+        done, found = recompute_costs(folder)
+        return done, differences + found
     rows = load_rows(folder / SAMPLES)
     stored = {name: read_object(folder / f"{name}.json", kind) for name, kind in STORED.items()}
 
-    differences: list[str] = []
-    evaluations = collect(differences, lambda: read_evaluations(folder / EVALUATIONS)) or []
-    if evaluations:
+    differences += compare_coverage(rows, manifest, recipe)
+    evaluations = collect(differences, lambda: read_evaluations(folder / EVALUATIONS))
+    if evaluations is not None:
         collect(differences, lambda: check_rows_fit(evaluations, rows))
-        differences += compare_weights(evaluations, manifest.get("stages", {}), recipe)
+        differences += compare_weights(evaluations, manifest, recipe)
     claims = select_claims(load_claims(claims_file), recipe.claims)
     levels = load_levels(claims_file) if recipe.claims == "paper" else ()
-    deltas = stored["references"].get("deltas")
+    deltas = collect(differences, lambda: check_deltas(stored["references"].get("deltas"), "references.json"))
     rescored: list[Row] = []
     follow: dict[str, Callable[[], Any]] = {
         "scores": lambda: compute_scores(rescored),
-        "claims": lambda: judge_claims(
-            claims, rescored, deltas if isinstance(deltas, dict) else {}, resamples=recipe.resamples
-        ),
+        "claims": lambda: judge_claims(claims, rescored, deltas, resamples=recipe.resamples),
         "levels": lambda: judge_levels(levels, rescored),
     }
     if (references / folder.name).is_dir():
         follow["references"] = lambda: load_references(references / folder.name, recipe)
+    made: dict[str, Any] = {"evaluations": evaluations}
     with Progress(transient=True, disable=len(rows) < MANY_ROWS) as progress:
         bar = progress.add_task(f"checking {folder.name}", total=len(rows) * (1 + len(follow)))
         for row in rows:
@@ -81,42 +96,93 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
                 differences += compare(row[key], rescored[-1][key], place)
             progress.advance(bar)
         for name, make in follow.items():
-            again = collect(differences, make)
-            if again is not None:
-                differences += compare(stored[name], again, f"{name}.json")
+            made[name] = collect(differences, make)
+            if made[name] is not None:
+                differences += compare(stored[name], made[name], f"{name}.json")
             progress.advance(bar, len(rows))
+    if None not in made.values():
+        page = render_page(made["scores"], made["claims"], made["levels"], made["evaluations"], manifest)
+        differences += compare_text(folder / PAGE, page, "the samples and the manifest give")
     what = f"{len(rows):,} completions scored again, {len(claims)} claims and {len(levels)} levels judged again"
+    what += f", {len(evaluations or ())} evaluations compared, {PAGE} written again; other files by hash alone"
     # Rows that cannot be compared are refused more than once.
-    return f"{what}, {len(evaluations)} evaluations compared", list(dict.fromkeys(differences))
+    return what, list(dict.fromkeys(differences))
 
 
-def collect(differences: list[str], check: Callable[[], Any]) -> Any:
-    """What a check gives; its refusal becomes a difference."""
-    try:
-        return check()
-    except UserError as error:
-        differences.append(str(error))
-        return None
+def check_name(folder: Path, recipe: Recipe) -> Iterator[str]:
+    """A sentence if a folder of a tree has not the name of its recipe; a copy elsewhere may have any."""
+    folder = folder.resolve()
+    if (folder.parent / TREE).exists() and folder.name != recipe.name:
+        yield f"{MANIFEST}: key 'settings.name' is {recipe.name!r}, the folder's name {folder.name!r}"
 
 
-def compare_weights(evaluations: Sequence[Evaluation], stages: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+def compare_coverage(rows: Sequence[Row], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+    """A sentence for each arm and seed of the recipe whose rows are not as many as stage evaluate answered.
+
+    Rows of an arm or seed that the recipe has not are named too. With the number the benchmarks are all there.
+    """
+    seeds: Sequence[int | None] = [recipe.grpo.seed, *recipe.seeds] if recipe.seeds else [None]
+    due = {(arm, seed) for arm in recipe.evaluate.arms for seed in (seeds if is_trained(arm) else [None])}
+    counts = Counter((row["arm"], row.get("seed")) for row in rows)
+    for arm, seed in sorted(due | counts.keys(), key=str):
+        where = f"{SAMPLES}, {name_arm({'arm': arm, 'seed': seed})}"
+        place, stage = find_stage(manifest, "evaluate", seed, recipe)
+        facts = stage.get("facts")
+        answered = facts.get("samples") if isinstance(facts, dict) else None
+        if (arm, seed) not in due:
+            yield f"{where}: the manifest's settings (evaluate.arms, seeds) have no such arm"
+        elif counts[arm, seed] != answered:
+            yield f"{where}: {counts[arm, seed]} rows, stage {place} of the manifest answered {answered} samples"
+
+
+def find_stage(manifest: Mapping[str, Any], name: str, seed: int | None, recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """The place of a stage of a training seed, and what the manifest holds of it: nothing if it is missing."""
+    place = name if seed in (None, recipe.grpo.seed) else f"seed_{seed}/{name}"
+    stages = manifest.get("stages")
+    stage = stages.get(place) if isinstance(stages, dict) else None
+    return place, stage if isinstance(stage, dict) else {}
+
+
+def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """A sentence for each arm whose weights are not those of the stage that the manifest names."""
     for entry in evaluations:
-        arm, seed = entry["arm"], entry["seed"]
-        stage = ARM_STAGES.get(arm, "grpo" + arm.removeprefix("rl"))
-        place = stage if seed in (None, recipe.grpo.seed) else f"seed_{seed}/{stage}"
-        digest = stages.get(place, {}).get("digest")
+        arm = entry["arm"]
+        name = ARM_STAGES.get(arm, "grpo" + arm.removeprefix("rl"))
+        place, stage = find_stage(manifest, name, entry["seed"], recipe)
+        digest = stage.get("digest")
         if entry["weights"] != digest:
             where = f"{EVALUATIONS}, {name_arm(entry)}: weights"
             yield f"{where}: {entry['weights']} stored, stage {place} of the manifest made {digest}"
 
 
+def render_page(
+    scores: Mapping[str, Any],
+    claims: Sequence[Mapping[str, Any]],
+    levels: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Evaluation],
+    facts: Mapping[str, Any],
+) -> str:
+    """`report.md` from what stands beside it; `facts` is the manifest."""
+    arms = [*(arm for arm in ARM_ORDER if arm in scores), *sorted(scores.keys() - set(ARM_ORDER))]
+    return write_markdown(claims, levels, list_score_lines(scores, arms), evaluations, facts)
+
+
 def recompute_costs(folder: Path) -> tuple[str, list[str]]:
     """The same for a folder of a recipe without claims, which holds what its stages cost."""
     text = render_measurements(read_object(folder / "measurements.json", dict))
-    same = (folder / "report.md").read_bytes() == text.encode()
-    differences = [] if same else ["report.md: is not what measurements.json gives"]
-    return "measured costs and no claim, report.md written again", differences
+    differences = list(compare_text(folder / PAGE, text, "measurements.json gives"))
+    for name in JUDGED_FILES:
+        if (folder / name).exists():
+            differences.append(f"{name}: cannot lie here, the manifest's settings.claims is 'none'")
+    return f"measured costs and no claim, {PAGE} written again", differences
+
+
+def recompute_calibration(folder: Path) -> tuple[str, list[str]]:
+    """The same for the calibration's table; its simulation takes minutes and is not done again."""
+    from migrl.calibrate.write import render_table  # loads what a simulation needs
+
+    text = render_table(read_object(folder / "table.json", dict))
+    return "table.md written again", list(compare_text(folder / "table.md", text, "table.json gives"))
 
 
 def recompute_not_run(folder: Path, claims_file: Path = CLAIMS_FILE) -> tuple[str, list[str]]:
@@ -125,12 +191,20 @@ def recompute_not_run(folder: Path, claims_file: Path = CLAIMS_FILE) -> tuple[st
     due = find_due_claims(judged, claims_file)
     if not due:
         return "not run", [f"claims.json: holds no claim of {claims_file.name}"]
-    differences = list(compare(judged, judge_claims(due, []), "claims.json"))
-    levels = folder / "levels.json"
-    if levels.exists():
-        again = judge_levels(load_levels(claims_file), [])
-        differences += compare(read_object(levels, list), again, levels.name)
-    return f"not run; {len(due)} claims say so, and there is no number to check", differences
+    entries, levels = judge_claims(due, []), judge_levels(load_levels(claims_file), [])
+    differences = list(compare(judged, entries, "claims.json"))
+    stored = collect(differences, lambda: read_object(folder / "levels.json", list))
+    if stored is not None:
+        differences += compare(stored, levels, "levels.json")
+    others = [name for name in list_files(folder) if name not in NOT_RUN_FILES]
+    differences += [f"{name}: belongs to no folder of a recipe that was not run" for name in others]
+    done = f"not run; {len(due)} claims say so, and there is no number to check"
+    path = RECIPES / f"{folder.resolve().name}.yaml"
+    if not path.is_file():
+        return f"{done}; README.md by its hash alone, for {path.name} is no recipe here", differences
+    page = render_not_run(load_recipe(path), entries, levels)
+    differences += compare_text(folder / "README.md", page, f"`migrl not-run --recipe {path.stem}` writes")
+    return f"{done}; README.md written again", differences
 
 
 def find_due_claims(judged: list[Any], claims_file: Path) -> list[Claim]:
@@ -149,18 +223,19 @@ def recompute_reference(folder: Path) -> tuple[str, list[str]]:
     scores, entries = read_object(folder / "scores.json", dict), read_object(folder / "claims.json", list)
     differences, count = [], 0
     for number, entry in enumerate(entries):
-        if entry.get("delta") is None or entry.get("averaging", "macro") != "macro":
-            continue
-        if entry.get("tasks") or entry.get("rule", "strict") != "strict":
-            continue
         try:
+            if entry.get("delta") is None or entry.get("averaging", "macro") != "macro":
+                continue
+            if entry.get("tasks") or entry.get("rule", "strict") != "strict":
+                continue
             means = [average_tasks(scores[entry[arm]], entry["benchmarks"]) for arm in ("minuend", "subtrahend")]
             delta = means[0] - means[1]
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+            alike = abs(delta - entry["delta"]) <= TABLE_TOLERANCE
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
             differences.append(f"claims.json[{number}]: scores.json has not what it compares ({error!r})")
             continue
         count += 1
-        if abs(delta - entry["delta"]) > TABLE_TOLERANCE:
+        if not alike:  # no number is like NaN
             differences.append(f"claims.json[{number}].delta: {entry['delta']} stored, {delta:.4f} by scores.json")
     return f"{count} deltas follow from the scores", differences
 
@@ -169,39 +244,3 @@ def average_tasks(scores: Mapping[str, Any], benchmarks: Sequence[str]) -> float
     """Mean accuracy over the tasks of some benchmarks, percent."""
     values = [task["accuracy"] for name in benchmarks for task in scores[name]["tasks"].values()]
     return float(sum(values) / len(values))
-
-
-def compare(stored: Any, again: Any, where: str) -> Iterator[str]:
-    """One sentence for each place where two JSON values differ; true is not 1 here."""
-    if isinstance(stored, dict) and isinstance(again, dict):
-        for key in sorted(stored.keys() | again.keys()):
-            if key not in again:
-                yield f"{where}.{key}: stored, but does not follow from the samples"
-            elif key not in stored:
-                yield f"{where}.{key}: missing"
-            else:
-                yield from compare(stored[key], again[key], f"{where}.{key}")
-    elif isinstance(stored, list | tuple) and isinstance(again, list | tuple):
-        if len(stored) != len(again):
-            yield f"{where}: {len(stored)} entries stored, {len(again)} recomputed"
-        for number, (old, new) in enumerate(zip(stored, again, strict=False)):
-            yield from compare(old, new, f"{where}[{number}]")
-    elif stored != again or isinstance(stored, bool) != isinstance(again, bool):
-        yield f"{where}: {json.dumps(stored)} stored, {json.dumps(again)} recomputed"
-
-
-def read_object(path: Path, kind: type) -> Any:
-    """Decoded JSON of the given type.
-
-    Raises:
-        UserError: the file is missing, torn, or holds another type.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {_REMEDY}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: torn or not JSON ({error}); {_REMEDY}") from error
-    if not isinstance(data, kind):
-        raise UserError(f"{path}: must be a JSON {kind.__name__}, not {type(data).__name__}; {_REMEDY}")
-    return data

@@ -9,12 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy.special import stdtrit
 
 from migrl.errors import UserError
-from migrl.recipe import Recipe
+from migrl.recipe import SEEDED_SECTIONS, Recipe
 
 REFERENCE_RUNS = Path(__file__).resolve().parents[2] / "results" / "reference_runs"
 RECIPE_FILE = "recipe.json"
@@ -22,18 +23,22 @@ DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "select", "grpo", "
 BATCHING = ("select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
 """How questions are put together for speed: that changes no answer but by rounding."""
 _DECIMALS = 4
+_MOST_POINTS = 100  # two percentages differ by no more
+_Delta = Annotated[float, Field(ge=-_MOST_POINTS, le=_MOST_POINTS, strict=True, allow_inf_nan=False)]
+_DELTAS = TypeAdapter(dict[str, list[_Delta]])
 
 
 def load_references(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """What a run of `recipe` is compared with, the content of `references.json`: `deltas` by claim and a `note`.
 
     No deltas where there are no runs, or where they were made with other settings; seeds may differ, for they are
-    what reference runs vary.
+    what reference runs vary. A reference run with this run's own seed is this run again, and left out.
 
     Raises:
         UserError: as `read_reference_deltas`, or the runs' `recipe.json` is missing or broken.
     """
-    deltas = read_reference_deltas(folder)
+    runs = [name for name in list_runs(folder) if name != name_own_run(recipe)]
+    deltas = read_reference_deltas(folder, runs)
     if not deltas:
         return {"deltas": {}, "note": "no reference runs of this recipe are kept"}
     path = folder / RECIPE_FILE
@@ -42,11 +47,11 @@ def load_references(folder: Path, recipe: Recipe) -> dict[str, Any]:
         differing = find_differences(recipe.model_dump(mode="json"), theirs)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it, or run `make seeds`") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a recipe's settings ({error!r}); restore it, or run `make seeds`") from error
     if differing:
         return {"deltas": {}, "note": f"the reference runs had another {', '.join(differing)}"}
-    return {"deltas": deltas, "note": f"runs of the same recipe with other seeds: {', '.join(list_runs(folder))}"}
+    return {"deltas": deltas, "note": f"runs of the same recipe with other seeds: {', '.join(runs)}"}
 
 
 def find_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -57,6 +62,13 @@ def find_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
         for key, value in ours[section].items()
         if key != "seed" and f"{section}.{key}" not in BATCHING and theirs[section].get(key) != value
     ]
+
+
+def name_own_run(recipe: Recipe) -> str | None:
+    """The reference run that a recipe would be, which draws everything with one seed; None if it has several."""
+    sections = [getattr(recipe, name) for name in SEEDED_SECTIONS]
+    seeds = {section.seed for section in sections if hasattr(section, "seed")}
+    return f"seed_{seeds.pop()}" if len(seeds) == 1 else None
 
 
 def list_runs(folder: Path) -> list[str]:
@@ -78,21 +90,41 @@ def compare_with_reference(delta: float, reference: Sequence[float]) -> dict[str
     return {"deltas": list(reference), "prediction_low": low, "prediction_high": high, "inside": inside}
 
 
-def read_reference_deltas(folder: Path) -> dict[str, list[float]]:
-    """Claim id -> deltas of the reference runs in `folder` (`seed_<n>/claims.json`), by seed; none if no folder.
+def check_deltas(data: Any, where: str) -> dict[str, list[float]]:
+    """`data` as the deltas of reference runs by claim id, in points.
 
     Raises:
-        UserError: a run without a readable `claims.json`.
+        UserError: it is of another form, or a delta is no difference of percentages.
+    """
+    try:
+        return _DELTAS.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("deltas", *first["loc"]))
+        raise UserError(f"{where}: key {key!r}: {first['msg']}; restore it") from error
+
+
+def read_reference_deltas(folder: Path, runs: Sequence[str] | None = None) -> dict[str, list[float]]:
+    """Claim id -> deltas of the reference runs in `folder` (`seed_<n>/claims.json`), by seed; none if no folder.
+
+    Args:
+        runs: the names of those to read; all unless given.
+
+    Raises:
+        UserError: a run without a readable `claims.json`, or with a delta that is none.
     """
     deltas: dict[str, list[float]] = {}
-    for name in list_runs(folder):
+    for name in list_runs(folder) if runs is None else runs:
         path = folder / name / "claims.json"
         try:
             for entry in json.loads(path.read_text(encoding="utf-8")):
-                if entry["delta"] is not None:
-                    deltas.setdefault(entry["id"], []).append(float(entry["delta"]))
+                if entry["delta"] is None:
+                    continue
+                if not abs(entry["delta"]) <= _MOST_POINTS:
+                    raise ValueError(f"claim {entry['id']!r}: delta {entry['delta']} is no difference of percentages")
+                deltas.setdefault(entry["id"], []).append(float(entry["delta"]))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; restore it or remove the run's folder") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not a list of judged claims ({error!r}); restore it") from error
     return deltas

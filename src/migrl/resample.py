@@ -38,7 +38,7 @@ class Resampled:
         return float(low), float(high)
 
     def read_p_value(self) -> float:
-        """Two-sided p of no difference: below 1 - level where, and only where, that interval excludes 0."""
+        """Two-sided p of no difference: below 1 - level where that interval excludes 0, up to one resample."""
         rarer = min(int(np.sum(self.values <= 0)), int(np.sum(self.values >= 0)))
         share = min(0.5, (rarer + 1) / (len(self.values) + 1))
         return 2 * float(stdtr(self.freedom, ndtri(share) / self.factor))

@@ -82,7 +82,8 @@ def rescore_file(
     if details is not None:
         if details.is_dir() or not details.parent.is_dir():
             raise UserError(f"--details {details}: no place for a file; name one in a folder that is there")
-        write_jsonl(details, [describe_row(row) for row in rows])
+        rule = benchmark.pick_rule(settings.parser, annotations.version)
+        write_jsonl(details, [describe_row(row, rule) for row in rows])
     return build_report(benchmark, annotations, rows, settings, annotations_path)
 
 
@@ -258,9 +259,14 @@ def hash_annotations(source: Path) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def describe_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What was read from one completion, and its score, as JSON; the box is in the frame that the rule read it in."""
+def describe_row(row: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """What was read from one completion, and its score, as JSON; the box is in the frame that the rule read it in.
+
+    Args:
+        rule: the rule's name, as in the report.
+    """
     kept = {key: row[key] for key in ("uid", "task", "status", "image", "letter", "hit") if key in row}
+    kept["rule"] = rule
     if row["iou"] is None:
         return kept
     box = None if row["box"] is None else [float(v) for v in row["box"]]

@@ -26,7 +26,8 @@ BOX_DECIMALS = 6
 Row = dict[str, Any]
 _SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "question", "target", "cluster")
 _SHARED_KEYS = ("prompt_hash", "frame", "resized_sizes", "sizes", *_SAMPLE_KEYS[1:])
-_Side = Annotated[int, Field(gt=0)]
+_LARGEST = 2**31 - 1  # an integer of JSON may have 4,000 digits, which no float holds
+_Side = Annotated[int, Field(gt=0, le=_LARGEST)]
 
 
 class _RowShape(BaseModel):
@@ -41,7 +42,7 @@ class _RowShape(BaseModel):
     sizes: list[Annotated[list[_Side], Field(min_length=2, max_length=2)]]
     resized_sizes: list[Annotated[list[_Side], Field(min_length=2, max_length=2)]]
     completion: str
-    tokens: Annotated[int, Field(ge=0)]
+    tokens: Annotated[int, Field(ge=0, le=_LARGEST)]
     truncated: bool
     status: Status
     image: int | None
@@ -63,7 +64,7 @@ def load_rows(path: Path) -> list[Row]:
         text = data.decode("utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {remedy}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # a BadGzipFile is an OSError
         raise UserError(f"{path}: torn or not what its name says ({error}); {remedy}") from error
     lines = text.split("\n")
     if lines.pop():

@@ -17,6 +17,8 @@ from migrl.errors import UserError
 from migrl.evidence import MANIFEST, format_json, hash_file, hash_json, write_json
 
 TREE = "tree.json"
+STATING_FILES = ("samples.jsonl.gz", "samples.jsonl", "scores.json", "claims.json", "measurements.json")
+"""What states a result, so that something has to stand for it: beside it lies a manifest, or it says "not run"."""
 
 
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,26 +42,35 @@ def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of each file.
 
     Raises:
-        UserError: one is a link, whose target is not part of the evidence.
+        UserError: one is a link, whose target is not part of the evidence, or cannot be read.
     """
     for path in files.values():
         if path.is_symlink() or not path.is_file():
             raise UserError(f"{path}: a link or no plain file; put the file itself there")
-    return {name: hash_file(path) for name, path in files.items()}
+    try:
+        return {name: hash_file(path) for name, path in files.items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from error
 
 
-def check_place(results: Path, runs: Path) -> None:
+def check_place(results: Path, runs: Path | None = None) -> None:
     """Refuse a results folder that holds other things too: its tree would name, and read, every file of them.
 
     Raises:
         UserError: it holds the runs folder or a repository.
     """
-    if runs.resolve().is_relative_to(results.resolve()) or (results / ".git").exists():
+    inside = runs is not None and runs.resolve().is_relative_to(results.resolve())
+    if inside or (results / ".git").exists():
         raise UserError(f"--results {results}: holds more than results; name a folder of its own, such as results")
 
 
 def write_tree(results: Path) -> list[str]:
-    """Write `tree.json` of a results folder; return a sentence for each file whose entry changed."""
+    """Write `tree.json` of a results folder anew; return a sentence for each file whose entry changed.
+
+    Raises:
+        UserError: there is no such folder, nothing in it, or it is not the one around the recipes' folders.
+    """
+    _check_whole(results)
     path = results / TREE
     before, _ = _read_files(path)
     made = make_tree(results)
@@ -67,9 +78,45 @@ def write_tree(results: Path) -> list[str]:
     return _compare_files(before or {}, made["files"], "new", "gone", "other content")
 
 
-def make_tree(results: Path, sealed: Collection[str] = ()) -> dict[str, Any]:
-    """The content of `tree.json`. Folders in `sealed` have a manifest, although it may be missing."""
-    files = {name: path for name, path in list_files(results).items() if name != TREE}
+def write_entries(folder: Path) -> None:
+    """Write the entries of one recipe's folder into the `tree.json` beside it, which is written whole if there is none.
+
+    The other entries stay as they are: what was damaged elsewhere since they were made is still found.
+
+    Raises:
+        UserError: `tree.json` is torn or changed, so that its other entries say nothing.
+    """
+    results, prefix = folder.parent, f"{folder.name}/"
+    if not (results / TREE).exists():
+        write_json(results / TREE, make_tree(results))
+        return
+    stored, differences = _read_files(results / TREE)
+    if stored is None or differences:
+        raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
+    others = {name: value for name, value in stored.items() if not name.startswith(prefix)}
+    files = others | make_tree(results, below=prefix)["files"]
+    write_json(results / TREE, seal({"files": {name: files[name] for name in sorted(files)}}))
+
+
+def _check_whole(results: Path) -> None:
+    """Refuse to seal what is no results folder: its root would stand for something else."""
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; name a results folder, such as results")
+    check_place(results)
+    stray = [name for name in (MANIFEST, *STATING_FILES) if (results / name).exists()]
+    if stray or (results.resolve().parent / TREE).exists():
+        why = f"holds {stray[0]}, as a recipe's folder does" if stray else f"lies in a folder that {TREE} seals"
+        raise UserError(f"{results}: {why}; name the results folder around it, or remove what does not belong there")
+    if not list_files(results).keys() - {TREE}:
+        raise UserError(f"{results}: there is nothing in it to seal; run `migrl reproduce` or `migrl not-run` first")
+
+
+def make_tree(results: Path, sealed: Collection[str] = (), below: str = "") -> dict[str, Any]:
+    """The content of `tree.json`, or of the files whose names begin with `below`.
+
+    Folders in `sealed` have a manifest, although it may be missing.
+    """
+    files = {name: path for name, path in list_files(results).items() if name != TREE and name.startswith(below)}
     folders = {*sealed, *find_sealed(results)}
     loose = {name: path for name, path in files.items() if not folders.intersection(_list_parents(name))}
     manifests = {name: files[name] for name in (f"{folder}/{MANIFEST}" for folder in folders) if name in files}
@@ -153,9 +200,10 @@ def _read_files(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     try:
         raw = path.read_bytes()
         data = json.loads(raw.decode("utf-8"))
+        written = format_json(data).encode("utf-8", "surrogatepass")
     except FileNotFoundError:
         return None, [f"{path.name}: missing"]
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, [f"{path.name}: torn or not JSON ({error})"]
     if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
         return None, [f"{path.name}: key 'files': must map names to sha256"]
@@ -163,6 +211,6 @@ def _read_files(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
         return data["files"], [f"{path.name}: key 'root' is missing, so nothing seals it; it is of older code"]
     if data["root"] != seal(data)["root"]:
         return data["files"], [f"{path.name}: changed, its content does not give its root {data['root']}"]
-    if raw != format_json(data).encode("utf-8", "surrogatepass"):
+    if raw != written:
         return data["files"], [f"{path.name}: changed, these are not the bytes that were written"]
     return data["files"], []

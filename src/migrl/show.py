@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
+from migrl.errors import UserError
 from migrl.evidence import read_json
 
 if TYPE_CHECKING:
@@ -16,17 +18,32 @@ if TYPE_CHECKING:
 
 
 def print_claims(folder: Path, console: Console) -> None:
-    """Print the verdict table of a results folder."""
+    """Print the verdict table of a results folder.
+
+    Raises:
+        UserError: its `claims.json` is missing or no list of judged claims.
+    """
     table = Table(
         "claim", "delta", "95 % interval", "n", "verdict", title=f"{folder.name} recipe", title_justify="left"
     )
-    for claim in read_json(folder / "claims.json"):
-        if claim["delta"] is None:
-            table.add_row(claim["id"], "-", "-", "-", claim["verdict"])
-            continue
-        interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
-        table.add_row(claim["id"], f"{claim['delta']:+.1f}", interval, str(claim["n"]), claim["verdict"])
+    path = folder / "claims.json"
+    try:
+        claims = read_json(path)
+        if not isinstance(claims, list):
+            raise TypeError(f"a JSON {type(claims).__name__}")
+        for claim in claims:
+            table.add_row(*map(escape, list_claim_cells(claim)))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: not a list of judged claims ({error!r}); restore the file") from error
     console.print(table)
+
+
+def list_claim_cells(claim: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """A judged claim's id, delta, interval, number of samples and verdict."""
+    if claim["delta"] is None:
+        return str(claim["id"]), "-", "-", "-", str(claim["verdict"])
+    interval = f"{claim['low']:+.1f} to {claim['high']:+.1f}"
+    return str(claim["id"]), f"{claim['delta']:+.1f}", interval, str(claim["n"]), str(claim["verdict"])
 
 
 def print_measurements(folder: Path, console: Console) -> None:

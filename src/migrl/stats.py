@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
 
 from migrl.resample import resample_clusters, sum_clusters
 
@@ -141,8 +142,10 @@ def bootstrap_over_seeds(
 
     With samples of variance I, seeds of variance S and their interaction X (of one run's delta), the mean of k runs has
     the variance I + (S + X) / k. The spread of the runs estimates S + X; the bootstrap of one run I + X; that of the
-    mean I + X / k; the last two give X. Student's quantile with Satterthwaite's degrees of freedom: the spread of few
-    runs is known badly.
+    mean I + X / k; the last two give X. Each part gets the quantile of its own certainty: squared, half the width is
+    z^2 I + t^2 (S + X) / k, with the normal z and Student's t of k - 1 degrees of freedom (a modified large-sample
+    interval), and never less than samples alone give. So it holds where seeds differ much; where they hardly differ,
+    few seeds cannot show that, and it is wide.
 
     Args:
         first_hits, second_hits: (k, n), one row a training seed, k >= 2; a second arm without training repeats its row.
@@ -166,11 +169,18 @@ def bootstrap_over_seeds(
     of_one = float(np.mean([run.standard_error**2 for run in runs]))
     spread = float(np.var([run.delta for run in runs], ddof=1))
     interaction = max(0.0, (of_one - of_mean) * k / (k - 1))
-    variance = max(of_mean, of_mean + (spread - interaction) / k)
-    freedom = max(k - 1, (k - 1) * (variance * k / spread) ** 2) if spread else math.inf
-    error = math.sqrt(variance)
-    wide, inner = (float(stdtrit(freedom, p)) * error for p in ((1 + level) / 2, 0.95))
-    p_value = 2 * float(stdtr(freedom, -abs(delta) / error)) if error else float(delta == 0)
+    of_samples = max(0.0, of_mean - interaction / k)
+
+    def reach(p_value: float) -> float:
+        z, t = float(ndtri(p_value / 2)), float(stdtrit(k - 1, p_value / 2))
+        return math.sqrt(max(z * z * of_mean, z * z * of_samples + t * t * spread / k))
+
+    wide, inner = reach(1 - level), reach(0.1)
+    error = math.sqrt(of_mean + max(0.0, spread - interaction) / k)
+    p_value = 1.0
+    if delta:
+        least = 1e-12
+        p_value = least if reach(least) < abs(delta) else float(brentq(lambda p: reach(p) - abs(delta), least, 1.0))
     return DeltaInterval(
         delta, delta - wide, delta + wide, total.n, total.clusters, error, p_value, delta - inner, delta + inner
     )

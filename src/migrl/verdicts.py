@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from migrl.claims import CLAIMS_FILE, Claim, Level, Scope, decide_verdict
-from migrl.official import read_official_hits
-from migrl.power import DESIGNS_FILE, Design, load_designs, measure_power
+from migrl.official import read_officially
+from migrl.power import DESIGNS_FILE, Design, Z, load_designs, measure_power
 from migrl.recipe import Recipe
 from migrl.references import REFERENCE_RUNS, compare_with_reference
 from migrl.scores import Row, check_rows
@@ -51,7 +51,9 @@ class Evidence:
         for benchmark in scope.benchmarks:
             seeds = self.rows[arm, benchmark]
             rows = seeds[seed] if seed in seeds else seeds[None]
-            flags = [row["hit"] for row in rows] if scope.rule == "strict" else read_official_hits(rows)
+            flags = [row["hit"] for row in rows]
+            if scope.rule == "official":
+                flags = [hit for _, hit in read_officially(rows)]
             for row, flag in zip(rows, flags, strict=True):
                 if scope.tasks is None or row["task"] in scope.tasks:
                     hits[benchmark, row["uid"]] = (row, flag)
@@ -115,7 +117,7 @@ def _judge_claim(
         "p_value": None if interval is None else round(interval.p_value, _P_DECIMALS),
         "p_adjusted": None,
         "equivalence": None if interval is None or claim.expected is None else _weigh(interval, claim.expected),
-        "power": _find_power(claim, interval, designs),
+        "power": _find_power(claim, interval, seeds, designs),
         "readings": [_judge_reading(claim, number, evidence, resamples) for number in range(len(claim.readings))],
         "reference": compare_with_reference(delta, reference) if reference and delta is not None else None,
     }
@@ -186,10 +188,19 @@ def _find_gap(scope: Scope, evidence: Evidence) -> str:
                 return f"no rows of arm {arm} on {benchmark}"
             if scope.rule == "official" and any("letter" in row["target"] for row in next(iter(seeds.values()))):
                 return f"{benchmark} asks for letters; only boxes are scored by the official rule here"
+            if scope.tasks and not any(row["task"] in scope.tasks for row in next(iter(seeds.values()))):
+                return f"no rows of arm {arm} on any of the tasks in {benchmark}"
         for task in scope.tasks or ():
             places = [next(iter(evidence.rows[arm, benchmark].values())) for benchmark in scope.benchmarks]
             if not any(row["task"] == task for rows in places for row in rows):
                 return f"no rows of arm {arm} on task {task}"
+    if scope.rule == "official":
+        for benchmark in scope.benchmarks:
+            both = [
+                rows for arm in (scope.minuend, scope.subtrahend) for rows in evidence.rows[arm, benchmark].values()
+            ]
+            if not any(read for rows in both for read, _ in read_officially(rows)):
+                return f"the official rule of {benchmark} reads none of the answers: it asks for another form"
     trained = [evidence.list_seeds(arm, scope.benchmarks) - {None} for arm in (scope.minuend, scope.subtrahend)]
     if all(trained) and trained[0] != trained[1]:
         return f"arms {scope.minuend} and {scope.subtrahend} were trained with different seeds"
@@ -203,15 +214,25 @@ def _weigh(interval: DeltaInterval, expected: float) -> dict[str, float]:
     return {key: round(value, _DECIMALS) for key, value in numbers.items()}
 
 
-def _find_power(claim: Claim, interval: DeltaInterval | None, designs: Mapping[str, Design]) -> dict[str, Any] | None:
+def _find_power(
+    claim: Claim, interval: DeltaInterval | None, seeds: int, designs: Mapping[str, Design]
+) -> dict[str, Any] | None:
     """What these samples can show: from the measured error, or before a run from the benchmark's design."""
     if interval is not None and interval.standard_error > 0:
-        return {"basis": "measured", **measure_power(interval.standard_error, claim.expected)}
-    alike = (design for design in designs.values() if set(claim.benchmarks) == design.benchmarks)
-    design = designs.get(claim.id) or next(alike, None)
-    if design is None or claim.gap:
+        # Over several training seeds the interval is wider than 1.96 errors, and it is what the verdict reads.
+        error = interval.standard_error if seeds == 1 else (interval.high - interval.low) / (2 * Z)
+        return {"basis": "measured", "design": None, **measure_power(error, claim.expected)}
+    # Without a design of its own a claim takes that of another one on the same benchmarks, whose arms may differ.
+    alike = (name for name, design in designs.items() if set(claim.benchmarks) == design.benchmarks)
+    name = claim.id if claim.id in designs else next(alike, None)
+    if name is None or claim.gap:
         return None
-    return {"basis": "design", **measure_power(design.predict_standard_error(claim.expected or 0.0), claim.expected)}
+    design = designs[name]
+    return {
+        "basis": "design",
+        "design": name,
+        **measure_power(design.predict_standard_error(claim.expected or 0.0), claim.expected),
+    }
 
 
 def judge_levels(levels: Sequence[Level], rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 `results` holds a folder for each recipe, beside reference runs and the calibration's tables. All of it is checked, or
 one folder. Works offline, without a model or a GPU. A difference is a sentence that begins with the file it is in.
+
+`report.html`, the figures, the logs of the training stages, the pass rates and the calibration's table.json are covered
+by their hashes alone: they show that the file is the one that was sealed, not that it is right.
 """
 
 from collections.abc import Callable
@@ -11,10 +14,14 @@ from pathlib import Path
 from migrl.claims import CLAIMS_FILE
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
-from migrl.recompute import SAMPLES, read_object, recompute_not_run, recompute_reference, recompute_run
-from migrl.seal import TREE, check_in_tree, check_manifest, check_tree, find_sealed, list_files
+from migrl.recompute import SAMPLES, recompute_calibration, recompute_not_run, recompute_reference, recompute_run
+from migrl.seal import STATING_FILES, TREE, check_in_tree, check_manifest, check_tree, find_sealed, list_files
+from migrl.stored import read_object
 
 REFERENCES = "reference_runs"
+CALIBRATION = "calibration"
+JUNK = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What JSON of another form than any version wrote ends in."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,15 @@ def verify(path: Path, *, claims_file: Path = CLAIMS_FILE) -> Verification:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a results folder, such as results or results/tiny")
-    if (path / MANIFEST).exists() or (path / SAMPLES).exists() or is_not_run(path):
-        return verify_folder(path, claims_file)
-    if (path / TREE).exists() or find_sealed(path):
+    # What lies astray in the whole results must not make them one recipe's folder.
+    if (path / TREE).exists():
         return verify_tree(path, claims_file)
+    if (path / MANIFEST).exists() or (path / SAMPLES).exists():
+        return verify_folder(path, claims_file)
+    if find_sealed(path):
+        return verify_tree(path, claims_file)
+    if is_not_run(path):
+        return verify_folder(path, claims_file)
     raise UserError(
         f"{path}: holds neither {TREE} nor {MANIFEST} nor claims, so there is nothing to check it by; "
         "name the results folder around it"
@@ -62,18 +74,31 @@ def verify(path: Path, *, claims_file: Path = CLAIMS_FILE) -> Verification:
 
 
 def verify_tree(results: Path, claims_file: Path = CLAIMS_FILE) -> Verification:
-    """Check everything below a results folder."""
+    """Check everything below a results folder.
+
+    Raises:
+        UserError: nothing lies in it that could be checked.
+    """
     files, sealed, references = list_files(results), find_sealed(results), results / REFERENCES
-    checks = [Check(".", f"{len(files)} files by their hashes", _collect(check_tree, results))]
+    if not files.keys() - {TREE}:
+        raise UserError(f"{results}: holds nothing beside {TREE}; name a results folder, such as results")
+    stray = [f"{name}: belongs to no recipe's folder" for name in (MANIFEST, *STATING_FILES) if name in files]
+    differences = (*_collect(check_tree, results), *stray)
+    checks = [Check(".", f"{len(files)} files by their hashes", differences)]
     for name in sealed:
         checks.append(Check(name, "", _collect(check_manifest, results / name)))
         checks.append(_recompute(name, recompute_run, results / name, references, claims_file))
-    stated = {name.rpartition("/")[0] for name in files if name.endswith("/claims.json")}
-    for name in sorted(stated - set(sealed)):
-        if is_not_run(results / name):
-            checks.append(_recompute(name, recompute_not_run, results / name, claims_file))
-        elif name.startswith(f"{REFERENCES}/"):
+    if any(f"{CALIBRATION}/{name}" in files for name in ("table.json", "table.md")):
+        checks.append(_recompute(CALIBRATION, recompute_calibration, results / CALIBRATION))
+    loose = {name for name in files if "/" in name and not name.startswith(tuple(f"{folder}/" for folder in sealed))}
+    stating = {name.rpartition("/")[0] for name in loose if name.rpartition("/")[2] in STATING_FILES}
+    for name in sorted(stating):
+        if name.startswith(f"{REFERENCES}/"):
             checks.append(_recompute(name, recompute_reference, results / name))
+        elif is_not_run(results / name):
+            checks.append(_recompute(name, recompute_not_run, results / name, claims_file))
+        else:
+            checks.append(Check(name, "", (f"{MANIFEST}: missing, so nothing says what its results were made from",)))
     return Verification(tuple(checks), _read_root(results / TREE))
 
 
@@ -95,7 +120,7 @@ def verify_results(folder: Path, *, claims_file: Path = CLAIMS_FILE) -> list[str
 
 def is_not_run(folder: Path) -> bool:
     """Whether a folder states claims and holds no evidence at all: the recipe has not been run."""
-    evidence = (MANIFEST, SAMPLES, "scores.json")
+    evidence = {MANIFEST, *STATING_FILES} - {"claims.json"}
     return (folder / "claims.json").is_file() and not any((folder / name).exists() for name in evidence)
 
 
@@ -105,8 +130,7 @@ def _recompute(place: str, recompute: Callable[..., tuple[str, list[str]]], *arg
         done, differences = recompute(*arguments)
     except UserError as error:
         return Check(place, "", (str(error),))
-    except (AttributeError, KeyError, TypeError) as error:
-        # JSON of another form than any version wrote: the hashes name the file if it was changed since.
+    except JUNK as error:  # the hashes name the file if it was changed since
         return Check(place, "", (f"{arguments[0]}: its files are not of the form this version writes ({error!r})",))
     return Check(place, done, tuple(differences))
 

@@ -1,10 +1,15 @@
-"""A real headless Chromium. Without one on PATH these tests are skipped, and say what to install."""
+"""A real headless Chromium, and the report that it opens. Without one on PATH these tests are skipped, and say why."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+from report_rows import LOGS, make_rows, make_scores, write
+from watched import Watched, make_hostile
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -19,3 +24,38 @@ def browser() -> Iterator[Browser]:
         launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    rows = make_rows(folder / "images", more=30) + make_hostile(folder / "images")
+    write(folder, rows, logs=replace(LOGS, grpo=[]), scores=make_scores(("region", "more")))
+    return folder / "out/report.html"
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens `file` with `address` behind it; the options are those of a browser context."""
+    opened: list[Watched] = []
+
+    def start(file: Path, address: str = "", **options: Any) -> Watched:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        watched = Watched(context.new_page())
+        page, faults, own = watched.page, watched.faults, file.resolve().as_uri()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: faults.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith(("data:", own)) else faults.append(f"request: {asked.url}"),
+        )
+        page.goto(own + address)
+        opened.append(watched)
+        return watched
+
+    yield start
+    for watched in opened:
+        watched.check()
+        watched.page.context.close()

@@ -1,105 +1,26 @@
 """The report in a real browser: its explorer works by mouse, link and keys, and nothing in it gets out or runs."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from report_rows import LOGS, make_row, make_rows, make_scores, write, write_images
+from playwright.sync_api import expect
+from report_rows import make_rows, make_scores, write
+from watched import HOSTILE, Opener
+
+from migrl.report import explorer as explorer_module
 
 COMMITTED = Path(__file__).parents[2] / "results/tiny/report.html"
-SCRIPT = "<script>window.ran = 1; alert(1)</script>"
-HOSTILE = {
-    "script": f"</span></div></article>{SCRIPT}",
-    "onerror": '"><img src="http://127.0.0.1:9/x.png" onerror="window.ran = 2"><svg onload="window.ran = 3">',
-    "style": f"</style>{SCRIPT}<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
-    "template": "{{ 7 * 7 }}{% raw %}${window.ran = 4}",
-    "rtl": "<answer>\u202e\u2066)B(</answer> \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u200f",
-    "long": f"<think>{'W' * 1_000_000}{SCRIPT}</think><answer>(A)</answer>",
-}
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
-
-
-@dataclass
-class Watched:
-    """A page, and what it must not do: complain, open a dialog, ask anything but itself and its own data."""
-
-    page: Page
-    faults: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        assert self.faults == []
-        assert self.page.evaluate("window.ran") is None
-
-    def shown(self) -> list[str]:
-        """Uids of the samples that are visible."""
-        return self.page.locator(".sample:not([hidden]) .uid").all_text_contents()
-
-    def set(self, **filters: str) -> None:
-        for name, value in filters.items():
-            self.page.select_option(f"#filters [name={name}]", value)
-
-
-def make_hostile(images: Path) -> list[dict[str, Any]]:
-    """A task whose name, questions and completions all try to break out."""
-    rows = []
-    for k, (name, text) in enumerate(HOSTILE.items()):
-        changes = {"task": f"<b onclick='window.ran = 5'>&\"{SCRIPT}", "question": f"{name}: {text[:300]}"}
-        rows += [
-            make_row(f"bad:{name}:{k}", arm, hit=False, completion=text, **changes) for arm in ("base", "sft", "rl")
-        ]
-    write_images(rows, images)
-    return rows
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    rows = make_rows(folder / "images", more=30) + make_hostile(folder / "images")
-    write(folder, rows, logs=replace(LOGS, grpo=[]), scores=make_scores(("region", "more")))
-    return folder / "out/report.html"
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Opens `file` with `address` behind it; the options are those of a browser context."""
-    opened: list[Watched] = []
-
-    def start(file: Path, address: str = "", **options: Any) -> Watched:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        watched = Watched(context.new_page())
-        page, faults, own = watched.page, watched.faults, file.resolve().as_uri()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: faults.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith(("data:", own)) else faults.append(f"request: {asked.url}"),
-        )
-        page.goto(own + address)
-        opened.append(watched)
-        return watched
-
-    yield start
-    for watched in opened:
-        watched.check()
-        watched.page.context.close()
-
-
-Opener = Callable[..., Watched]
 
 
 def test_each_filter_and_their_combinations_show_the_samples_that_match(report: Path, open_page: Opener) -> None:
     seen = open_page(report)
     page = seen.page
-    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
+    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
     page.locator("[data-turn='1']").first.click()
     page.locator("[data-turn='1']").last.click()
-    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 41 to 47")
+    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 41 to 47")
     assert len(seen.shown()) == 7 and page.locator("[data-turn='1']").first.is_disabled()
     seen.set(benchmark="quiz")
     assert seen.shown() == ["quiz:counting:0"]
@@ -118,7 +39,7 @@ def test_each_filter_and_their_combinations_show_the_samples_that_match(report: 
     assert seen.shown() == []
     expect(page.locator("#no-match")).to_be_visible()
     page.click("button[type=reset]")
-    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
+    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
     assert page.url.endswith("#samples") and page.locator("#no-match").is_hidden()
     seen.set(task="counting")  # a task brings its benchmark along, and another benchmark lets it go
     assert page.input_value("[name=benchmark]") == "quiz" and seen.shown() == ["quiz:counting:0"]
@@ -130,12 +51,11 @@ def test_a_link_opens_the_view_it_was_copied_from(report: Path, open_page: Opene
     seen = open_page(report, "#samples?benchmark=mini&task=more&arm=rl&result=miss&page=2")
     values = {name: seen.page.input_value(f"[name={name}]") for name in ("benchmark", "task", "arm", "result")}
     assert values == {"benchmark": "mini", "task": "more", "arm": "rl", "result": "miss"}
-    assert len(seen.shown()) == 10 and seen.page.locator(
-        "#shown"
-    ).inner_text() == "30 of 30 samples, here 21 to 30".replace("30 of 30", "30 of 47")
+    assert len(seen.shown()) == 10
+    expect(seen.page.locator("#shown")).to_have_text("30 of the 47 samples in this file, here 21 to 30")
     expect(seen.page.locator("#samples-title")).to_be_in_viewport()
     seen.page.evaluate("location.hash = '#samples?benchmark=nowhere&status=ok&outcome=broken'")
-    expect(seen.page.locator("#shown")).to_have_text("1 of 47 samples")
+    expect(seen.page.locator("#shown")).to_have_text("1 of the 47 samples in this file")
     anchor = seen.page.locator(".uid", has_text="quiz:counting:0").get_attribute("href")
     seen.page.evaluate(f"location.hash = '{anchor}'")  # filtered away: the link clears the filters
     expect(seen.page.locator(f"{anchor} .question")).to_be_in_viewport()
@@ -166,6 +86,42 @@ def test_a_claim_leads_to_its_cells_and_a_cell_to_its_samples_and_their_images(r
     expect(sample.first.locator(".origin")).to_contain_text("2fade2fade2fade2")
 
 
+def test_the_count_is_of_all_samples_and_says_where_the_rest_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_page: Opener
+) -> None:
+    monkeypatch.setattr(explorer_module, "EXACT_BUDGET", 60_000)
+    write(tmp_path, make_rows(tmp_path / "images", more=30), scores=make_scores(("region", "more")))
+    seen = open_page(tmp_path / "out/report.html", "#samples?benchmark=mini&task=more&outcome=both_miss")
+    shown = len(seen.shown())
+    assert 0 < shown < 20
+    expect(seen.page.locator("#shown")).to_have_text(f"{shown} shown of 30; the rest are in samples.jsonl.gz")
+    seen.set(outcome="fixed", task="region")
+    expect(seen.page.locator("#shown")).to_have_text("1 shown of 1")
+
+
+def test_links_open_the_claim_and_reach_the_revision(report: Path, open_page: Opener) -> None:
+    page = open_page(report, "#claim-claim_3").page
+    expect(page.locator("#claim-claim_3 .behind")).to_be_visible()
+    page.locator(".forest-label", has_text="claim 1").click()
+    expect(page.locator("#claim-claim_1 .behind")).to_be_visible()
+    page.locator("#claim-claim_1 > summary").click()
+    page.locator(".forest-label", has_text="claim 1").click()  # closed by hand, the address is the same
+    expect(page.locator("#claim-claim_1 .behind")).to_be_visible()
+    page.locator(".kicker a").click()
+    expect(page.get_by_role("heading", name="Code and machine")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("width", [820, 1024, 1280])
+def test_the_filters_cover_no_sample_that_a_link_leads_to(report: Path, open_page: Opener, width: int) -> None:
+    page = open_page(report, viewport={"width": width, "height": 800}).page
+    anchor = page.locator(".sample .uid").nth(4).get_attribute("href")
+    page.evaluate(f"location.hash = '{anchor}'")
+    heading = page.locator(f"{anchor} h3")
+    expect(heading).to_be_in_viewport(ratio=1)
+    place = "const {x, y} = node.getBoundingClientRect();"
+    assert heading.evaluate(f"node => {{ {place} return node.contains(document.elementFromPoint(x + 3, y + 3)); }}")
+
+
 def test_everything_can_be_done_by_keys_and_the_focus_is_seen(report: Path, open_page: Opener) -> None:
     page = open_page(report).page
     reached: list[str] = []
@@ -182,16 +138,22 @@ def test_everything_can_be_done_by_keys_and_the_focus_is_seen(report: Path, open
     for name in ("skip", "SUMMARY", "forest-label", "benchmark", "task", "outcome", "arm", "result", "status", "q"):
         assert name in reached
     page.keyboard.type("region")
-    expect(page.locator("#shown")).to_have_text("10 of 47 samples")
+    expect(page.locator("#shown")).to_have_text("10 of the 47 samples in this file")
     page.keyboard.press("Shift+Tab")  # back to the parse status
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    expect(page.locator("#shown")).to_have_text("1 of 47 samples")
+    expect(page.locator("#shown")).to_have_text("1 of the 47 samples in this file")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # Show all
-    expect(page.locator("#shown")).to_have_text("47 of 47 samples, here 1 to 20")
-    focused = "document.activeElement.querySelector('.uid')?.textContent"
+    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
+    page.keyboard.press("j")  # on a button a letter does nothing
+    assert page.evaluate("document.activeElement.type") == "reset"
+    for _ in range(3):  # past the pager to the first sample
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "uid":
+            break
+    focused = "document.activeElement.closest('.sample').querySelector('.uid').textContent"
     walked = []
     for key in ("j", "ArrowRight", "j", "k", "ArrowLeft"):
         page.keyboard.press(key)
@@ -261,7 +223,7 @@ def test_print_shows_verdicts_opened_and_no_controls(report: Path, open_page: Op
     for claim in range(5):
         expect(page.locator(f"#claim-claim_{claim} > summary .badge")).to_be_visible()
     expect(page.locator("#claim-claim_0 .behind tbody th")).to_be_visible()
-    for hidden in ("nav", "#filters", ".pager >> nth=0"):
+    for hidden in ("nav", "#filters", ".all-facts", ".pager >> nth=0"):
         expect(page.locator(hidden)).to_be_hidden()
     assert page.pdf(format="A4").startswith(b"%PDF")
 

@@ -1,6 +1,7 @@
 """A recipe that has not been run says so in every cell, by a file that its command writes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_the_check_and_the_table_of_a_recipe_that_was_not_run_say_so() -> None:
 
 def test_a_number_without_evidence_is_noticed(tmp_path: Path) -> None:
     entries = json.loads((PAPER / "claims.json").read_text())
+    shutil.copytree(PAPER, tmp_path, dirs_exist_ok=True)
     write_json(tmp_path / "claims.json", entries[1:])
     assert verify_results(tmp_path)[0] == f"claims.json: {len(CLAIMS) - 1} entries stored, {len(CLAIMS)} recomputed"
     entries[0] |= {"verdict": "reproduced", "delta": 9.1}

@@ -117,6 +117,7 @@ def test_a_claim_with_a_number_is_never_easier_than_its_direction(a: float, b: f
         ("claims: [", "not YAML"),
         ("claims: [{id: a}]", "claims.0.recipe"),
         ("claims: []\nmore: 1", "more"),
+        ("claims: [{id: a, expected: 9.04, expected: 1.0}]", "'expected' comes twice"),
     ],
 )
 def test_a_broken_claims_file_is_named_with_its_key(tmp_path: Path, text: str, reason: str) -> None:

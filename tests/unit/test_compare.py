@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 from benchmark_files import write_json
-from compare_runs import count, refuse, show, write_run
+from compare_runs import TINY, count, refuse, show, write_run
 
 from migrl.compare.show import escape_markdown
 from migrl.scores import Row
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = str(ROOT / "results" / "tiny")
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def test_two_arms_of_the_committed_run_give_its_own_accuracies_by_either_rule() 
     scores = json.loads((ROOT / "results" / "tiny" / "scores.json").read_text())
     for options, pick in (((), lambda cell: cell), (("--official",), lambda cell: cell.get("compat", cell))):
         found = count(TINY, "--arm", "sft", "--arm-b", "rl", *options)
-        assert set(found["benchmarks"]) == set(scores["rl"])
+        assert set(found["benchmarks"]) == set(scores["rl"]) and found["notes"] == []
         for name, cell in found["benchmarks"].items():
             first, second = (pick(scores[arm][name])["macro"] for arm in ("sft", "rl"))
             assert (cell["accuracy_a"], cell["accuracy_b"]) == pytest.approx((first, second), abs=1e-3)
@@ -143,7 +142,12 @@ def test_runs_evaluated_with_other_settings_are_refused_with_the_setting_named(r
         **{"max_pixels": 12544, "max_new_tokens": 96, "decoding": "greedy", "prompts": "ab"},
     }
     write_json(runs[0] / "evaluations.json", [entry])
-    count(*runs)  # B does not say how it was evaluated
+    reason = refuse(*runs)
+    assert "evaluations (A has an evaluations.json beside its rows, B has none" in reason
+    assert "say --allow evaluations" in reason and "(B has an evaluations.json" in refuse(*reversed(runs))
+    for options in ((), ("--markdown",)):
+        first = show(*runs, "--allow", "evaluations", *options).splitlines()[0]
+        assert first.startswith("Not alike, and let through by name: evaluations (A has an")
     write_json(runs[1] / "evaluations.json", [{**entry, "weights": "1" * 64, "max_pixels": 50176, "device": "H100"}])
     reason = refuse(*runs)
     assert "device ('cpu' in A, 'H100' in B)" in reason and "max_pixels (12544 in A, 50176 in B)" in reason
@@ -164,6 +168,26 @@ def test_of_several_training_seeds_one_is_named(tmp_path: Path) -> None:
     assert count(first, "--seed", 0, "--seed-b", 7)["all"]["delta"] == -100
     found = count(first, "--seed", 7, "--arm-b", "base")
     assert (found["all"]["delta"], found["a"]) == (100, f"{first}, arm rl, training seed 7")
+
+
+def test_a_seed_is_asked_of_the_second_run_only_if_that_has_seeds(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", "1" * 16, edit=lambda row: row.update(seed=0))
+    other = write_run(tmp_path / "b", "0" * 16, edit=lambda row: row.update(seed=7))
+    (first / "samples.jsonl").write_text((first / "samples.jsonl").read_text() + (other / "samples.jsonl").read_text())
+    plain = write_run(tmp_path / "c", "0" * 16)
+    found = count(first, plain, "--seed", 0)
+    assert (found["all"]["delta"], found["b"]) == (-100, f"{plain}, arm rl")
+    assert count(plain, first, "--seed-b", 0)["all"]["delta"] == 100
+    assert "no training seed 0 of this arm; name one with --seed-b: 7" in refuse(first, other, "--seed", 0)
+    assert "no training seed 0 of this arm; name one with --seed-b: none is stated" in refuse(
+        first, plain, "--seed", 7, "--seed-b", 0
+    )
+
+
+def test_two_runs_that_do_not_say_how_they_were_evaluated_are_compared_with_a_note(runs: tuple[Path, Path]) -> None:
+    assert count(*runs)["notes"] == [
+        "A and B: no evaluations.json beside the rows; engine, precision, device and limits are not known"
+    ]
 
 
 def test_stored_hits_do_not_count_but_completions(runs: tuple[Path, Path], tmp_path: Path) -> None:

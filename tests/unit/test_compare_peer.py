@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 from benchmark_files import write_json
-from compare_runs import HIT, MISS, Peer, Reader, count, refuse, show
+from compare_runs import HIT, MISS, TINY, Letters, Peer, Reader, count, refuse, show, write_raw
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from migrl.boxes import compute_iou
+from migrl.compare.rounding import bound_iou
 from migrl.records import write_jsonl
+from migrl.scores import BOX_DECIMALS, load_rows
 
 
 @pytest.fixture
@@ -28,6 +33,65 @@ def test_a_peers_details_and_its_raw_completions_give_the_same_comparison(peer: 
     assert "it does not tell its prompt" in details["notes"][0]
 
 
+def test_a_runs_own_completions_as_a_peers_raw_file_have_no_delta_in_any_benchmark(tmp_path: Path) -> None:
+    rows = [row for row in load_rows(TINY / "samples.jsonl.gz") if row["arm"] == "rl"]
+    raw = write_raw(tmp_path / "raw.jsonl", rows)
+    found = count(TINY, raw, "--frame", "resized_px")
+    assert set(found["benchmarks"]) == {row["benchmark"] for row in rows}
+    for cell in found["benchmarks"].values():
+        assert (cell["delta"], cell["low"], cell["high"], cell["wins"], cell["losses"]) == (0, 0, 0, 0, 0)
+        assert not cell["images_changed"] and set(cell["statuses"]) <= {"truncated -> none"}  # it tells no cuts
+    assert "does not say that a reply was cut" in found["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("frame", "box"),
+    [
+        ("original_px", "(33.3123456789,27.272727272727),(33.4444444444,39.123456789123)"),
+        ("resized_px", "(37.3123456789,28.272727272727),(37.4444444444,41.123456789123)"),
+        ("permille", "(333.123456789,340.272727272727),(334.4444444444,490.123456789123)"),
+        ("unit", "(0.333123456789,0.340272727272727),(0.3344444444444,0.490123456789123)"),
+    ],
+)
+def test_details_follow_from_their_boxes_in_any_frame_even_if_these_were_rounded(
+    peer: Peer, frame: str, box: str
+) -> None:
+    write_json(peer.annotations, [{**record, "answer": [333, 333, 334, 500]} for record in peer.records])
+    rows = load_rows(peer.run)
+    for row in rows[:6]:
+        row["target"]["box_unit"] = [0.333, 0.333, 0.334, 0.5]  # thin: a small slip in x is a large one in IoU
+    write_jsonl(peer.run, rows)
+    raw = peer.predict([box] * 6)
+    details = peer.score(raw, "--parser", "strict", "--frame", frame, "--images", str(peer.folder))
+    lines = [json.loads(line) for line in details.read_text().splitlines()]
+    assert all(0 < line["iou"] < 1 for line in lines)
+    found = count(peer.run, details)["benchmarks"]
+    assert found == count(peer.run, raw, "--frame", frame)["benchmarks"]
+    for line in lines:
+        line["box"] = [round(v, BOX_DECIMALS) for v in line["box"]]
+    write_jsonl(details, lines)
+    assert count(peer.run, details)["benchmarks"] == found
+    for line in lines:
+        line["box"][0] += 1e-5
+    write_jsonl(details, lines)
+    assert "target (6 of 6 samples" in refuse(peer.run, details)
+
+
+_edges = st.tuples(*[st.integers(0, 20)] * 2).map(lambda pair: sorted(v / 20 for v in pair))
+_boxes = st.tuples(_edges, _edges).map(lambda edges: (edges[0][0], edges[1][0], edges[0][1], edges[1][1]))
+
+
+@given(box=_boxes, target=_boxes, moves=st.tuples(*[st.sampled_from((-1, 0.5, 1))] * 4), slack=st.floats(0, 0.1))
+@example(box=(0.5, 0.5, 0.1, 0.1), target=(0.1, 0.1, 0.5, 0.5), moves=(1, 1, 1, 1), slack=0.0)  # inverted
+def test_the_bounds_of_an_iou_hold_for_every_box_within_the_rounding(
+    box: tuple[float, ...], target: tuple[float, ...], moves: tuple[float, ...], slack: float
+) -> None:
+    low, high = bound_iou(box, target, (slack, slack))  # type: ignore[arg-type]
+    moved = tuple(v + slack * move for v, move in zip(box, moves, strict=True))
+    assert 0 <= low <= high <= 1
+    assert low - 1e-12 <= compute_iou(moved, target) <= high + 1e-12  # type: ignore[arg-type]
+
+
 def test_a_rule_blind_to_the_image_is_compared_with_the_same_rule_only(peer: Peer) -> None:
     raw = peer.predict([HIT, HIT, MISS, MISS, HIT, HIT], wrong_images=2)
     details = peer.score(raw)
@@ -39,6 +103,38 @@ def test_a_rule_blind_to_the_image_is_compared_with_the_same_rule_only(peer: Pee
     assert refused["all"]["losses"] == 4
     strict = peer.score(raw, "--parser", "strict")
     assert "the rule for A does not look at the image" in refuse(peer.run, strict, "--official")
+
+
+def test_letters_that_a_peer_read_by_another_rule_are_refused_unless_that_is_said(tmp_path: Path) -> None:
+    peer = Letters(tmp_path)
+    strict = count(peer.run, peer.score("--parser", "strict"))
+    assert (strict["all"]["both_hit"], strict["all"]["delta"]) == (4, 0)
+    assert "read and scored by the peer by the rule strict" in strict["notes"][0]
+    other = peer.score("--parser", "compat")
+    reason = refuse(peer.run, other)
+    assert "rule (4 of 4 letters of B were read by the rule compat, all of A by strict" in reason
+    assert "say --allow rule" in reason and "rule (4 of 4" in refuse(peer.run, other, "--official")
+    assert "rule compat" in count(peer.run, other, "--allow", "rule")["allowed"]["rule"]
+    lines = [json.loads(line) for line in other.read_text().splitlines()]
+    write_jsonl(other, [{key: line[key] for key in line if key != "rule"} for line in lines])
+    assert count(peer.run, other)["all"]["n"] == 4  # lines of older code do not say
+    write_jsonl(other, [{**line, "rule": "univg_script"} for line in lines])
+    assert "key 'rule': 'univg_script' is none of compat, lmms_eval" in refuse(peer.run, other)
+
+
+def test_of_a_peer_with_several_benchmarks_only_the_named_one_is_compared(peer: Peer) -> None:
+    raw = peer.predict([HIT] * 6)
+    extra = {"uid": "mini:1", "completion": "none"}
+    write_jsonl(raw, [*map(json.loads, raw.read_text().splitlines()), extra])
+    assert set(count(peer.run, raw, "--frame", "permille")["benchmarks"]) == {"mig_bench", "mini"}
+    found = count(peer.run, raw, "--frame", "permille", "--benchmark", "mig_bench")
+    assert (list(found["benchmarks"]), found["all"]["n"]) == (["mig_bench"], 6)
+    write_jsonl(peer.folder / "one.jsonl", [extra])
+    reason = refuse(peer.run, peer.folder / "one.jsonl", "--frame", "permille", "--benchmark", "mig_bench")
+    assert "its uids is A's of mig_bench; they are like 'mini:1', A's of mig_bench like 'mig_bench:0'" in reason
+    write_jsonl(raw, [*map(json.loads, raw.read_text().splitlines()), {**extra, "uid": "mini:2"}])
+    reason = refuse(peer.run, raw, "--frame", "permille", "--benchmark", "mig_bench")
+    assert "samples (1 only in B, such as 'mini:2')" in reason
 
 
 def test_details_of_another_version_of_the_benchmark_or_other_pixel_limits_are_found_out(peer: Peer) -> None:
@@ -85,6 +181,11 @@ def test_a_peers_uids_are_matched_with_the_runs(peer: Peer) -> None:
         ({"image": "2"}, "key 'image'"),
         ({"image": None}, "target (1 of 6 samples"),
         ({"box": [0, 0, 1000, 1000]}, "target (1 of 6 samples"),
+        ({"iou": 0.999999}, "target (1 of 6 samples"),
+        ({"rule": "lmms_eval"}, "key 'rule': 'lmms_eval' is none of box_only, compat, migician_script"),
+        ({"rule": "\x1b[31m"}, r"key 'rule': '\x1b[31m' is none of"),
+        ({"rule": 7}, "key 'rule': Input should be a valid string"),
+        ({"rule": "box_only"}, "key 'rule': box_only, but the line has the key 'image'"),
     ],
 )
 def test_a_peers_line_that_is_broken_or_contradicts_itself_is_named(
@@ -103,7 +204,7 @@ def test_lines_of_two_rules_a_missing_frame_and_files_of_something_else_are_refu
     assert "leave out --frame" in refuse(peer.run, details, "--frame", "permille")
     assert "leave out --arm-b" in refuse(peer.run, details, "--arm-b", "rl")
     first, *others = map(json.loads, details.read_text().splitlines())
-    del first["image"]
+    del first["image"], first["rule"]
     write_jsonl(details, [first, *others])
     assert "some boxes come with the key 'image' and some do not" in refuse(peer.run, details)
     for text, reason in (("", "an empty file"), ("[" * 100_000, "torn or not JSON"), ("\x00\xff", "not")):

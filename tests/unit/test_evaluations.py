@@ -82,6 +82,9 @@ def test_the_file_is_read_back_and_a_missing_torn_or_incomplete_one_names_the_re
     path.write_text(path.read_text()[:-9])
     with pytest.raises(UserError, match=r"evaluations\.json: torn or not JSON"):
         read_evaluations(path)
+    write_json(path, [])
+    with pytest.raises(UserError, match="names no arm, so nobody knows how any was evaluated"):
+        read_evaluations(path)
     write_json(path, {"arm": "base"})
     with pytest.raises(UserError, match="must be a JSON list, not dict"):
         read_evaluations(path)

@@ -13,7 +13,7 @@ from run_files import FETCHED_COMMIT, make_run, read_recipe
 
 from migrl.evidence import StageContext, StageWork, describe_machine, hash_file, read_manifest, run_stage
 from migrl.gpus import describe_gpus
-from migrl.pipeline import STAGES, plan_stages, prepare_stage
+from migrl.pipeline import plan_stages, prepare_stage
 from migrl.prompts import hash_prompts
 from migrl.provenance import count_gpu_processes, describe_fetched, describe_provenance, measure_gpu_seconds
 from migrl.recipe import Recipe
@@ -53,11 +53,21 @@ def test_a_machine_without_a_gpu_has_none(tmp_path: Path) -> None:
     [
         ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "exit 18: Failed to initialize"),
         ("echo 'no table'", "exit 0: no table"),
+        (r"printf 'driver \377\376'", "exit 0: driver \ufffd\ufffd"),
     ],
 )
 def test_a_driver_that_does_not_answer_is_recorded_and_costs_no_stage(tmp_path: Path, script: str, said: str) -> None:
     found = describe_gpus(write_smi(tmp_path, script))
     assert found is not None and said in found["error"] and "names" not in found
+
+
+def test_a_driver_that_cannot_be_asked_costs_no_stage(tmp_path: Path) -> None:
+    query = write_smi(tmp_path, "")
+    Path(query[0]).write_bytes(b"\x7fELF of another machine")
+    for mode, said in ((0o755, "Exec format error"), (0o644, "Permission denied")):
+        Path(query[0]).chmod(mode)
+        found = describe_gpus(query)
+        assert found is not None and said in found["error"] and found["visible"] == torch.cuda.device_count()
 
 
 def make_manifest(stage: str, *, device: str | None = None, visible: int | None = None, **more: Any) -> dict[str, Any]:
@@ -129,15 +139,15 @@ def test_one_stage_of_uncommitted_code_makes_the_whole_result_dirty(tmp_path: Pa
 def test_prompt_hashes_are_those_that_the_stages_keys_hold(tmp_path: Path) -> None:
     recipe = read_recipe("paper", server())
     manifests = {
-        name: {**read_manifest(folder), "recipe": prepare_stage(find_stage(name), recipe, tmp_path).sections}
+        name: {**read_manifest(folder), "recipe": prepare_stage(find_stage(recipe, name), recipe, tmp_path).sections}
         for name, folder in make_run(recipe, tmp_path).items()
     }
     prompts = describe_provenance(recipe, manifests)["prompts"]
     assert prompts == {"benchmarks": hash_prompts(), "teacher": hash_teacher_prompts()}
 
 
-def find_stage(name: str) -> Any:
-    return next(stage for stage in STAGES if stage.name == name)
+def find_stage(recipe: Recipe, name: str) -> Any:
+    return next(stage for stage in plan_stages(recipe) if stage.name == name)
 
 
 def test_model_teacher_and_data_are_named_with_revision_and_hashes(tmp_path: Path) -> None:

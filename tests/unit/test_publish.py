@@ -111,6 +111,8 @@ def test_the_committed_evidence_is_published_with_its_scores_and_verdicts(home: 
     shutil.rmtree(results)
     shutil.copytree(ROOT / "results" / "tiny", results)
     (results / "evaluations.json").write_text(evaluations)
+    committed = json.loads((results / "manifest.json").read_text())["stages"]
+    stages["evaluate"]["facts"]["samples"] = committed["evaluate"]["facts"]["samples"]
     change_manifest(results, stages=stages)  # as if it had been made from this run
     prepare(home, tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "model" / "README.md")

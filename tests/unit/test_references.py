@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from claim_rows import make_claim, make_rows
 
 from migrl.errors import UserError
-from migrl.recipe import load_recipe
-from migrl.references import compare_with_reference, load_references, read_reference_deltas
+from migrl.recipe import SEEDED_SECTIONS, load_recipe
+from migrl.references import check_deltas, compare_with_reference, load_references, read_reference_deltas
 from migrl.verdicts import judge_claims
 
 TINY = Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml"
@@ -50,6 +51,31 @@ def test_runs_of_another_recipe_are_no_reference(tmp_path: Path) -> None:
     other = load_references(tmp_path, load_recipe(TINY, ["grpo.steps=5"]))
     assert other == {"deltas": {}, "note": "the reference runs had another grpo.steps"}
     assert load_references(tmp_path / "none", recipe)["deltas"] == {}
-    (tmp_path / "recipe.json").write_text("[]")
-    with pytest.raises(UserError, match="not a recipe"):
-        load_references(tmp_path, recipe)
+    for broken in ("[]", '{"model": null}', "[" * 100_000):
+        (tmp_path / "recipe.json").write_text(broken)
+        with pytest.raises(UserError, match=r"recipe\.json: not a recipe"):
+            load_references(tmp_path, recipe)
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    for seed in (8, 9):
+        (tmp_path / f"seed_{seed}").mkdir()
+        (tmp_path / f"seed_{seed}" / "claims.json").write_text(json.dumps([{"id": "c", "delta": float(seed)}]))
+    (tmp_path / "recipe.json").write_text(json.dumps(load_recipe(TINY).model_dump(mode="json")))
+    seeds = [f"{section}.seed=8" for section in SEEDED_SECTIONS]
+    found = load_references(tmp_path, load_recipe(TINY, seeds))
+    assert found == {"deltas": {"c": [9.0]}, "note": "runs of the same recipe with other seeds: seed_9"}
+    # Another world, or another training: another run.
+    for other in (seeds[1:], seeds[:-1]):
+        assert load_references(tmp_path, load_recipe(TINY, other))["deltas"] == {"c": [8.0, 9.0]}
+
+
+@pytest.mark.parametrize("delta", [10**400, float("nan"), -100.5, "9", [1]])
+def test_a_delta_that_is_none_is_refused_with_its_file(tmp_path: Path, delta: Any) -> None:
+    (tmp_path / "seed_8").mkdir()
+    path = tmp_path / "seed_8" / "claims.json"
+    path.write_text(json.dumps([{"id": "c", "delta": delta}]))
+    with pytest.raises(UserError, match=r"seed_8/claims\.json: not a list of judged claims"):
+        read_reference_deltas(tmp_path)
+    with pytest.raises(UserError, match=r"references\.json: key 'deltas\.c\.0': Input should be"):
+        check_deltas({"c": [delta]}, "references.json")

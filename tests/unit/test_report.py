@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from report_rows import ARMS, LOGS, make_claims, make_row, make_rows, write, write_images
+from report_rows import ARMS, FACTS, LOGS, make_claims, make_row, make_rows, make_scores, write, write_images
 
 from migrl.answers import READABLE, STATUSES
 from migrl.errors import UserError
@@ -19,6 +19,7 @@ from migrl.report.embed import embed_picture
 from migrl.report.explorer import build_explorer, choose_samples, link_samples
 from migrl.report.forest import lay_out_forest
 from migrl.report.heat import build_heat, measure_task
+from migrl.report.machine import list_code_facts
 from migrl.report.outcomes import group_rows
 from migrl.report.shots import split_completion
 from migrl.report.text import BADGES, escape_cell, show_claimed, show_p, show_points
@@ -34,7 +35,15 @@ def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_out
         assert f">{status.replace('_', ' ')}</th>" in html
         assert re.search(rf'<td class="num (fail)?">{3 + k}</td>', html)
         assert status in READABLE or f'<dd class="wrong">{status.replace("_", " ")}</dd>' in html
-    for words in ("fixed by RL", "broken by RL", "[+4.0, +14.0]", "61.5", "versions.torch", "(C), right is (B)"):
+    for words in (
+        "fixed by RL",
+        "broken by RL",
+        "[+4.0, +14.0]",
+        "61.5",
+        "versions.torch",
+        "(C), right is (B)",
+        "the whole pool, 26 samples",
+    ):
         assert words in html
     assert html.count('class="truth"') > 3 and html.count('class="guess"') > 3
     assert not re.search(r"https?://|@import|src=\"(?!data:)|href=\"(?!#|data:)", html)
@@ -53,11 +62,18 @@ def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> 
     for words in (
         *("v1 abstract", "would show +9.04 in 99 % of runs", "reason 0", "equal to it within ±4.2 points"),
         *("0.002, 0.008 after Holm", "scored by the official rule", "[−1.0, +5.0]", "too small"),
-        *("deltas +8.0, +10.0", "[+1.0, +17.0], this run lies inside it", "the number of steps", 'href="#tasks-mini"'),
+        *(
+            "1 of 1 other readings: inconclusive",
+            "deltas +8.0, +10.0",
+            "[+1.0, +17.0], this run lies inside it",
+            "the number of steps",
+            'href="#tasks-mini"',
+        ),
     ):
         assert words in claim.group(), words
-    assert "4 were judged together" in html and "4 were judged together" in markdown
-    for words in ("would show +9.04 in 99 % of runs", "scored by the official rule", "59.44", "detectable: +9.0"):
+    for words in ("4 were judged together", "not of the training seed", "1 of 1 other readings: inconclusive"):
+        assert words in html and words in markdown, words
+    for words in ("would show +9.04 in 99 % of runs", "scored by the official rule", "59.44", "can show ≥ 9.0"):
         assert words in markdown
     assert "git_revision: abc123" in markdown and f"weights {'2fade' * 12}" in markdown
 
@@ -158,13 +174,48 @@ def test_a_cell_of_the_heat_map_is_the_paired_delta_of_its_task() -> None:
         make_row(f"mini:region:{k}", arm, hit=bool(flag)) for arm, flags in hits.items() for k, flag in enumerate(flags)
     ]
     samples = group_rows(rows, ("sft", "rl"))
-    (line,) = build_heat(samples, {}, ("sft", "rl"), "sft", "rl")
+    (line,) = build_heat(samples, {}, ("sft", "rl"), [("rl", "sft")])
+    delta = line.deltas["rl", "sft"]
     expected = bootstrap_macro_delta(hits["rl"], hits["sft"], ["x"] * 6, [str(k) for k in range(6)], resamples=4000)
-    assert line.delta is not None and line.n == 6
-    assert (line.delta.delta, line.delta.low, line.delta.high) == (expected.delta, expected.low, expected.high)
+    assert delta is not None and line.n == 6
+    assert (delta.delta, delta.low, delta.high) == (expected.delta, expected.low, expected.high)
     assert line.outcomes == {"fixed": 3, "broken": 1, "both_hit": 2}
     assert measure_task(samples[:1], "sft", "rl") is not None
     assert measure_task(samples[:1], "sft", "rl").low is None  # type: ignore[union-attr]
+
+
+def test_claims_decide_the_order_of_benchmarks_and_which_arms_the_heat_map_compares(tmp_path: Path) -> None:
+    claims = make_claims()
+    claims[0] |= {"benchmarks": ["quiz"], "subtrahend": "base"}
+    html = write(tmp_path, make_rows(tmp_path / "images"), claims=claims)
+    assert html.index('id="tasks-quiz"') < html.index('id="tasks-mini"')
+    assert re.findall(r'<optgroup label="(\w+)">', html) == ["quiz", "mini"]
+    # No arm of `region` hits more than another, but each hits other samples; base hits one fewer.
+    assert "region, gain of RL over SFT: 0.0 points" in html and "region, gain of RL over base: +10.0 points" in html
+    assert re.search(r"claim_0</a>: RL − base \+9\.0 \[\+4\.0, \+14\.0\]", html)
+
+
+def test_what_a_run_cannot_show_is_said_before_its_numbers(tmp_path: Path) -> None:
+    scores = make_scores()
+    scores["base"]["mini"] = scores["base"]["mini"] | {"macro": 0.0, "low": 0.0, "high": 0.0}
+    facts = FACTS | {"settings": {"source": {"kind": "world"}}}
+    rows = make_rows(tmp_path / "images")
+    for page in (write(tmp_path, rows, facts=facts, scores=scores), (tmp_path / "out/report.md").read_text("utf-8")):
+        assert 0 < page.index("this shows the direction only") < page.index("1 reproduced") < page.index("abstract")
+        assert "An interval without width" in page
+    several = [claim | {"seeds": 3} for claim in make_claims()]
+    for page in (write(tmp_path, rows, claims=several), (tmp_path / "out/report.md").read_text("utf-8")):
+        assert not any(words in page for words in ("direction only;", "without width", "One training run"))
+
+
+def test_the_revision_leads_to_the_code_and_machine_that_are_recorded() -> None:
+    gpus = {"names": ["H100", "H100"], "count": 2, "visible": 2, "driver": "550", "cuda": "12.8"}
+    seeds = {"sft": 0, "grpo": 0, "select": 4, "further": [1, 2]}
+    table = dict(list_code_facts(FACTS | {"machine": {"gpus": gpus}, "seeds": seeds, "seconds": 5400, "image": None}))
+    assert (table["git revision"], table["uncommitted changes"], table["container image"]) == ("abc123", "no", "none")
+    assert table["GPUs"] == "2 x H100, driver 550, cuda 12.8"
+    assert table["seeds"] == "0 (sft, grpo); 4 (select); further training seeds 1, 2"
+    assert (table["wall time of all stages"], table["Python"]) == ("5,400 s (1.50 h)", "not recorded")
 
 
 def test_training_seeds_stand_side_by_side_and_the_delta_is_over_all_of_them(tmp_path: Path) -> None:
@@ -213,4 +264,4 @@ def test_the_forest_places_every_mark_on_one_scale() -> None:
 def test_numbers_read_as_they_were_printed() -> None:
     assert [show_points(value) for value in (1.26, -0.04, 0.0, -3.0, None)] == ["+1.3", "0.0", "0.0", "−3.0", "–"]
     assert [show_claimed(value) for value in (9.04, 3.1, 2.0)] == ["+9.04", "+3.1", "+2.0"]
-    assert [show_p(value) for value in (0.00001, 0.0312, None)] == ["< 0.0001", "0.031", "–"]
+    assert [show_p(value) for value in (0.00099, 0.001, 0.0312, None)] == ["< 0.001", "0.001", "0.031", "–"]

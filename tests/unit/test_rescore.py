@@ -44,6 +44,7 @@ def test_the_command_prints_a_table_and_the_same_numbers_as_json(tmp_path: Path)
     first, second, _ = map(json.loads, details.read_text().splitlines())
     assert (first["uid"], first["box"], first["iou"]) == ("mig_bench:0", [100.0, 200.0, 300.0, 400.0], 1.0)
     assert (second["status"], second["box"], second["hit"]) == ("none", None, False)
+    assert first["rule"] == second["rule"] == report["rule"]
     assert report["tasks"]["region"]["accuracy"] == 50.0
     assert (report["ledger"]["ok"], report["ledger"]["none"]) == (2, 1)
     assert (report["version"], report["rule"], report["frame"]) == ("revised", "univg_script", "permille")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,16 +157,65 @@ def test_sealing_says_what_changed_and_refuses_a_broken_folder(results: Path) ->
     assert refused.exit_code == 1 and "tiny: claims.json: changed" in str(refused.exception)
 
 
-def test_publishing_a_report_seals_the_results(results: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    shutil.copytree(results / "tiny", report)
-    (report / "manifest.json").rename(report / "evidence.json")
-    (report / "claims.json").write_text("[2]\n")
-    hashes = {name: value for name, value in make_file_hashes(report).items() if name != "evidence.json"}
-    write_json(report / "evidence.json", seal({"files": hashes}))
-    assert check_all(results) == []
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_sealing_refuses_what_is_no_results_folder(results: Path, name: str) -> None:
+    (results / "nothing" / "deeper").mkdir(parents=True)
+    refusals = {
+        results / name: "holds (manifest|claims).json, as a recipe's folder does; name the results folder around it",
+        results / "reference_runs": r"lies in a folder that tree\.json seals",
+        results / "nothing" / "deeper": "there is nothing in it to seal",
+        results / "nowhere": "no such folder",
+    }
+    before = sorted(results.rglob("*"))
+    for folder, said in refusals.items():
+        refused = CliRunner().invoke(app, ["seal", str(folder)])
+        assert refused.exit_code == 1 and re.search(said, str(refused.exception)), refused.exception
+    assert sorted(results.rglob("*")) == before and check_all(results) == []
+
+
+@pytest.fixture
+def report(results: Path, tmp_path: Path) -> Path:
+    """What a report stage leaves: the folder tiny with another verdict."""
+    folder = Path(shutil.copytree(results / "tiny", tmp_path / "report"))
+    (folder / "manifest.json").rename(folder / "evidence.json")
+    (folder / "claims.json").write_text("[2]\n")
+    hashes = {name: value for name, value in make_file_hashes(folder).items() if name != "evidence.json"}
+    write_json(folder / "evidence.json", seal({"files": hashes}))
+    return folder
+
+
+def test_publishing_a_report_seals_its_folder(results: Path, report: Path) -> None:
     publish_report(report, results / "tiny")
     assert (results / "tiny" / "claims.json").read_text() == "[2]\n" and check_all(results) == []
+    (results / "tree.json").unlink()
+    publish_report(report, results / "tiny")
+    assert check_all(results) == []
+    root = json.loads((results / "tree.json").read_text())["root"]
+    assert write_tree(results) == [] and json.loads((results / "tree.json").read_text())["root"] == root
+
+
+def test_neither_a_run_nor_not_run_takes_what_changed_in_other_folders(results: Path, report: Path) -> None:
+    (results / "reference_runs" / "tiny" / "seed_8" / "scores.json").write_text("{} \n")
+    (results / "notes.txt").write_text("mine")
+    damage = [
+        "notes.txt: extra, tree.json does not name it",
+        "reference_runs/tiny/seed_8/scores.json: changed, its sha256 is not that of tree.json",
+    ]
+    publish_report(report, results / "tiny")
+    assert check_all(results) == damage
+    done = CliRunner().invoke(app, ["not-run", "--results", str(results)])
+    assert done.exit_code == 0, done.exception
+    assert check_all(results) == damage
+    assert "paper/levels.json" in json.loads((results / "tree.json").read_text())["files"]
+
+
+def test_a_tree_that_was_changed_is_not_written_over(results: Path, report: Path) -> None:
+    tree = results / "tree.json"
+    for content in (tree.read_text().replace("scores", "stores"), "[" * 100_000):
+        tree.write_text(content)
+        with pytest.raises(UserError, match=r"tree\.json: .*; restore it, or seal all of it anew: `migrl seal "):
+            publish_report(report, results / "tiny")
+        assert tree.read_text() == content
 
 
 def test_a_folder_that_holds_more_than_results_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -175,3 +225,6 @@ def test_a_folder_that_holds_more_than_results_is_refused_before_anything_runs(t
         refused = CliRunner().invoke(app, ["reproduce", "--recipe", "test", *places])
         assert refused.exit_code == 1 and "name a folder of its own, such as results" in str(refused.exception)
     assert not (tmp_path / "runs").exists()
+    refused = CliRunner().invoke(app, ["not-run", "--results", str(tmp_path / "repository")])
+    assert refused.exit_code == 1 and "name a folder of its own" in str(refused.exception)
+    assert [path.name for path in (tmp_path / "repository").iterdir()] == [".git"]

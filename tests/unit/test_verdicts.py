@@ -76,6 +76,20 @@ def test_the_official_rule_does_not_look_at_the_image() -> None:
     assert letters[0]["verdict"] == "not run" and "asks for letters" in letters[0]["reason"]
 
 
+def test_a_rule_that_reads_none_of_the_answers_gives_no_verdict() -> None:
+    rows = [row for arm in ("rl", "sft") for row in make_box_rows(arm, [(2, 28)] * 10, benchmark="lisa_val")]
+    claim = make_claim(benchmarks=["lisa_val"], rule="official")
+    entry = judge_claims([claim], rows)[0]
+    assert entry["verdict"] == "not run" and "reads none of the answers" in entry["reason"]
+
+
+def test_a_benchmark_without_the_claimed_tasks_is_a_gap() -> None:
+    hits = {"one/a": [True, False], "two/b": [True, False]}
+    claim = make_claim(benchmarks=["one", "two"], tasks=["a"])
+    entry = judge_claims([claim], make_rows("rl", hits) + make_rows("sft", hits))[0]
+    assert entry["reason"] == "no rows of arm rl on any of the tasks in two"
+
+
 def test_a_claim_with_a_gap_is_not_judged_but_its_readings_are() -> None:
     claim = make_claim(gap="no data", readings=[{"id": "m", "differs": "over samples", "averaging": "micro"}])
     rows = make_rows("rl", {"one/a": [True] * 9 + [False]}) + make_rows("sft", {"one/a": [False] * 10})
@@ -135,6 +149,8 @@ def test_several_training_seeds_widen_the_interval_by_their_spread() -> None:
     assert alike["seeds"] == apart["seeds"] == 4 and alike["n"] == 400
     assert alike["verdict"] == "reproduced" and apart["verdict"] == "inconclusive"
     assert apart["high"] - apart["low"] > 3 * (alike["high"] - alike["low"])
+    # What can be shown follows from the interval that the verdict reads: 3.60 of its 1.96 errors.
+    assert apart["power"]["detectable"] == pytest.approx(3.605 / 1.96 * (apart["high"] - apart["low"]) / 2, rel=1e-3)
     assert judge_claims([claim], base + make_seeded_rows("rl", {None: 0.5}))[0]["seeds"] == 1
 
 

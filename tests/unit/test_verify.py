@@ -9,21 +9,17 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from run_files import change_manifest, make_evidence, make_run, read_recipe
+from run_files import change_manifest, make_results, read_recipe
 from typer.testing import CliRunner
 
-from migrl.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.errors import UserError
 from migrl.evidence import format_json, write_json
-from migrl.not_run import write_not_run
 from migrl.records import write_jsonl
-from migrl.references import load_references
 from migrl.report.measurements import render_measurements
 from migrl.scores import Row, load_rows, rescore_row
 from migrl.seal import list_files, write_tree
 from migrl.stages.report import pack_rows
-from migrl.verdicts import judge_claims
 from migrl.verify import verify, verify_results
 
 REFERENCES = Path("reference_runs") / "tiny"
@@ -43,32 +39,18 @@ def write_rows(folder: Path, rows: list[Row]) -> None:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a recipe that was run, of one that was not, and two reference runs."""
-    place = tmp_path_factory.mktemp("place")
-    recipe, results = read_recipe("tiny"), place / "results"
-    tiny = results / "tiny"
-    make_evidence(
-        recipe, make_run(recipe, place / "runs"), tiny, ("mini_mig",)
-    )  # few samples: some of the claims are not run
-    for seed in (8, 9):
-        folder = results / REFERENCES / f"seed_{seed}"
-        folder.mkdir(parents=True)
-        for name in ("scores.json", "claims.json"):
-            shutil.copyfile(tiny / name, folder / name)
-    write_json(results / REFERENCES / "recipe.json", recipe.model_dump(mode="json"))
-    references = load_references(results / REFERENCES, recipe)
-    write_json(tiny / "references.json", references)
-    claims = judge_claims(select_claims(load_claims(), "tiny"), read_rows(tiny), references["deltas"])
-    write_json(tiny / "claims.json", claims)
-    change_manifest(tiny)
-    write_not_run(read_recipe("paper"), results / "paper")
-    write_tree(results)
-    return results
+    return make_results(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture
 def results(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "results"))
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def reseal(results: Path) -> None:
@@ -87,9 +69,10 @@ def test_the_command_says_what_it_checked_and_the_root(results: Path) -> None:
     files = len(list_files(results))
     assert done.output.splitlines() == [
         f"{results}: {files} files by their hashes",
-        f"{results}/tiny: 48 completions scored again, 5 claims and 0 levels judged again, 3 evaluations compared",
+        f"{results}/tiny: 48 completions scored again, 5 claims and 0 levels judged again, "
+        "3 evaluations compared, report.md written again; other files by hash alone",
         f"{results}/paper: not run; {len(read(results / 'paper/claims.json'))} claims say so, "
-        "and there is no number to check",
+        "and there is no number to check; README.md written again",
         f"{results}/reference_runs/tiny/seed_8: 2 deltas follow from the scores",
         f"{results}/reference_runs/tiny/seed_9: 2 deltas follow from the scores",
         f"no difference; root {read(results / 'tree.json')['root']}",
@@ -152,8 +135,25 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a sample less for all arms": (
         change_rows(lambda rows: [row for row in rows if row["uid"] != "mini_mig:0"]),
-        "scores.json.rl.mini_mig.n: 16 stored, 15 recomputed",
+        "samples.jsonl.gz, arm 'rl': 15 rows, stage evaluate of the manifest answered 16 samples",
     ),
+    "an arm less": (
+        change_rows(lambda rows: [row for row in rows if row["arm"] != "base"]),
+        "samples.jsonl.gz, arm 'base': 0 rows, stage evaluate of the manifest answered 16 samples",
+    ),
+    "an arm that the recipe has not": (
+        change_rows(lambda rows: rows + [row | {"arm": "rl_better"} for row in rows if row["arm"] == "rl"]),
+        "samples.jsonl.gz, arm 'rl_better': the manifest's settings (evaluate.arms, seeds) have no such arm",
+    ),
+    "another seed than the recipe's": (
+        change_rows(lambda rows: [row | {"seed": 7} if row["arm"] != "base" else row for row in rows]),
+        "samples.jsonl.gz, arm 'rl', seed 7: the manifest's settings (evaluate.arms, seeds) have no such arm",
+    ),
+    "a friendlier page": (
+        lambda tiny: replace_text(tiny / "report.md", "| 16 |", "| 1600 |"),
+        "report.md: is not what the samples and the manifest give",
+    ),
+    "no page": (lambda tiny: (tiny / "report.md").unlink(), "report.md: missing"),
     "a better average": (
         change_json("scores.json", lambda scores: scores["rl"]["mini_mig"].update(macro=99.0)),
         "scores.json.rl.mini_mig.macro: 99.0 stored",
@@ -222,6 +222,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "other prompts": (
         change_json("evaluations.json", lambda entries: entries[1].update(prompts="0" * 16)),
         "key 'prompts' is ",
+    ),
+    "an empty list of evaluations": (
+        change_json("evaluations.json", lambda entries: entries.clear()),
+        "evaluations.json: names no arm, so nobody knows how any was evaluated",
     ),
     "no evaluations": (
         lambda tiny: (tiny / "evaluations.json").unlink(),
@@ -292,6 +296,11 @@ def test_measured_costs_verify_without_claims(tmp_path: Path) -> None:
     (folder / "report.md").write_text("as fast as you like\n")
     change_manifest(folder)
     assert verify_results(folder) == ["report.md: is not what measurements.json gives"]
+    for name in ("claims.json", "scores.json", "samples.jsonl.gz"):
+        (folder / name).write_text("[]\n")
+    change_manifest(folder)
+    exempt = [difference for difference in verify_results(folder) if "settings.claims is 'none'" in difference]
+    assert [sentence.partition(":")[0] for sentence in exempt] == ["claims.json", "scores.json", "samples.jsonl.gz"]
 
 
 def test_what_is_written_is_what_a_seal_expects(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import typer
 from migrl.boxes import Frame
 from migrl.cli.shared import app, console
 from migrl.errors import UserError
-from migrl.recipe import is_trained
 
 
 @app.command()
@@ -76,8 +75,10 @@ def compare(
             raise UserError(f"--frame: {other} is a run, whose rows say their frame; leave it out")
         if run_b is None and arm_b in (None, arm) and seed_b in (None, seed):
             raise UserError(f"{run_a}: one run and one arm; add RUN_B, --arm-b or --seed-b")
-        named = seed if seed_b is None and is_trained(arm_b or arm) else seed_b
-        b = pick_arm("B", run if run_b is None else read_run(other), arm_b or arm, seed=named, rule=rule)
+        run_of_b = run if run_b is None else read_run(other)
+        has_seeds = any("seed" in row for row in run_of_b.rows if row["arm"] == (arm_b or arm))
+        named = seed if seed_b is None and has_seeds else seed_b
+        b = pick_arm("B", run_of_b, arm_b or arm, seed=named, rule=rule)
     a, b = narrow_sides(a, b, benchmark or ())
     unlike = refuse_differences(find_differences(a, b), allow or ())
     comparison = compare_sides(a, b, unlike)

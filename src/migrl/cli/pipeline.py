@@ -12,7 +12,7 @@ from migrl.errors import UserError
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
-from migrl.seal import check_place, write_tree
+from migrl.seal import check_place, write_entries
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
 
@@ -41,7 +41,7 @@ def reproduce(
 
 
 def publish_report(report: Path, target: Path) -> None:
-    """Make a recipe's results equal to the report stage's, `evidence.json` as `manifest.json`; then seal them all."""
+    """Make a recipe's results equal to the report stage's, `evidence.json` as `manifest.json`, and seal them."""
     names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
     for name in names:
         copy = target / ("manifest.json" if name == "evidence.json" else name)
@@ -51,7 +51,7 @@ def publish_report(report: Path, target: Path) -> None:
     for path in target.rglob("*"):
         if path.is_file() and path.relative_to(target).as_posix() not in {*names, "manifest.json"}:
             path.unlink()
-    write_tree(target.parent)
+    write_entries(target)
 
 
 @app.command()

@@ -52,7 +52,10 @@ def verify(
 def seal(
     results: Annotated[Path, typer.Argument(help="A results folder, with a folder for each recipe.")] = Path("results"),
 ) -> None:
-    """Write tree.json anew, which all files of the results hang on, and say what changed since the last time."""
+    """Write tree.json anew, which all files of the results hang on, and say what changed since the last time.
+
+    The only command that takes what others changed: `migrl reproduce` and `migrl not-run` seal their own folder.
+    """
     from migrl.seal import TREE, check_manifests, write_tree
 
     broken = check_manifests(results)
@@ -67,11 +70,12 @@ def seal(
 def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
     """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""
     from migrl.not_run import write_not_run
-    from migrl.seal import write_tree
+    from migrl.seal import check_place, write_entries
 
+    check_place(results)
     settings = find_recipe(recipe, None)
     write_not_run(settings, results / settings.name)
-    write_tree(results)
+    write_entries(results / settings.name)
     print_claims(results / settings.name, console)
 
 

@@ -4,12 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from migrl.answers import READABLE
-from migrl.boxes import compute_iou
-from migrl.compare.peer import IOU_SLACK, shorten
-from migrl.compare.sides import Reply, Side
+from migrl.compare.peer import LETTER_RULE, shorten
+from migrl.compare.sides import Side
 from migrl.errors import UserError
-from migrl.evaluations import OWN_KEYS
+from migrl.evaluations import EVALUATIONS, OWN_KEYS
 from migrl.scores import Row
 from migrl.tables import has_box
 
@@ -30,7 +28,7 @@ EVALUATION_KEYS = (
     "decoding",
     "prompts",
 )
-ALLOWABLE = ("samples", *SAMPLE_KEYS, *SETTING_KEYS, "rule", *EVALUATION_KEYS)
+ALLOWABLE = ("samples", *SAMPLE_KEYS, *SETTING_KEYS, "rule", "evaluations", *EVALUATION_KEYS)
 """What `--allow` takes: a difference that the output then states in its first line."""
 
 
@@ -45,6 +43,8 @@ class Difference:
 def narrow_sides(a: Side, b: Side, benchmarks: Collection[str]) -> tuple[Side, Side]:
     """Both sides on the named benchmarks, or without names on all; with a peer, on those that its uids are of.
 
+    A peer's uids that are none of A's stay in, so that they are found as a difference.
+
     Raises:
         UserError: no such benchmark in A, or a peer that answered none of A's samples.
     """
@@ -55,9 +55,14 @@ def narrow_sides(a: Side, b: Side, benchmarks: Collection[str]) -> tuple[Side, S
     if not b.samples:
         kept &= {row["benchmark"] for uid, row in a.samples.items() if uid in b.replies}
         if not kept:
-            example, other = next(iter(a.samples)), next(iter(b.replies))
-            raise UserError(f"{b.title}: none of its uids is A's; they are like {shorten(other)}, A's like {example!r}")
-        return _keep(a, lambda row: row["benchmark"] in kept), b
+            asked = [uid for uid, row in a.samples.items() if not benchmarks or row["benchmark"] in benchmarks]
+            other, whose = next(iter(b.replies)), f"A's of {', '.join(sorted(benchmarks))}" if benchmarks else "A's"
+            raise UserError(
+                f"{b.title}: none of its uids is {whose}; they are like {shorten(other)}, {whose} like {asked[0]!r}"
+            )
+        narrowed = _keep(a, lambda row: row["benchmark"] in kept)
+        beside = a.samples.keys() - narrowed.samples.keys()
+        return narrowed, replace(b, replies={uid: said for uid, said in b.replies.items() if uid not in beside})
     if not benchmarks:
         return a, b
     return (
@@ -79,13 +84,8 @@ def find_differences(a: Side, b: Side) -> list[Difference]:
         for key in (*GROUPING_KEYS, *SAMPLE_KEYS, *SETTING_KEYS):
             found += _compare_key(key, [(uid, a.samples[uid][key], b.samples[uid][key]) for uid in shared])
     else:
-        found += _check_peer(a, b, shared)
-    if a.names_image != b.names_image and any(has_box(a.samples[uid]) for uid in shared):
-        blind, other = ("B", "A") if a.names_image else ("A", "B")
-        remedy = "compare with --official" if a.names_image else "leave out --official"
-        text = f"the rule for {blind} does not look at the image that is named, the rule for {other} does; {remedy}"
-        found.append(Difference("rule", text))
-    return [*found, *_compare_evaluations(a, b)]
+        found += _check_peer(b, shared)
+    return [*found, *_compare_rules(a, b, shared), *_compare_evaluations(a, b)]
 
 
 def _compare_uids(a: Side, b: Side) -> Iterable[Difference]:
@@ -103,9 +103,9 @@ def _compare_key(key: str, values: Sequence[tuple[str, Any, Any]]) -> Iterable[D
         yield Difference(key, f"{len(unequal)} of {len(values)} samples, such as {example}")
 
 
-def _check_peer(a: Side, b: Side, shared: Sequence[str]) -> Iterable[Difference]:
+def _check_peer(b: Side, shared: Sequence[str]) -> Iterable[Difference]:
     """Where a peer's hits do not follow from what it read, by the run's own targets and sizes."""
-    unequal = [uid for uid in shared if not _follows(b.replies[uid], a.samples[uid], b.names_image)]
+    unequal = [uid for uid in shared if not b.replies[uid].follows]
     if unequal:
         text = (
             f"{len(unequal)} of {len(shared)} samples, such as {unequal[0]!r}: what the line of B holds is scored "
@@ -114,19 +114,31 @@ def _check_peer(a: Side, b: Side, shared: Sequence[str]) -> Iterable[Difference]
         yield Difference("target", text)
 
 
-def _follows(reply: Reply, row: Row, names_image: bool) -> bool:
-    target = row["target"]
-    if reply.iou is None:
-        return reply.hit == (reply.status in READABLE and reply.letter == target["letter"])
-    iou = 0.0 if reply.box_unit is None else compute_iou(reply.box_unit, tuple(target["box_unit"]))
-    if names_image and reply.image != target["image"] and target.get("image_trusted", True):
-        iou = 0.0
-    # Without the image on the line, a rule that knows it may still have refused the box for being on another one.
-    return abs(reply.iou - iou) <= IOU_SLACK or (not names_image and reply.iou == 0)
+def _compare_rules(a: Side, b: Side, shared: Sequence[str]) -> Iterable[Difference]:
+    texts = []
+    if a.names_image != b.names_image and any(has_box(a.samples[uid]) for uid in shared):
+        blind, other = ("B", "A") if a.names_image else ("A", "B")
+        remedy = "compare with --official" if a.names_image else "leave out --official"
+        texts.append(
+            f"the rule for {blind} does not look at the image that is named, the rule for {other} does; {remedy}"
+        )
+    letters = [b.replies[uid].rule for uid in shared if not has_box(a.samples[uid])]
+    others = [rule for rule in letters if rule not in (None, LETTER_RULE)]
+    if others:
+        counts = f"{len(others)} of {len(letters)} letters of B were read by the rule {', '.join(sorted(set(others)))}"
+        texts.append(f"{counts}, all of A by {LETTER_RULE}; score B's with --parser {LETTER_RULE}")
+    if texts:
+        yield Difference("rule", "; ".join(texts))
 
 
 def _compare_evaluations(a: Side, b: Side) -> Iterable[Difference]:
+    if not b.samples:  # a peer's file: its note says that nothing is known
+        return
     if a.evaluation is None or b.evaluation is None:
+        if a.evaluation is not b.evaluation:
+            known, other = ("B", "A") if a.evaluation is None else ("A", "B")
+            what = "so nobody knows whether engine, precision, device and limits were the same"
+            yield Difference("evaluations", f"{known} has an {EVALUATIONS} beside its rows, {other} has none, {what}")
         return
     keys = (a.evaluation.keys() | b.evaluation.keys()) - {*OWN_KEYS, "frame"}  # the rows say the frame themselves
     for key in sorted(keys):

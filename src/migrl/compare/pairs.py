@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from migrl.compare.differences import Difference
 from migrl.compare.sides import Reply, Side
 from migrl.errors import UserError
+from migrl.evaluations import EVALUATIONS
 from migrl.scores import Row
 from migrl.stats import bootstrap_macro_delta
 from migrl.tables import PERCENT_DECIMALS, has_box
@@ -92,7 +93,10 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*self.a.notes, *self.b.notes)
+        """What a reader should know of the sides, in sentences."""
+        unknown = self.a.evaluation is None and self.b.evaluation is None and bool(self.b.samples)
+        text = f"A and B: no {EVALUATIONS} beside the rows; engine, precision, device and limits are not known"
+        return (*self.a.notes, *self.b.notes, *((text,) if unknown else ()))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; the differences that were let through come first."""

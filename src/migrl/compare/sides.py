@@ -27,7 +27,8 @@ class Reply:
     """What was read from one answer. `completion`, `tokens` and `truncated` are None where a peer does not tell them.
 
     `image` is 1-based, None where none was named or the rule does not read it; `box_unit` is in the unit frame of
-    that image, or of the target's.
+    that image, or of the target's. Of a peer's line `rule` is the rule that it says it was read by, and `follows` is
+    False where the run's target and sizes score otherwise what the line holds.
     """
 
     hit: bool
@@ -39,6 +40,8 @@ class Reply:
     completion: str | None = None
     tokens: int | None = None
     truncated: bool | None = None
+    rule: str | None = None
+    follows: bool = True
 
 
 @dataclass(frozen=True)

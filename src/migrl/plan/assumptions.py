@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
+from migrl.yaml_file import parse_yaml
 
 PLAN_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "plan.yaml"
 Positive = Annotated[float, Field(gt=0)]
@@ -116,7 +117,7 @@ def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
         UserError: no such file, no YAML, an unknown key or a bad value; it names file and key.
     """
     try:
-        return Assumptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Assumptions.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it from the repository") from error
     except yaml.YAMLError as error:

@@ -141,7 +141,7 @@ def describe_seeds(settings: dict[str, Any]) -> str:
 def list_limits(run: FinishedRun) -> list[str]:
     """What the numbers do not show, said from the numbers."""
     limits = []
-    for verdict in ("not reproduced", "inconclusive", "not run"):
+    for verdict in ("direction only", "not reproduced", "inconclusive", "not run"):
         ids = [claim["id"] for claim in run.claims if claim["verdict"] == verdict]
         if ids:
             limits.append(f'Claims with the verdict "{verdict}": {", ".join(ids)}.')

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from migrl.boxes import QWEN_FACTOR
 from migrl.errors import UserError
-from migrl.recipe.section import Count, Section
+from migrl.recipe.section import Section
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
 from migrl.recipe.stages import (
     EvaluateSettings,
@@ -23,6 +23,7 @@ from migrl.recipe.stages import (
 )
 from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
+from migrl.yaml_file import parse_yaml
 
 TrainingSeed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no larger one
 
@@ -46,7 +47,7 @@ class Recipe(Section):
     pass_rates: PassRatesSettings | None = None
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
-    resamples: Count = 10_000
+    resamples: Annotated[int, Field(ge=100)] = 10_000
     watch: WatchSettings = WatchSettings()
     trackers: tuple[Tracker, ...] = ("tensorboard",)
 
@@ -134,7 +135,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         UserError: no such file, no YAML, an unknown key (with the nearest legal one), or a bad value.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise UserError(f"{path}: no such recipe; the recipes here are: {known or 'none'}") from error

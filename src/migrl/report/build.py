@@ -10,18 +10,15 @@ from migrl.report.curves import draw_grpo_curves, draw_sft_curve
 from migrl.report.explorer import Entry, build_explorer
 from migrl.report.figures import draw_forest, draw_pass_rates, draw_tasks
 from migrl.report.forest import lay_out_forest
-from migrl.report.heat import build_heat
+from migrl.report.heat import build_heat, list_pairs
+from migrl.report.machine import list_code_facts
 from migrl.report.markdown import write_markdown
 from migrl.report.outcomes import group_rows
 from migrl.report.page import render_page
-from migrl.report.scores import list_score_lines
+from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.shots import Row
-from migrl.report.text import (
-    ARM_ORDER,
-    PAPER,
-    flatten,
-)
-from migrl.report.words import tell_many, tell_tally
+from migrl.report.text import ARM_ORDER, PAPER, flatten
+from migrl.report.words import tell_many, tell_seeds, tell_tally, tell_width, tell_world
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ def write_report(
         evaluations: how each arm was evaluated (evaluations.json).
         logs: what the training stages logged.
         images_root: the folder that the rows' image paths are relative to.
-        facts: provenance; nested mappings are flattened. `recipe`, `git_revision` and `dirty` also show at the top,
-            `data` (`revisions`, `splits`) beside the samples.
+        facts: provenance; nested mappings are flattened. `recipe`, `git_revision`, `dirty` and whether
+            `settings.source` is a rendered world also show at the top, `data` (`revisions`, `splits`) by the samples.
         out: folder to write into; made if needed.
 
     Raises:
@@ -70,10 +67,13 @@ def write_report(
     """
     seen = dict.fromkeys([*scores, *(row["arm"] for row in rows)])
     arms = [arm for arm in ARM_ORDER if arm in seen] + sorted(arm for arm in seen if arm not in ARM_ORDER)
-    lines = list_score_lines(scores, arms)
+    lines = order_lines(claims, list_score_lines(scores, arms))
+    order = order_benchmarks(claims, (row["benchmark"] for row in rows))
+    rows = sorted(rows, key=lambda row: order.index(row["benchmark"]))
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
     explorer = build_explorer(rows, arms, images_root)
-    heat = build_heat(group_rows(rows, arms), scores, arms, explorer.before, explorer.after)
+    pairs = list_pairs(claims, arms, explorer.before, explorer.after)
+    heat = build_heat(group_rows(rows, arms), scores, arms, pairs)
     curves = [*draw_grpo_curves(logs.grpo), *draw_sft_curve(logs.sft)]
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
     if logs.pass_rates_after:
@@ -98,17 +98,23 @@ def write_report(
             "claims": claims,
             "tally": tell_tally(claims),
             "many": tell_many(claims),
+            "one_seed": tell_seeds(claims),
+            "world": tell_world(facts),
+            "no_width": tell_width(lines),
+            "code_facts": list_code_facts(facts),
             "levels": levels,
             "evaluations": evaluations,
             "find_evaluation": _index_evaluations(evaluations),
             "arms": arms,
             "lines": lines,
             "benchmarks": benchmarks,
-            "shown_benchmarks": {line.benchmark for line in heat},
+            "shown_benchmarks": order,
             "statuses": STATUSES,
             "readable": READABLE,
             "forest": lay_out_forest(claims),
             "heat": heat,
+            "pairs": pairs,
+            "find_claims": lambda name: [claim for claim in claims if name in (claim.get("benchmarks") or ())],
             "curves": curves,
             "histograms": histograms,
             "flat_rates": flatten_rates,

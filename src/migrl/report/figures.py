@@ -99,14 +99,16 @@ def draw_pass_rates(pass_rates: Mapping[str, Any], after: Mapping[str, Any] | No
 
     Args:
         pass_rates: `k` and `counts` of the whole pool, at selection.
-        after: `k`, and `counts` of `before` and `after` RL on the same samples: both are drawn, side by side.
+        after: `k`, `samples`, and `counts` of `before` and `after` RL on the same samples; drawn side by side.
     """
     if after is not None:
         k = int(after["k"])
         series = [(name, _count_hits(after[name], k)) for name in ("before", "after")]
+        title = f"Before and after RL: {after['samples']:,} samples of the pool"
     else:
         k = int(pass_rates["k"])
         series = [("", _count_hits(pass_rates, k))]
+        title = f"At selection, before RL: the whole pool, {sum(series[0][1]):,} samples"
     width = 0.78 / len(series)
 
     def paint(axes: Axes, theme: Theme) -> None:
@@ -124,6 +126,7 @@ def draw_pass_rates(pass_rates: Mapping[str, Any], after: Mapping[str, Any] | No
         axes.set_xlabel("hits in the rollouts of one sample (hatched: no signal)")
         axes.set_ylabel("samples")
         axes.grid(axis="y", color=theme.grid)
+        axes.set_title(title, loc="left", color=theme.ink, fontsize=10, pad=22 if len(series) > 1 else 6)
         if len(series) > 1:
             _legend(axes, theme)
 
@@ -132,7 +135,7 @@ def draw_pass_rates(pass_rates: Mapping[str, Any], after: Mapping[str, Any] | No
         for name, counts in series
     )
     stem = "pass_rates" if after is None else "pass_rates_after"
-    return render_plot(stem, f"Histogram of pass rates: {spoken}.", (4.5, 2.6), paint, dark=True)
+    return render_plot(stem, f"{title}. Histogram of pass rates: {spoken}.", (4.5, 2.6), paint, dark=True)
 
 
 def _count_hits(pass_rates: Mapping[str, Any], k: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The heat map: every task by arm, and what the second of two arms gained over the first, with interval and n."""
+"""The heat map: every task by arm, and what one arm gained over another in each pair that the claims name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ import numpy as np
 
 from migrl.report.outcomes import Outcome, Sample, count_outcomes
 from migrl.stats import DeltaInterval, bootstrap_macro_delta, bootstrap_over_seeds
+
+Pair = tuple[str, str]
+"""Two arms: minuend and subtrahend."""
 
 RESAMPLES = 4000  # a cell is shown with one decimal; its interval decides nothing
 
@@ -24,25 +27,35 @@ class TaskDelta:
 
 @dataclass(frozen=True)
 class HeatLine:
-    """One task. `cells` maps an arm to its entry in scores.json; `outcomes` counts its samples."""
+    """One task. `cells` maps an arm to its entry in scores.json, `deltas` a pair of arms to their difference.
+
+    A difference is None where an arm did not answer all samples; `outcomes` counts the samples.
+    """
 
     benchmark: str
     task: str
     n: int
     cells: Mapping[str, Mapping[str, Any]]
-    delta: TaskDelta | None
+    deltas: Mapping[Pair, TaskDelta | None]
     outcomes: Mapping[Outcome, int]
 
 
+def list_pairs(claims: Iterable[Mapping[str, Any]], arms: Sequence[str], before: str, after: str) -> list[Pair]:
+    """The pairs of arms to measure: the one that outcomes compare, then those of the claims; all of `arms`."""
+    named = [(claim.get("minuend", ""), claim.get("subtrahend", "")) for claim in claims]
+    pairs = dict.fromkeys([(after, before), *named])
+    return [(first, second) for first, second in pairs if first in arms and second in arms and first != second]
+
+
 def build_heat(
-    samples: Sequence[Sample], scores: Mapping[str, Any], arms: Sequence[str], before: str, after: str
+    samples: Sequence[Sample], scores: Mapping[str, Any], arms: Sequence[str], pairs: Sequence[Pair]
 ) -> list[HeatLine]:
     """One line a task, by benchmark, in the order of the samples.
 
     Args:
         samples: every sample that was evaluated.
         scores: arm -> benchmark -> score (scores.json); accuracies are read from it, in percent.
-        before, after: the arms whose difference is measured, after minus before; none if they are one.
+        pairs: the arms whose differences are measured, as (minuend, subtrahend).
     """
     by_task: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
@@ -52,8 +65,8 @@ def build_heat(
         some = by_task[benchmark, task]
         cells = {arm: scores.get(arm, {}).get(benchmark, {}).get("tasks", {}).get(task) for arm in arms}
         known = {arm: cell for arm, cell in cells.items() if cell is not None}
-        delta = measure_task(some, before, after) if before != after else None
-        lines.append(HeatLine(benchmark, task, len(some), known, delta, outcomes))
+        deltas = {(after, before): measure_task(some, before, after) for after, before in pairs}
+        lines.append(HeatLine(benchmark, task, len(some), known, deltas, outcomes))
     return lines
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from migrl.answers import READABLE
-from migrl.report.scores import ScoreLine
+from migrl.report.scores import ScoreLine, order_lines
 from migrl.report.text import (
     BADGES,
     PAPER,
     escape_cell,
+    is_number,
     name_arm,
     show_claimed,
     show_interval,
@@ -16,7 +17,16 @@ from migrl.report.text import (
     show_points,
     show_rate,
 )
-from migrl.report.words import tell_attested, tell_many, tell_power, tell_tally
+from migrl.report.words import (
+    tell_attested,
+    tell_dissent,
+    tell_many,
+    tell_power,
+    tell_seeds,
+    tell_tally,
+    tell_width,
+    tell_world,
+)
 
 PROVENANCE = ("recipe", "git_revision", "dirty", "lock_sha256", "image")
 
@@ -33,6 +43,8 @@ def write_markdown(
     revision = f", revision {facts['git_revision']}" if facts.get("git_revision") else ""
     title = f"# Reproduction of {PAPER}: recipe {escape_cell(facts.get('recipe', 'unnamed'))}"
     text = [f"{title}{escape_cell(revision)}{dirty}", ""]
+    world = tell_world(facts)
+    text += [world, ""] if world else []
     tally = ", ".join(f"{count} {verdict}" for verdict, count in tell_tally(claims))
     text += [f"**Verdicts: {escape_cell(tally)}.**", ""] if tally else []
     text += _tabulate(
@@ -40,8 +52,8 @@ def write_markdown(
         "l l r r r l l l",
         (_tell_claim(claim) for claim in claims),
     )
-    many = tell_many(claims)
-    text += [many, ""] if many else []
+    notes = [note for note in (tell_seeds(claims), tell_many(claims)) if note]
+    text += [" ".join(notes), ""] if notes else []
     readings = [row for claim in claims for row in _tell_readings(claim)]
     if readings:
         text += ["## Other readings", ""]
@@ -51,7 +63,7 @@ def write_markdown(
         text += _tabulate(
             "benchmark | arm | accuracy (%) | official rule | official − strict | n | cut off | parse ledger",
             "l l r r r r r l",
-            map(_tell_score, lines),
+            map(_tell_score, order_lines(claims, lines)),
         )
         text += [
             "Accuracy is the mean over tasks, with its 95 % interval. The official rule reads the first box anywhere "
@@ -59,6 +71,8 @@ def write_markdown(
             f"all but {', '.join(READABLE)} are misses.",
             "",
         ]
+        width = tell_width(lines)
+        text += [width, ""] if width else []
     if levels:
         text += ["## Levels that others state", ""]
         text += _tabulate(
@@ -84,12 +98,12 @@ def _tell_claim(claim: Mapping[str, Any]) -> list[Any]:
     return [
         claim["statement"],
         tell_attested(claim) or "–",
-        show_claimed(claim.get("expected")),
+        show_claimed(claim["expected"]) if is_number(claim.get("expected")) else "direction",
         _tell_delta(claim),
         claim.get("n"),
         tell_power(claim) or "–",
         f"{sign} {claim['verdict']}".strip(),
-        claim.get("reason") or "–",
+        "; ".join(filter(None, (claim.get("reason"), tell_dissent(claim)))) or "–",
     ]
 
 

@@ -28,7 +28,7 @@ from migrl.report.text import (
     show_points,
     show_rate,
 )
-from migrl.report.words import tell_attested, tell_choice, tell_details, tell_power
+from migrl.report.words import tell_attested, tell_choice, tell_details, tell_dissent, tell_power
 
 HERE = Path(__file__).parent
 STYLES = ("style.css", "explorer.css")
@@ -74,6 +74,7 @@ def make_environment() -> jinja2.Environment:
         "tell_attested": tell_attested,
         "tell_choice": tell_choice,
         "tell_details": tell_details,
+        "tell_dissent": tell_dissent,
         "tell_power": tell_power,
     }
     environment.filters |= {

@@ -12,6 +12,12 @@ const samples = [...document.querySelectorAll(".sample")].map((node) => ({
   replies: JSON.parse(node.dataset.replies),
   text: `${node.querySelector(".uid").textContent}\n${node.querySelector(".question").textContent}`.toLowerCase(),
 }));
+const claims = [...document.querySelectorAll(".claim")];
+// How many samples of each task and outcome were evaluated, in this file or not.
+const cells = [...section.querySelectorAll("tr[data-counts]")].map(({ dataset }) => ({
+  data: dataset,
+  counts: Object.entries(JSON.parse(dataset.counts)),
+}));
 let found = samples;
 let page = 0;
 
@@ -29,13 +35,26 @@ function matches({ data, replies, text }) {
   );
 }
 
+// Of what every sample's place alone decides, all are known; of the rest, only those in this file.
+function count(range) {
+  if (["arm", "result", "status", "q"].some((key) => read(key) !== "")) {
+    return `${found.length} of the ${samples.length} samples in this file${range}`;
+  }
+  let all = 0;
+  for (const { data, counts } of cells) {
+    if (!["benchmark", "task"].every((key) => read(key) === "" || read(key) === data[key])) continue;
+    for (const [outcome, number] of counts) if (["", outcome].includes(read("outcome"))) all += number;
+  }
+  return `${found.length} shown of ${all}${range}${found.length < all ? "; the rest are in samples.jsonl.gz" : ""}`;
+}
+
 function show() {
   const pages = Math.max(1, Math.ceil(found.length / PAGE));
   page = Math.min(Math.max(page, 0), pages - 1);
   const visible = new Set(found.slice(page * PAGE, (page + 1) * PAGE));
   for (const sample of samples) sample.node.hidden = !visible.has(sample);
   const range = found.length > PAGE ? `, here ${page * PAGE + 1} to ${page * PAGE + visible.size}` : "";
-  document.getElementById("shown").textContent = `${found.length} of ${samples.length} samples${range}`;
+  document.getElementById("shown").textContent = count(range);
   document.getElementById("no-match").hidden = found.length > 0;
   for (const label of document.querySelectorAll(".page")) label.textContent = `page ${page + 1} of ${pages}`;
   for (const button of document.querySelectorAll("[data-turn]")) {
@@ -79,8 +98,16 @@ function pickTask(task, benchmark) {
   if (option && task !== "") fields.get("benchmark").value = option.parentElement.label;
 }
 
+function openClaim(address) {
+  const claim = claims.find(({ id }) => `#${id}` === address);
+  if (!claim) return;
+  claim.open = true;
+  claim.scrollIntoView();
+}
+
 function readAddress() {
   const address = location.hash;
+  openClaim(address);
   const target = samples.find(({ node }) => `#${node.id}` === address);
   if (target) {
     if (!found.includes(target)) {
@@ -133,14 +160,14 @@ for (const button of document.querySelectorAll("[data-turn]")) {
 }
 section.addEventListener("keydown", (event) => {
   const by = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 }[event.key];
-  const typing = event.target.matches("input, select");
-  if (!by || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!by || !event.target.closest(".sample") || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   step(by);
 });
 addEventListener("hashchange", readAddress);
+addEventListener("click", ({ target }) => openClaim(target.closest("a")?.hash)); // also where the address stays the same
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("#verdicts details, #provenance details")) details.open = true;
+  for (const details of document.querySelectorAll("#verdicts details")) details.open = true;
 });
 
 for (const control of section.querySelectorAll("#filters, .pager, .keys")) control.hidden = false;

@@ -1,6 +1,6 @@
 """Scores as the report lists them: one line a benchmark and arm, strict and official side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,19 @@ class ScoreLine:
         """What the official rule gives beyond ours, in points."""
         pair = (self.official.get("macro"), self.score.get("macro"))
         return pair[0] - pair[1] if all(map(is_number, pair)) else None  # type: ignore[operator]
+
+
+def order_benchmarks(claims: Iterable[Mapping[str, Any]], benchmarks: Iterable[str]) -> list[str]:
+    """The benchmarks in the order in which the claims name them first, then the rest as they come."""
+    known = dict.fromkeys(benchmarks)
+    named = dict.fromkeys(name for claim in claims for name in claim.get("benchmarks") or () if name in known)
+    return list(named | known)
+
+
+def order_lines(claims: Iterable[Mapping[str, Any]], lines: Sequence[ScoreLine]) -> list[ScoreLine]:
+    """The lines with their benchmarks in the order of the claims."""
+    order = order_benchmarks(claims, (line.benchmark for line in lines))
+    return sorted(lines, key=lambda line: order.index(line.benchmark))
 
 
 def list_score_lines(scores: Mapping[str, Any], arms: Sequence[str]) -> list[ScoreLine]:

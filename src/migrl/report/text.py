@@ -96,10 +96,10 @@ def show_interval(record: Mapping[str, Any], show: Callable[[Any], str]) -> str:
 
 
 def show_p(value: Any) -> str:
-    """A p value with two digits that count; below a ten-thousandth only that, and nothing is a dash."""
+    """A p value with two digits that count; below a thousandth only that, and nothing is a dash."""
     if not is_number(value):
         return "–"
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+    return "< 0.001" if value < 1e-3 else f"{value:.2g}"
 
 
 def is_number(value: Any) -> bool:

@@ -4,9 +4,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from migrl.report.scores import ScoreLine
 from migrl.report.text import BADGES, is_number, show_claimed, show_p, show_points
 
 Claim = Mapping[str, Any]
+
+_RENDERED = "Rendered shapes and a tiny model: this shows the direction only; the paper's own numbers were not run."
+_ONE_SEED = "One training run: intervals cover the choice of samples, not of the training seed."
+_NO_WIDTH = (
+    "An interval without width, such as [0.0, 0.0]: within each task every sample was hit, or every one missed. "
+    "Drawing among them again shows no spread, which does not mean that there is none."
+)
+
+
+def tell_world(facts: Mapping[str, Any]) -> str:
+    """What a run on rendered pictures cannot show; empty for published data."""
+    source = (facts.get("settings") or {}).get("source") or {}
+    return _RENDERED if source.get("kind") == "world" else ""
 
 
 def tell_tally(claims: Sequence[Claim]) -> list[tuple[str, int]]:
@@ -23,7 +37,17 @@ def tell_power(claim: Claim) -> str:
         return ""
     if is_number(power.get("claimed")) and is_number(claim.get("expected")):
         return f"would show {show_claimed(claim['expected'])} in {_show_share(power['claimed'])} of runs"
-    return f"detectable: {show_points(power['detectable'])}" if is_number(power.get("detectable")) else ""
+    return f"can show ≥ {power['detectable']:.1f}" if is_number(power.get("detectable")) else ""
+
+
+def tell_dissent(claim: Claim) -> str:
+    """Which other readings, of those that could be judged, come to another verdict; empty if none does."""
+    judged = [reading["verdict"] for reading in claim.get("readings") or () if reading["verdict"] != "not run"]
+    others = tell_tally([{"verdict": verdict} for verdict in judged if verdict != claim["verdict"]])
+    return "; ".join(
+        f"{count} of {len(judged)}{'' if place else ' other readings'}: {verdict}"
+        for place, (verdict, count) in enumerate(others)
+    )
 
 
 def tell_details(claim: Claim) -> list[tuple[str, str]]:
@@ -62,6 +86,19 @@ def tell_many(claims: Sequence[Claim]) -> str:
     )
 
 
+def tell_seeds(claims: Sequence[Claim]) -> str:
+    """What the intervals leave out where there was one training run; empty with several, and without a run."""
+    seeds = {claim.get("seeds") or 1 for claim in claims if is_number(claim.get("delta"))}
+    return _ONE_SEED if 1 in seeds else ""
+
+
+def tell_width(lines: Sequence[ScoreLine]) -> str:
+    """What an interval without width means, where a score has one; else empty."""
+    scores = [score for line in lines for score in (line.score, line.official)]
+    flat = (is_number(score.get("low")) and score["low"] == score.get("high") for score in scores)
+    return _NO_WIDTH if any(flat) else ""
+
+
 def tell_attested(claim: Claim) -> str:
     """The versions of the paper that state a claim, with the places; empty if none is named."""
     return ", ".join(f"{version} {place}".strip() for version, place in (claim.get("attested") or {}).items())
@@ -78,7 +115,7 @@ def tell_choice(record: Mapping[str, Any]) -> str:
 
 
 def _tell_whole_power(claim: Claim, power: Mapping[str, Any]) -> str:
-    basis = {"measured": "measured on these samples", "design": "by design, from the benchmark's size"}
+    basis = {"measured": "measured on these samples", "design": f"by the design {power.get('design')}"}
     words = []
     if is_number(power.get("detectable")):
         words.append(f"a true {show_points(power['detectable'])} would be shown above 0 in 95 % of runs")

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from migrl.errors import UserError
 from migrl.sources.unpack import UnpackLimits
+from migrl.yaml_file import parse_yaml
 
 SOURCES_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "sources.yaml"
 DOWNLOADS = "downloads"
@@ -125,7 +126,7 @@ def load_sources(path: Path = SOURCES_FILE) -> dict[str, Source]:
         UserError: no such file, no YAML, an unknown or missing key, or a bad value; it names file and key.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it from the repository") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
