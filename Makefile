@@ -81,7 +81,8 @@ test: $(STAMP) ## every test that needs no GPU: unit, golden, claims, and the pi
 
 browser: ## Debian's Chromium, for the tests of the report's page (needs root; without it they are skipped)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
-	  apt-get update -qq && apt-get install -y -qq chromium
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get -qq -o Acquire::http::Timeout=20 update && apt-get install -y -qq --no-install-recommends chromium
 
 # Raw scores of further seeds, kept as the reference that new runs are compared with.
 seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results/reference_runs/tiny
