@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from migrl.errors import UserError
-from migrl.yaml_file import parse_yaml
+from migrl.yaml_file import load_model
 
 CLAIMS_FILE = Path(__file__).resolve().parents[2] / "reproduce" / "claims.yaml"
 
@@ -150,16 +149,7 @@ def load_levels(path: Path = CLAIMS_FILE) -> tuple[Level, ...]:
 
 
 def _load_file(path: Path) -> _ClaimsFile:
-    try:
-        file = _ClaimsFile.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run from a checkout that has it, or name another") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({error}); correct it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: key {key!r}: {first['msg']}; correct it") from error
+    file = load_model(path, _ClaimsFile)
     for kind, entries in (("claim", file.claims), ("level", file.levels)):
         ids = [entry.id for entry in entries]
         for entry_id in ids:
@@ -171,6 +161,11 @@ def _load_file(path: Path) -> _ClaimsFile:
 def select_claims(claims: Sequence[Claim], recipe: str) -> tuple[Claim, ...]:
     """The claims that a recipe's results are judged by."""
     return tuple(claim for claim in claims if claim.recipe == recipe)
+
+
+def select_levels(levels: Sequence[Level], recipe: str) -> tuple[Level, ...]:
+    """The levels that a recipe's results are compared with: they are all of the paper's own benchmarks."""
+    return tuple(levels) if recipe == "paper" else ()
 
 
 def decide_verdict(low: float, high: float, expected: float | None) -> tuple[Verdict, str]:

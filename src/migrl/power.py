@@ -12,13 +12,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from migrl.errors import UserError
-from migrl.yaml_file import parse_yaml
+from migrl.yaml_file import load_model
 
 DESIGNS_FILE = Path(__file__).resolve().parents[2] / "reproduce" / "designs.yaml"
 SHOWN = 0.95  # the share of runs in which an effect has to be shown for a benchmark to be able to show it
@@ -160,16 +158,7 @@ def load_designs(path: Path = DESIGNS_FILE) -> Mapping[str, Design]:
     Raises:
         UserError: the file is missing, is no YAML, or breaks a design's form (the key is named).
     """
-    try:
-        return _DesignsFile.model_validate(parse_yaml(path.read_text(encoding="utf-8"))).designs
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run from a checkout that has it, or name another") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({error}); correct it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: key {key!r}: {first['msg']}; correct it") from error
+    return load_model(path, _DesignsFile).designs
 
 
 def measure_power(standard_error: float, expected: float | None) -> dict[str, Any]:
@@ -217,10 +206,9 @@ def _check_error(standard_error: float) -> None:
         raise ValueError(f"{standard_error} is no standard error; it is finite and not negative")
 
 
-def plan_power(design: Design, alternative: Alternative = "stated") -> dict[str, Any]:
-    """What a claim's benchmark can show, from its design alone: as `measure_power`, at the claimed difference."""
-    error = design.predict_standard_error(design.expected or 0.0, alternative)
-    return measure_power(error, design.expected)
+def plan_power(design: Design, expected: float | None) -> dict[str, Any]:
+    """What a benchmark can show of a claim, from its design alone: as `measure_power`, at the claimed difference."""
+    return measure_power(design.predict_standard_error(expected or 0.0), expected)
 
 
 def cover_hits(first: Reals, second: Reals, correlation: float) -> Reals:

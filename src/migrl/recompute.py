@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.progress import Progress
 
-from migrl.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_claims
+from migrl.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_claims, select_levels
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, Evaluation, check_rows_fit, read_evaluations
 from migrl.evidence import MANIFEST
@@ -23,7 +23,7 @@ from migrl.references import check_deltas, load_references
 from migrl.report.markdown import write_markdown
 from migrl.report.measurements import render_measurements
 from migrl.report.scores import list_score_lines
-from migrl.report.text import ARM_ORDER
+from migrl.report.text import order_arms
 from migrl.scores import Row, compute_scores, load_rows, name_arm, rescore_row
 from migrl.seal import TREE, list_files
 from migrl.stored import REMEDY, collect, compare, compare_text, read_object
@@ -76,7 +76,7 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
         collect(differences, lambda: check_rows_fit(evaluations, rows))
         differences += compare_weights(evaluations, manifest, recipe)
     claims = select_claims(load_claims(claims_file), recipe.claims)
-    levels = load_levels(claims_file) if recipe.claims == "paper" else ()
+    levels = select_levels(load_levels(claims_file), recipe.claims)
     deltas = collect(differences, lambda: check_deltas(stored["references"].get("deltas"), "references.json"))
     rescored: list[Row] = []
     follow: dict[str, Callable[[], Any]] = {
@@ -163,8 +163,7 @@ def render_page(
     facts: Mapping[str, Any],
 ) -> str:
     """`report.md` from what stands beside it; `facts` is the manifest."""
-    arms = [*(arm for arm in ARM_ORDER if arm in scores), *sorted(scores.keys() - set(ARM_ORDER))]
-    return write_markdown(claims, levels, list_score_lines(scores, arms), evaluations, facts)
+    return write_markdown(claims, levels, list_score_lines(scores, order_arms(scores)), evaluations, facts)
 
 
 def recompute_costs(folder: Path) -> tuple[str, list[str]]:

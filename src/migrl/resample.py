@@ -1,6 +1,7 @@
 """Drawing image sets anew: the cluster bootstrap that every interval of a macro average stands on."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,12 @@ def resample_clusters(
     factor = math.sqrt(parts.sum() / (parts * (k_tasks - 1) / k_tasks).sum())
     freedom = parts.sum() ** 2 / (parts**2 / (k_tasks - 1)).sum()
     return Resampled(estimate, resampled, sum(sizes), factor, float(freedom))
+
+
+def find_lonely_tasks(tasks: Sequence[str], clusters: Sequence[str]) -> list[str]:
+    """Tasks with a single cluster, by name: there is nothing to draw anew, so they have no interval."""
+    counts = Counter(task for task, _ in set(zip(tasks, clusters, strict=True)))
+    return sorted(task for task, count in counts.items() if count < 2)
 
 
 def sum_clusters(

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from migrl.answers import READABLE, STATUSES
+from migrl.resample import find_lonely_tasks
 from migrl.stats import bootstrap_macro, normal_macro, wilson_interval
 
 IOU_THRESHOLD = 0.5
@@ -110,10 +111,7 @@ def _measure(rows: Sequence[Row], values: list[Any], estimate: Callable[..., Any
 def _bounds(
     values: list[Any], tasks: list[str], clusters: list[str], estimate: Callable[..., Any], low: str, high: str
 ) -> dict[str, float | None]:
-    sets: dict[str, set[str]] = {}
-    for task, cluster in zip(tasks, clusters, strict=True):
-        sets.setdefault(task, set()).add(cluster)
-    if any(len(members) < 2 for members in sets.values()):
+    if find_lonely_tasks(tasks, clusters):
         return {low: None, high: None}
     interval = estimate(values, tasks, clusters)
     return {low: round(interval.low, PERCENT_DECIMALS), high: round(interval.high, PERCENT_DECIMALS)}

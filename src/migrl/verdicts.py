@@ -5,17 +5,18 @@ has to wonder whether the choice made the verdict. All numbers are percentage po
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from migrl.claims import CLAIMS_FILE, Claim, Level, Scope, decide_verdict
+from migrl.claims import CLAIMS_FILE, Claim, Level, Reading, Scope, decide_verdict
 from migrl.official import read_officially
-from migrl.power import DESIGNS_FILE, Design, Z, load_designs, measure_power
+from migrl.power import DESIGNS_FILE, Design, Z, load_designs, measure_power, plan_power
 from migrl.recipe import Recipe
 from migrl.references import REFERENCE_RUNS, compare_with_reference
+from migrl.resample import find_lonely_tasks
 from migrl.scores import Row, check_rows
 from migrl.stats import (
     DeltaInterval,
@@ -40,6 +41,14 @@ class Evidence:
     """Rows by arm, benchmark and training seed (None where a recipe names one alone, or for an untrained arm)."""
 
     rows: Mapping[tuple[str, str], Mapping[int | None, Sequence[Row]]]
+    official: dict[tuple[str, str, int | None], list[tuple[bool, bool]]] = field(default_factory=dict)
+
+    def read_official(self, arm: str, benchmark: str, seed: int | None) -> list[tuple[bool, bool]]:
+        """As `read_officially`, of each row in its order; done once, for it parses every completion."""
+        key = (arm, benchmark, seed)
+        if key not in self.official:
+            self.official[key] = read_officially(self.rows[arm, benchmark][seed])
+        return self.official[key]
 
     def list_seeds(self, arm: str, benchmarks: Sequence[str]) -> set[int | None]:
         """Seeds of an arm's rows on these benchmarks."""
@@ -49,11 +58,11 @@ class Evidence:
         """(benchmark, uid) -> row and hit by the scope's rule; an untrained arm answers for every seed."""
         hits = {}
         for benchmark in scope.benchmarks:
-            seeds = self.rows[arm, benchmark]
-            rows = seeds[seed] if seed in seeds else seeds[None]
+            answered = seed if seed in self.rows[arm, benchmark] else None
+            rows = self.rows[arm, benchmark][answered]
             flags = [row["hit"] for row in rows]
             if scope.rule == "official":
-                flags = [hit for _, hit in read_officially(rows)]
+                flags = [hit for _, hit in self.read_official(arm, benchmark, answered)]
             for row, flag in zip(rows, flags, strict=True):
                 if scope.tasks is None or row["task"] in scope.tasks:
                     hits[benchmark, row["uid"]] = (row, flag)
@@ -118,13 +127,12 @@ def _judge_claim(
         "p_adjusted": None,
         "equivalence": None if interval is None or claim.expected is None else _weigh(interval, claim.expected),
         "power": _find_power(claim, interval, seeds, designs),
-        "readings": [_judge_reading(claim, number, evidence, resamples) for number in range(len(claim.readings))],
+        "readings": [_judge_reading(claim, reading, evidence, resamples) for reading in claim.readings],
         "reference": compare_with_reference(delta, reference) if reference and delta is not None else None,
     }
 
 
-def _judge_reading(claim: Claim, number: int, evidence: Evidence, resamples: int) -> dict[str, Any]:
-    reading = claim.readings[number]
+def _judge_reading(claim: Claim, reading: Reading, evidence: Evidence, resamples: int) -> dict[str, Any]:
     scope = claim.read(reading)
     found = _judge_scope(scope, claim.expected, evidence, resamples)
     del found["interval"], found["seeds"]
@@ -151,8 +159,7 @@ def _judge_scope(
     tasks, clusters, weights = _group(scope, rows)
     units = set(zip(tasks, clusters, strict=True))
     found = {**_UNMEASURED, "n": len(rows), "clusters": len(units), "interval": None, "seeds": len(seeds)}
-    counts = {task: sum(unit[0] == task for unit in units) for task in set(tasks)}
-    if lonely := sorted(task for task, count in counts.items() if count < 2):
+    if lonely := find_lonely_tasks(tasks, clusters):
         reason = f"task {lonely[0]} has a single image set, so there is no interval"
         return found | {"verdict": "inconclusive", "reason": reason}
     hits, others = (np.array([[arm[key][1] for key in rows] for arm in arms]) for arms in (first, second))
@@ -196,10 +203,8 @@ def _find_gap(scope: Scope, evidence: Evidence) -> str:
                 return f"no rows of arm {arm} on task {task}"
     if scope.rule == "official":
         for benchmark in scope.benchmarks:
-            both = [
-                rows for arm in (scope.minuend, scope.subtrahend) for rows in evidence.rows[arm, benchmark].values()
-            ]
-            if not any(read for rows in both for read, _ in read_officially(rows)):
+            both = [(arm, seed) for arm in (scope.minuend, scope.subtrahend) for seed in evidence.rows[arm, benchmark]]
+            if not any(read for arm, seed in both for read, _ in evidence.read_official(arm, benchmark, seed)):
                 return f"the official rule of {benchmark} reads none of the answers: it asks for another form"
     trained = [evidence.list_seeds(arm, scope.benchmarks) - {None} for arm in (scope.minuend, scope.subtrahend)]
     if all(trained) and trained[0] != trained[1]:
@@ -227,12 +232,7 @@ def _find_power(
     name = claim.id if claim.id in designs else next(alike, None)
     if name is None or claim.gap:
         return None
-    design = designs[name]
-    return {
-        "basis": "design",
-        "design": name,
-        **measure_power(design.predict_standard_error(claim.expected or 0.0), claim.expected),
-    }
+    return {"basis": "design", "design": name, **plan_power(designs[name], claim.expected)}
 
 
 def judge_levels(levels: Sequence[Level], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -262,8 +262,7 @@ def _measure_level(level: Level, rows: Sequence[Row]) -> dict[str, Any]:
     tasks = ["all" if level.averaging == "micro" else row["task"] for row in chosen]
     clusters = [row["cluster"] for row in chosen]
     entry["n"] = len({row["uid"] for row in chosen})
-    units = set(zip(tasks, clusters, strict=True))
-    if any(sum(unit[0] == task for unit in units) < 2 for task in set(tasks)):
+    if find_lonely_tasks(tasks, clusters):
         return entry  # a single image set has no spread
     interval = bootstrap_macro([row["hit"] for row in chosen], tasks, clusters)
     low, high = round(interval.low, _DECIMALS), round(interval.high, _DECIMALS)

@@ -111,7 +111,7 @@ def test_every_number_that_the_recipes_can_judge_has_a_design_of_its_benchmarks(
         claim = claims[claim_id]
         assert (design.expected, claim.averaging) == (claim.expected, "macro")
         assert {task.split("/")[0] for task in design.tasks} == set(claim.benchmarks)
-        planned = plan_power(design)
+        planned = plan_power(design, design.expected)
         assert (planned["claimed"] is None) == (claim.expected is None)
         if planned["claimed"] is not None and planned["claimed"] >= 0.95:
             assert planned["detectable"] <= design.full_delta

@@ -29,11 +29,11 @@ from migrl.publish.finished import FinishedRun
 from migrl.records import read_jsonl
 from migrl.report.scores import list_score_lines
 from migrl.report.text import (
-    ARM_ORDER,
     BADGES,
     PAPER,
     flatten,
     name_arm,
+    order_arms,
     reveal,
     show_interval,
     show_percent,
@@ -85,7 +85,7 @@ def write_model_card(run: FinishedRun, folder: Path, model_id: str, data_id: str
         suffixes={kind: Markup(SUFFIXES[run.settings["evaluate"]["style"], kind]) for kind in ("box", "choice")},
         frame=FRAMES[model["frame"]],
         settings=compare_settings(run.settings, facts["settings"]),
-        lines=list_score_lines(run.scores, [arm for arm in ARM_ORDER if arm in run.scores]),
+        lines=list_score_lines(run.scores, order_arms(run.scores)),
         limits=list_limits(run),
     )
     write_card(folder / "README.md", data, text, ModelCard)

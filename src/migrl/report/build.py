@@ -17,7 +17,7 @@ from migrl.report.outcomes import group_rows
 from migrl.report.page import render_page
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.shots import Row
-from migrl.report.text import ARM_ORDER, PAPER, flatten
+from migrl.report.text import PAPER, flatten, order_arms
 from migrl.report.words import tell_many, tell_seeds, tell_tally, tell_width, tell_world
 
 
@@ -66,7 +66,7 @@ def write_report(
         UserError: an image of a shown sample is missing or unreadable, or a sample comes twice.
     """
     seen = dict.fromkeys([*scores, *(row["arm"] for row in rows)])
-    arms = [arm for arm in ARM_ORDER if arm in seen] + sorted(arm for arm in seen if arm not in ARM_ORDER)
+    arms = order_arms(seen)
     lines = order_lines(claims, list_score_lines(scores, arms))
     order = order_benchmarks(claims, (row["benchmark"] for row in rows))
     rows = sorted(rows, key=lambda row: order.index(row["benchmark"]))

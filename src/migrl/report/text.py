@@ -7,7 +7,7 @@ would reorder the text around it, and `escape_cell` makes any text inert in a ce
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -31,6 +31,11 @@ BADGES = {
 """Verdict -> the sign before it, and the tone that the page colours it in."""
 
 _UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width), lone surrogate, odd line ends
+
+
+def order_arms(arms: Collection[str]) -> list[str]:
+    """Arms as the pages list them: those we know in the order of training, then others by name."""
+    return [arm for arm in ARM_ORDER if arm in arms] + sorted(arm for arm in arms if arm not in ARM_ORDER)
 
 
 def name_arm(arm: str) -> str:

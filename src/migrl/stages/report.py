@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from migrl.claims import load_claims, load_levels, select_claims
+from migrl.claims import load_claims, load_levels, select_claims, select_levels
 from migrl.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
 from migrl.evidence import StageContext, read_json, read_manifest, write_json
 from migrl.provenance import describe_provenance
@@ -79,7 +79,7 @@ def judge_rows(
     claims = judge_claims(
         select_claims(load_claims(), recipe.claims), rows, reference_deltas, resamples=recipe.resamples
     )
-    levels = judge_levels(load_levels(), rows) if recipe.claims == "paper" else []
+    levels = judge_levels(select_levels(load_levels(), recipe.claims), rows)
     return compute_scores(rows), claims, levels
 
 
