@@ -45,7 +45,8 @@ def make_pool(records: int) -> Iterator[dict[str, Any]]:
         turns = []
         for turn in range(3):
             x, y = generator.randint(0, 500), generator.randint(0, 500)
-            question = f"Find the thing that sentence number {turn} speaks of: " + "words " * 40
+            thing = f"<|object_ref_start|>thing number {turn}<|object_ref_end|>"
+            question = f"Find {thing}, which this sentence speaks of: " + "words " * 40
             answer = f"It's in the third image. <|box_start|>({x},{y}),({x + 99},{y + 99})<|box_end|>"
             turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         turns[0]["value"] = MARK * 4 + turns[0]["value"]

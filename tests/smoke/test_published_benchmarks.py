@@ -241,7 +241,7 @@ def test_univg_r1_s_stages_are_trained_on_with_their_reasoning_and_the_pool_s_pi
     assert (result := call("fetch", place / "hub")).returncode == 0, result.stderr[-3000:]
     facts = json.loads((folder / "fetch/manifest.json").read_text())["facts"]["training"]
     assert facts["chosen"] == {
-        "cot": {"Free-Form": 4, "Group_Grounding": 4},
+        "cot": {"Free-Form": 4, "Group_Grounding": 4, "Single_Image": 0},
         "rl": {"Free-Form": 4, "Group_Grounding": 4, "Single_Image": 1},
     }
     assert facts["rl"]["target_known_from"] == {"MGrounding-630k": 8, "one picture": 1}
@@ -250,6 +250,8 @@ def test_univg_r1_s_stages_are_trained_on_with_their_reasoning_and_the_pool_s_pi
         "Group_Grounding": {"images of an RL sample": 2},
     }
     assert len(facts["files"]) == 6 and "MIT" in facts["licences"].values()
+    assert "SA-1B" in facts["licences"]["Michael4933/MGrounding-630k"] and "CC BY 4.0" in facts["licences"]["coco"]
+    assert "cot Group_Grounding 4 of 5" in result.stderr
 
     settings = ("synthesize.teacher={engine: scripted}", "synthesize.candidates=1")
     assert (result := call("synthesize", place / "hub", *settings)).returncode == 0, result.stderr[-3000:]

@@ -1,6 +1,8 @@
 """MGrounding-630k: only what names its image is kept, the rest is counted, and a huge file needs little memory."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from migrl.mentions import find_images
 from migrl.records import BoxTarget, read_samples, write_jsonl
 
 BOX = "<|box_start|>(100,200),(300,400)<|box_end|>"
+CAT = "Find <|object_ref_start|>the cat<|object_ref_end|>."
 
 
 def make_record(task: str, *turns: tuple[str, str], images: int = 4, folder: str = "s") -> dict[str, Any]:
@@ -43,6 +46,14 @@ def convert(record: Any, index: int = 7) -> mgrounding.Conversion:
         ("Common_Object", "Locate it in the 2nd image.", BOX, 2),
         ("Difference", "What differs?", f"In Image-2: {BOX}", 2),
         ("Free-Form", "Compare the first image and the second image.", f"The fourth picture has it: {BOX}", 4),
+        ("Object_Tracking", f"It is at {BOX} in the first frame. Find it in the 3rd image.", BOX, 3),
+        (
+            "Group_Grounding",
+            "Find it.",
+            f"Third image: <|object_ref_start|>the first picture<|object_ref_end|>{BOX}",
+            3,
+        ),
+        ("Free-Form", "Find it.", "The 2nd image: <|box_start|>( 100, 200 ) , ( 300.0, 400 )<|box_end|>", 2),
         ("Region_Locating", "Locate the second image in the source picture.", BOX, 1),
         ("Referring_Grounding", "Find the thing of image 1.", BOX, 2),
     ],
@@ -66,10 +77,21 @@ def test_each_task_names_its_image_in_its_own_way(task: str, question: str, answ
         (BOX, "no image named"),
         (f"In the first image or the second image: {BOX}", "several images named"),
         (f"In the fifth image: {BOX}", "image out of range"),
+        (f"In the third image: {BOX}<|box_start|>(-1,2),(3,4)<|box_end|>", "several boxes"),
+        (f"In the third image: {BOX} and (5,6),(7,8)", "several boxes"),
+        ("In the third image: <|box_start|>(1,2),(3,4),(5,6),(7,8)<|box_end|>", "several boxes"),
+        ("In the first image <|box_start|>(0.1,0.2),(0.3,0.4)<|box_end|>", "box of 0 to 1"),
+        (f"It is not in the first image: {BOX}", "image named in passing"),
+        (f"The second image does not show it: {BOX}", "image named in passing"),
+        (f"Like the dog in the first image: {BOX}", "image named in passing"),
+        (f"As in the first image, but in another image: {BOX}", "image named in words not read"),
+        (f"The first image has it, and so has frame 3: {BOX}", "image named in words not read"),
+        (f"In the twenty-first image: {BOX}", "image named in words not read"),
+        (f"<|object_ref_start|>the dog of the third image<|object_ref_end|>{BOX}", "no image named"),
     ],
 )
 def test_a_turn_without_one_sound_box_in_one_named_image_is_dropped_and_counted(answer: str, reason: str) -> None:
-    record = make_record("Group_Grounding", ("Find the dog.", answer), ("Find the cat.", f"The second image: {BOX}"))
+    record = make_record("Group_Grounding", ("Find the dog.", answer), (CAT, f"The second image: {BOX}"))
     conversion = convert(record)
     assert conversion.dropped == {reason: 1}
     assert [sample.uid for sample in conversion.samples] == ["mgrounding:7:1"]
@@ -91,7 +113,10 @@ def test_ordinals_are_read_as_words_digits_and_numbers() -> None:
         ("Free-Form", f"Find what is at {BOX} in the second image.", "box of another image in the question"),
         ("Object_Tracking", f"From {BOX} to {BOX}, where is it?", "box of another image in the question"),
         ("Object_Tracking", f"Find {BOX.replace(',', ', ')} again.", "unreadable box in the question"),
+        ("Object_Tracking", f"Find what is at {BOX} in the second image.", "box of another image in the question"),
+        ("Object_Tracking", f"Find {BOX.replace('300', '1300')} again.", "broken box in the question"),
         ("Object_Tracking", f"Find {BOX} again.", ""),
+        ("Difference", f"Find {BOX} of the first image again.", ""),
         ("Free-Form", f"In the first image there is {BOX}; find it again.", ""),
         ("Free-Form", "Image-1: <image>\nimage 2: <image>\nFind it.", ""),
     ],
@@ -151,7 +176,7 @@ def test_a_torn_file_names_the_record_where_it_ends(tmp_path: Path, text: str) -
 
 def write_many(path: Path, order: list[int]) -> Path:
     tasks = ("Group_Grounding", "Free-Form")
-    turns = (("Find it.", f"In the first image: {BOX}"), ("Find that.", f"The second image: {BOX}"))
+    turns = (("Find it.", f"In the first image: {BOX}"), (CAT, f"The second image: {BOX}"))
     records = [make_record(tasks[number % 2], *turns, folder=str(number)) for number in order]
     path.write_text(json.dumps(records))
     return path
@@ -160,9 +185,10 @@ def write_many(path: Path, order: list[int]) -> Path:
 def test_splits_share_no_images_and_have_their_sizes_and_the_seed_decides(tmp_path: Path) -> None:
     path = write_many(tmp_path / "m.json", list(range(200)))
     chosen, facts = choose_samples(path, make_sizes(20, 10, 1))
+    none = dict.fromkeys(TASKS, 0)
     assert facts["chosen"] == {
-        "cot": {"Free-Form": 20, "Group_Grounding": 20},
-        "rl": {"Free-Form": 10, "Group_Grounding": 10},
+        "cot": {**none, "Free-Form": 20, "Group_Grounding": 20},
+        "rl": {**none, "Free-Form": 10, "Group_Grounding": 10},
     }
     assert facts["usable"] == {"Free-Form": 200, "Group_Grounding": 200}
     clusters = {split: {sample.cluster for sample in samples} for split, samples in chosen.items()}
@@ -180,6 +206,113 @@ def test_dropped_turns_are_counted_by_task_and_reason(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps(records))
     _, facts = choose_samples(tmp_path / "m.json", make_sizes(1, 1, 0))
     assert facts["dropped"] == {"Difference": {"no box": 1}, "unknown": {"unknown task Nonsense": 1}}
+    assert (facts["records"], facts["turns"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "question"),
+    [
+        ("Free-Form", "Which dog is like the one in the first image?"),
+        ("Group_Grounding", "The first image shows a dog. Find it."),
+        ("Common_Object", "Find what matches the object of the first image."),
+        ("Common_Object", "The first image shows a dog. Find it."),
+        ("Common_Object", "The dog of the first image: find it in the others."),
+        ("Difference", "What is shown in the first image only?"),
+        ("Object_Tracking", f"Find what is at {BOX} in the first image."),
+        ("Object_Tracking", f"Find what is at {BOX} again, first image or not."),
+    ],
+)
+def test_an_image_that_a_question_names_for_another_reason_is_not_taken_for_the_answer_s(
+    task: str, question: str
+) -> None:
+    conversion = convert(make_record(task, (question, BOX)))
+    assert not conversion.samples and conversion.dropped.total() == 1
+    assert set(conversion.dropped) <= {"image named in passing", "no image named"}
+
+
+def test_a_later_turn_is_kept_only_where_its_question_names_its_object() -> None:
+    answer = f"In the third image: {BOX}"
+    conversion = convert(make_record("Free-Form", ("Find the dog.", answer), ("Again?", answer), (CAT, answer)))
+    assert [sample.uid for sample in conversion.samples] == ["mgrounding:7:0", "mgrounding:7:2"]
+    assert conversion.dropped == {"leans on an earlier turn": 1}
+
+
+def test_a_box_in_a_picture_that_is_shown_twice_is_dropped() -> None:
+    record = make_record("Free-Form", ("Find it.", f"In the third image: {BOX}"))
+    record["images"][0] = record["images"][2]
+    assert convert(record).dropped == {"picture of the box shown twice": 1}
+
+
+def test_samples_are_drawn_from_the_whole_file_whatever_its_order(tmp_path: Path) -> None:
+    turn = ("Find it.", f"In the first image: {BOX}")
+    records = [make_record("Free-Form", turn, folder=f"{'ab'[number // 500]}/{number}") for number in range(1000)]
+    drawn = []
+    for order in (records, records[::-1]):
+        (tmp_path / "m.json").write_text(json.dumps(order))
+        chosen, _ = choose_samples(tmp_path / "m.json", make_sizes(100, 100, 0))
+        drawn.append({split: {sample.images for sample in samples} for split, samples in chosen.items()})
+    assert drawn[0] == drawn[1]
+    for split in ("cot", "rl"):
+        # 100 of 1000 in two halves: 50 each, standard deviation 4.7.
+        assert 30 < sum("/a/" in images[0] for images in drawn[0][split]) < 70
+
+
+def test_what_is_asked_twice_is_taken_once_and_what_is_answered_in_two_ways_not_at_all(tmp_path: Path) -> None:
+    def ask(folder: str, image: str) -> dict[str, Any]:
+        return make_record("Free-Form", ("Find it.", f"In the {image} image: {BOX}"), folder=folder)
+
+    records = [ask("a", "first"), ask("a", "first"), ask("b", "first"), ask("b", "second"), ask("c", "third")]
+    (tmp_path / "m.json").write_text(json.dumps(records))
+    chosen, facts = choose_samples(tmp_path / "m.json", make_sizes(9, 9, 0, ("Free-Form",)))
+    assert sorted(s.images[0] for samples in chosen.values() for s in samples) == [
+        "Free-Form/a/0.jpg",
+        "Free-Form/c/0.jpg",
+    ]
+    assert facts["dropped"] == {"Free-Form": {"asked twice": 1, "asked twice with several answers": 1}}
+    assert (facts["usable"], facts["withdrawn"]) == ({"Free-Form": 3}, 1)
+
+
+def test_broken_records_are_left_out_and_counted_up_to_the_share_that_the_recipe_allows(tmp_path: Path) -> None:
+    records: list[Any] = [
+        make_record("Free-Form", ("Find it.", f"In the first image: {BOX}"), folder=str(number))
+        for number in range(200)
+    ]
+    for number, broken in ((17, {"images": []}), (90, {"conversations": None})):
+        records[number].update(broken)
+    (tmp_path / "m.json").write_text(json.dumps(records))
+    sizes = make_sizes(300, 300, 0)
+    for share in (0.0, 0.009):
+        with pytest.raises(UserError, match=r"m\.json: 2 of 200 records .* record 17: key 'images'.*broken_share"):
+            choose_samples(tmp_path / "m.json", replace(sizes, broken_share=share))
+    _, facts = choose_samples(tmp_path / "m.json", replace(sizes, broken_share=0.01))
+    assert facts["broken_records"] == {"count": 2, "first": [17, 90]}
+    assert (facts["records"], facts["turns"], facts["usable"]) == (200, 198, {"Free-Form": 198})
+
+
+class Meter:
+    """A text of endless records, which counts the largest piece asked for."""
+
+    def __init__(self, record: str, times: int) -> None:
+        self.left, self.record, self.largest, self.waiting = times, record, 0, "["
+
+    def read(self, size: int) -> str:
+        while self.left and len(self.waiting) < size:
+            self.left -= 1
+            self.waiting += self.record + ("," if self.left else "]")
+        self.largest = max(self.largest, len(self.waiting[:size]))
+        piece, self.waiting = self.waiting[:size], self.waiting[size:]
+        return piece
+
+
+def test_a_list_of_long_records_does_not_stay_in_memory() -> None:
+    meter = Meter(json.dumps({"thought": "x" * 20_000}), 5000)  # 100 MB
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in json_stream._scan_list(Path("m.json"), meter))  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 5000 and peak < 16_000_000
 
 
 def test_a_file_of_endless_reasons_does_not_fill_the_counts(tmp_path: Path) -> None:
@@ -218,7 +351,7 @@ JSON = st.recursive(
 def test_any_value_in_a_record_is_refused_or_counted_and_what_is_kept_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[str | int, ...], value: Any
 ) -> None:
-    record = make_record("Free-Form", ("Find it.", f"In the third image: {BOX}"), ("And?", BOX))
+    record = make_record("Free-Form", ("Find it.", f"In the third image: {BOX}"), (CAT, BOX))
     replace_at(record, place, value)
     check_all_counted(tmp_path_factory.mktemp("any"), record)
 
@@ -232,7 +365,7 @@ def test_any_value_in_a_record_is_refused_or_counted_and_what_is_kept_can_be_rea
 def test_any_value_in_a_turn_is_refused_or_counted_and_what_is_kept_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, turn: int, key: str, value: Any
 ) -> None:
-    record = make_record("Free-Form", ("Find it.", f"In the third image: {BOX}"), ("And?", BOX))
+    record = make_record("Free-Form", ("Find it.", f"In the third image: {BOX}"), (CAT, BOX))
     replace_at(record, ("conversations", turn, key), value)
     check_all_counted(tmp_path_factory.mktemp("any"), record)
 
@@ -252,7 +385,7 @@ def check_all_counted(folder: Path, record: Any) -> None:
         assert "m.json, record 0: key '" in str(error)
         return
     counted = sum(facts["usable"].values()) + sum(sum(reasons.values()) for reasons in facts["dropped"].values())
-    assert counted == len(record["conversations"]) // 2
+    assert counted == facts["turns"] == len(record["conversations"]) // 2
     for split, samples in chosen.items():
         write_jsonl(folder / f"{split}.jsonl", [sample.to_json() for sample in samples])
         assert read_samples(folder / f"{split}.jsonl") == samples

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrl.data import univg
+from migrl.data.json_stream import Tally
 from migrl.data.mgrounding import TASKS
 from migrl.data.pool import PoolSizes
 from migrl.data.training_pool import refuse_empty
@@ -104,8 +105,11 @@ def test_both_stages_become_samples_with_their_box_in_the_right_picture(tmp_path
         ),
         (make_rl(question="Like the first image, in the second image."), [], None, "several images named"),
         (make_rl(question="Find it in the fifth image."), [], None, "image out of range"),
-        (make_cot(thought="The third image has it."), [], 3, "thought"),
-        (make_cot(thought="Image 1 is like Image 2."), [], None, "no image named"),
+        (make_rl(question="Which one is like the first image?"), [], None, "image named in passing"),
+        (make_rl(question="Find the dog marked in the first image."), [], None, "image named in passing"),
+        (make_cot(thought="Image 1 shows a dog; the other image shows it sitting."), [], None, "image named in words"),
+        (make_cot(thought="It is in the third image."), [], 3, "thought"),
+        (make_cot(thought="Image 1 is like Image 2."), [], None, "several images named"),
         (
             make_cot(question="Not the first image, nor the second image?", thought="Image 3 has it."),
             [],
@@ -161,9 +165,9 @@ def test_what_cannot_be_used_is_dropped_with_a_reason(tmp_path: Path, record: di
     (tmp_path / "s.json").write_text(json.dumps([record]))
     if reason == "error":
         with pytest.raises(UserError, match=r"s\.json, record 0: key 'conversations': 3 image placeholders for 2"):
-            list(read_stage(tmp_path / "s.json", split))  # type: ignore[arg-type]
+            list(read_stage(tmp_path / "s.json", split, Tally()))  # type: ignore[arg-type]
         return
-    (drop,) = read_stage(tmp_path / "s.json", split)  # type: ignore[arg-type]
+    (drop,) = read_stage(tmp_path / "s.json", split, Tally())  # type: ignore[arg-type]
     assert isinstance(drop, Drop) and drop.reason == reason
 
 
@@ -172,7 +176,7 @@ def test_numbers_that_are_no_coordinates_stay_in_a_thought(tmp_path: Path) -> No
         "Images 1, 2, 3 and 4 (in 2024): 12 dogs, 3 cats (1); the 1,000 leaves at 10:30, 2x as many. Image 2 it is."
     )
     (tmp_path / "s.json").write_text(json.dumps([make_cot(thought=thought)]))
-    (item,) = read_stage(tmp_path / "s.json", "cot")
+    (item,) = read_stage(tmp_path / "s.json", "cot", Tally())
     assert isinstance(item, Item) and item.thought == thought
 
 
@@ -193,7 +197,7 @@ def test_a_record_of_another_form_is_an_error_with_file_record_and_key(
 ) -> None:
     (tmp_path / "s.json").write_text(json.dumps([record]))
     with pytest.raises(UserError, match=rf"s\.json, record 0: key '{key}': "):
-        list(read_stage(tmp_path / "s.json", "rl" if "question" in record else "cot"))
+        list(read_stage(tmp_path / "s.json", "rl" if "question" in record else "cot", Tally()))
 
 
 def test_single_pictures_are_taken_only_where_they_are_wanted(tmp_path: Path) -> None:

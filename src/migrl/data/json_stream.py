@@ -1,9 +1,10 @@
 """A JSON list of records, read in pieces: MGrounding-630k.json has 1.4 GB."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from migrl.benchmarks.fields import REMEDY
 from migrl.errors import UserError
@@ -11,6 +12,46 @@ from migrl.errors import UserError
 _CHUNK_CHARS = 1 << 20
 _MAX_RECORD_CHARS = 1 << 24  # no record comes near it; a file without a closing bracket must not fill the memory
 _SPACE = " \t\r\n"
+_Converted = TypeVar("_Converted")
+
+
+@dataclass
+class Tally:
+    """Records read from a file, and those left out because they are not of the known form: at most `share` of them."""
+
+    share: float = 0.0
+    records: int = 0
+    broken: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        return {"records": self.records, "broken_records": {"count": self.broken, "first": self.first}}
+
+
+def convert_records(
+    path: Path, convert: Callable[[Path, int, dict[str, Any]], _Converted], tally: Tally
+) -> Iterator[_Converted]:
+    """What `convert` makes of each record; what it refuses is counted, up to the tally's share.
+
+    Raises:
+        UserError: a torn file, or too many broken records, naming the first.
+    """
+    reason = ""
+    for index, data in stream_records(path):
+        tally.records += 1
+        try:
+            converted = convert(path, index, data)
+        except UserError as error:
+            tally.broken += 1
+            tally.first += [index] if len(tally.first) < 10 else []
+            reason = reason or str(error)
+            continue
+        yield converted
+    if tally.broken > tally.share * tally.records:
+        raise UserError(
+            f"{path}: {tally.broken} of {tally.records} records are not of the known form; the first: {reason}; "
+            "source.training.broken_share is the part that may be left out"
+        )
 
 
 def stream_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -24,6 +65,8 @@ def stream_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from _scan_list(path, file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run `migrl fetch`") from error
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error}); {REMEDY}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error}); {REMEDY}") from error
 

@@ -8,7 +8,10 @@ from typing import Any
 from migrl.records import Sample
 from migrl.sources import Obtained
 
-CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>")
+CONTROL_TOKENS = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
 """Tokens of the chat template; a question that holds one would be another prompt than it seems."""
 
 

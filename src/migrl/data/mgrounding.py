@@ -2,14 +2,19 @@
 
 Source      Hub dataset Michael4933/MGrounding-630k (arXiv 2501.05767), `MGrounding-630k.json`: one list of about
             630,000 records of several turns. Boxes are thousandths of their image, in box tokens.
-Licence     Apache-2.0 for the conversations; SA-1B, ImageNet, TrackingNet, LaSOT, Objects365 and COCO pictures keep
-            their own terms.
+Licence     Apache-2.0 for the conversations; the pictures keep the terms of the twelve data sets that
+            reproduce/sources.yaml names.
 Target      which image a box lies in stands in prose only. Region_Locating: image 1, the source picture.
-            Referring_Grounding: image 2. Every other task: the one ordinal ("third image", "Image-3", "3th") of the
-            answer, else of the question. A turn that names none, or several, is dropped and counted, never guessed.
-Kept        turns whose answer holds exactly one sound box. A turn is a sample of its own: its question stands alone.
-            Dropped are questions with a picture in their midst, or with a box that is not, or not surely, the first
-            image's: a box in a question is later written in the model's frame as one of the first image.
+            Referring_Grounding: image 2. Every other task: the one image that the answer names; where it names none,
+            for Common_Object, Difference and Object_Tracking the one that the question asks for, by the rules of
+            data/target_image.py. Group_Grounding's and Free-Form's questions name images for other reasons. A turn
+            without one such image is dropped and counted, never guessed.
+Kept        turns whose answer holds exactly one sound box. A turn is a sample of its own, so its question has to stand
+            alone: of later turns only those are kept that name what they ask for in object-ref tokens ("And in the
+            second image?" leans on what was said before). Dropped are questions with a picture in their midst, or with
+            a box that is not, or not surely, the first image's: it is later written in the model's frame as one of the
+            first image. A record that is not of the published form stops the run, unless the recipe's
+            `broken_share` lets it be left out and counted.
 Checked     against the record printed in the authors' README; no real file was at hand. Counts by reason are part of
             the manifest, so that the first run shows what the rules do to the real data.
 """
@@ -21,11 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from migrl.benchmarks.fields import Record, is_unicode, open_record
-from migrl.data.json_stream import stream_records
+from migrl.benchmarks.fields import open_record
+from migrl.boxes import Box
+from migrl.data.json_stream import Tally, convert_records
 from migrl.data.layout import CONTROL_TOKENS
 from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
-from migrl.mentions import find_images
+from migrl.data.target_image import NOT_NAMED, REF_START, find_quoted_image, place_by_answer, place_by_question
+from migrl.data.turns import PLACEHOLDER, SHAREGPT, read_turns
 from migrl.prompts import quote_boxes
 from migrl.recipe import MgroundingTask
 from migrl.records import BoxTarget, Sample
@@ -33,9 +40,10 @@ from migrl.records import BoxTarget, Sample
 ROOT = "MGrounding-630k"
 TASKS: tuple[str, ...] = get_args(MgroundingTask)
 FIXED_IMAGE = {"Region_Locating": 1, "Referring_Grounding": 2}
-_BOX = re.compile(r"<\|box_start\|>\s*\(([\d.]{1,8}),([\d.]{1,8})\),\s*\(([\d.]{1,8}),([\d.]{1,8})\)\s*<\|box_end\|>")
-PLACEHOLDER = "<image>"
-_PLACEHOLDERS = re.compile(r"\s*(?:(?:image[ -]?\d{1,2}:\s*)?<image>\s*)+", re.IGNORECASE)
+ASKED_IMAGE = ("Common_Object", "Difference", "Object_Tracking")
+_PAIR = r"\(\s*([0-9]{1,4}(?:\.[0-9]{1,6})?)\s*,\s*([0-9]{1,4}(?:\.[0-9]{1,6})?)\s*\)"
+_BOX = re.compile(rf"<\|box_start\|>\s*{_PAIR}\s*,\s*{_PAIR}\s*<\|box_end\|>")
+_ANY_PAIR = re.compile(r"\(\s*-?[\d.]{1,12}\s*,\s*-?[\d.]{1,12}\s*\)")
 _BOX_MARK = "<|box_start|>"
 
 
@@ -66,59 +74,21 @@ def convert_record(path: Path, index: int, data: Any) -> Conversion:
     samples = []
     for number, (question, answer) in enumerate(turns):
         image, box, reason = find_target(task, len(images), question, answer)
-        if image is None or box is None:
+        reason = find_flaw(task, len(images), question, number) or reason
+        if reason or image is None or box is None:
             dropped[reason] += 1
             continue
-        x1, y1, x2, y2 = (v / 1000 for v in box)
-        target = BoxTarget(image, (x1, y1, x2, y2))
+        if images.count(images[image - 1]) > 1:
+            dropped["picture of the box shown twice"] += 1
+            continue
         uid = f"mgrounding:{index}:{number}"
-        samples.append(Sample(uid, "mgrounding", task, images, question, target, cluster="|".join(sorted(images))))
+        target, cluster = BoxTarget(image, box), "|".join(sorted(images))
+        samples.append(Sample(uid, "mgrounding", task, images, question, target, cluster))
     return Conversion(task, tuple(samples), dropped)
 
 
-@dataclass(frozen=True)
-class TurnForm:
-    """How a conversation is written down: its key, the keys of a turn, and the names of user and model."""
-
-    key: str
-    speaker: str
-    text: str
-    names: tuple[str, str]
-
-
-SHAREGPT = TurnForm("conversations", "from", "value", ("human", "gpt"))
-
-
-def read_turns(record: Record, form: TurnForm) -> list[tuple[str, str]]:
-    """(question, answer) pairs, without the image placeholders that a question opens with.
-
-    Raises:
-        UserError: no such turns, or another number of placeholders than of images.
-    """
-    turns = record.data[form.key]
-    if not isinstance(turns, list) or not turns or len(turns) % 2:
-        raise record.fail(form.key, "must be a list of pairs of turns")
-    values = []
-    for number, turn in enumerate(turns):
-        name = form.names[number % 2]
-        value = turn.get(form.text) if isinstance(turn, dict) and turn.get(form.speaker) == name else None
-        if not isinstance(value, str) or not is_unicode(value):
-            raise record.fail(form.key, f"turn {number} must be from {name}, with a text")
-        values.append(value)
-    marks = sum(value.count(PLACEHOLDER) for value in values)
-    if marks != len(record.data["images"]):
-        raise record.fail(form.key, f"{marks} image placeholders for {len(record.data['images'])} images")
-    return [(strip_placeholders(values[n]), values[n + 1]) for n in range(0, len(values), 2)]
-
-
-def strip_placeholders(question: str) -> str:
-    """A question without the placeholders it opens with, nor their numbers ("Image-1: <image>")."""
-    opening = _PLACEHOLDERS.match(question)
-    return question[opening.end() if opening else 0 :].strip()
-
-
-def find_flaw(task: str, image_count: int, question: str) -> str:
-    """Why a question cannot be asked as it stands; empty if it can.
+def find_flaw(task: str, image_count: int, question: str, turn: int) -> str:
+    """Why a question cannot be asked as it stands, alone; empty if it can. Turns count from 0.
 
     A box that it quotes is later written in the model's frame, as a box of the first image (`quote_boxes`).
     """
@@ -128,39 +98,54 @@ def find_flaw(task: str, image_count: int, question: str) -> str:
         return "image inside the question"
     if any(token in question for token in CONTROL_TOKENS):
         return "template token in the question"
-    opening, mark, _ = question.partition(_BOX_MARK)
-    if not mark:
+    if turn and REF_START not in question:
+        return "leans on an earlier turn"
+    if _BOX_MARK not in question:
         return ""
     if _BOX_MARK in quote_boxes(question, "unit", original_size=(1, 1), resized_size=(1, 1)):
         return "unreadable box in the question"
-    named = find_images(opening) or ({1} if task == "Object_Tracking" or image_count == 1 else set())
-    return "" if named == {1} and question.count(_BOX_MARK) == 1 else "box of another image in the question"
+    named = find_quoted_image(question) or ({1} if task == "Object_Tracking" or image_count == 1 else set())
+    if named != {1} or question.count(_BOX_MARK) != 1:
+        return "box of another image in the question"
+    return "" if read_box(question)[0] else "broken box in the question"
 
 
-def find_target(
-    task: str, image_count: int, question: str, answer: str
-) -> tuple[int | None, tuple[float, float, float, float] | None, str]:
-    """(image, box in permille, "") of one turn, or (None, None, reason)."""
-    if flaw := find_flaw(task, image_count, question):
-        return None, None, flaw
-    boxes = _BOX.findall(answer)
-    if len(boxes) != 1:
-        return None, None, "no box" if not boxes else "several boxes"
-    try:
-        x1, y1, x2, y2 = (float(v) for v in boxes[0])
-    except ValueError:
-        return None, None, "broken box"
-    if not (0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000):
-        return None, None, "broken box"
-    image = FIXED_IMAGE.get(task)
+def find_target(task: str, image_count: int, question: str, answer: str) -> tuple[int | None, Box | None, str]:
+    """(image, box in unit frame, "") of one turn's answer, or (None, None, reason)."""
+    box, reason = read_box(answer)
+    if box is None:
+        return None, None, reason
+    image: int | None = FIXED_IMAGE.get(task)
     if image is None:
-        named = find_images(answer) or find_images(question)
-        if len(named) != 1:
-            return None, None, "no image named" if not named else "several images named"
-        image = named.pop()
+        image, reason = place_by_answer(answer)
+        if reason == NOT_NAMED and task in ASKED_IMAGE:
+            image, reason = place_by_question(question)
+        if image is None:
+            return None, None, reason
     if not 1 <= image <= image_count:
         return None, None, "image out of range"
-    return image, (x1, y1, x2, y2), ""
+    return image, box, ""
+
+
+def read_box(text: str) -> tuple[Box | None, str]:
+    """(the one box of a text in unit frame, ""), or (None, reason)."""
+    marks, pairs = text.count(_BOX_MARK), len(_ANY_PAIR.findall(text))
+    if not marks:
+        return None, "no box"
+    if marks > 1 or pairs > 2:
+        return None, "several boxes"
+    found = _BOX.search(text)
+    return check_permille([float(v) for v in found.groups()]) if found else (None, "broken box")
+
+
+def check_permille(numbers: list[float]) -> tuple[Box | None, str]:
+    """Four thousandths as a box in unit frame, or the reason why they are none."""
+    x1, y1, x2, y2 = numbers
+    if not (0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000):
+        return None, "broken box"
+    if max(numbers) <= 1:
+        return None, "box of 0 to 1"
+    return (x1 / 1000, y1 / 1000, x2 / 1000, y2 / 1000), ""
 
 
 def choose_samples(
@@ -171,22 +156,23 @@ def choose_samples(
     A set of images belongs to one split, by its hash. Samples over a picture that is `forbidden` by
     `identify_picture`, because a benchmark shows it, are dropped.
     """
-    choice, drops = Choice(sizes), Drops()
-    records = 0
-    for index, data in stream_records(path):
-        records += 1
-        conversion = convert_record(path, index, data)
+    choice, drops, tally, turns = Choice(sizes), Drops(), Tally(sizes.broken_share), 0
+    for conversion in convert_records(path, convert_record, tally):
+        turns += len(conversion.samples) + conversion.dropped.total()
         for reason, number in conversion.dropped.items():
             drops.add(conversion.task, reason, number)
+        # All samples of a record show the same pictures.
+        is_shown = bool(conversion.samples) and shows_any(conversion.samples[0], forbidden)
         for sample in conversion.samples:
             if sample.task not in sizes.tasks:
-                continue
-            if shows_any(sample, forbidden):
+                drops.add(sample.task, "task not wanted")
+            elif is_shown:
                 drops.add(sample.task, "picture of a benchmark")
-                continue
-            choice.offer(sizes.find_split(sample.task, sample.cluster), sample)
+            elif twin := choice.offer(sizes.find_split(sample.task, sample.cluster), sample):
+                drops.add(sample.task, twin)
     facts = {
-        "records": records,
+        **tally.describe(),
+        "turns": turns,
         "usable": dict(sorted((choice.offered["cot"] + choice.offered["rl"]).items())),
         "dropped": drops.describe(),
         **choice.describe(),

@@ -19,13 +19,15 @@ _SIX_DIGITS, _LETTER = re.compile(r"\d{6}"), re.compile(r"[A-Za-z]")
 class PoolSizes:
     """How many samples a split takes of each task, one count for all or one for each, and the seed that decides which.
 
-    A mapping names every one of `tasks`; samples of other tasks are not taken.
+    A mapping names every one of `tasks`; samples of other tasks are not taken. `broken_share` of a file's records, and
+    of the pictures, may be unusable.
     """
 
     cot: int | Mapping[str, int]
     rl: int | Mapping[str, int]
     seed: int
     tasks: tuple[str, ...]
+    broken_share: float = 0.0
 
     def find_limit(self, split: Split, task: str) -> int:
         """The most samples of a task that a split takes."""
@@ -55,36 +57,54 @@ class Drops:
 class Choice:
     """Of every split and task the samples with the smallest hashes, up to the sizes.
 
-    So memory is bounded by the sizes, and what is chosen depends on the seed and not on the order of the file.
+    So memory is bounded by the sizes, and what is chosen depends on the seed and not on the order of the file. The
+    hash is of images and question: what is asked twice meets its twin here, and one answered in two ways goes.
     """
 
     def __init__(self, sizes: PoolSizes) -> None:
         self.sizes = sizes
         self.offered: dict[Split, Counter[str]] = {"cot": Counter(), "rl": Counter()}
-        self._heaps: dict[tuple[Split, str], list[tuple[int, int, Sample]]] = {}
+        self._heaps: dict[tuple[Split, str], list[int]] = {}
+        self._kept: dict[tuple[Split, str], dict[int, Sample | None]] = {}
 
-    def offer(self, split: Split, sample: Sample) -> None:
-        """Take a sample, as long as none with a smaller hash has its place."""
+    def offer(self, split: Split, sample: Sample) -> str:
+        """Take a sample, as long as none with a smaller hash has its place.
+
+        Returns:
+            Why it was refused: its question was asked before over the same images, by a sample that is held.
+        """
+        heap, kept = self._heaps.setdefault((split, sample.task), []), self._kept.setdefault((split, sample.task), {})
+        key = _digest(self.sizes.seed, "\n".join((*sample.images, sample.question)))
+        if key in kept:
+            twin = kept[key]
+            if twin is not None and twin.target == sample.target:
+                return "asked twice"
+            kept[key] = None
+            return "asked twice with several answers"
         self.offered[split][sample.task] += 1
-        heap = self._heaps.setdefault((split, sample.task), [])
         # Negated: the root of the heap is the largest of the kept hashes.
-        entry = (-int(hash_text(self.sizes.seed, sample.uid) * (1 << 53)), -self.offered[split][sample.task], sample)
         if len(heap) < self.sizes.find_limit(split, sample.task):
-            heapq.heappush(heap, entry)
-        elif entry[:2] > heap[0][:2]:
-            heapq.heapreplace(heap, entry)
+            heapq.heappush(heap, -key)
+            kept[key] = sample
+        elif key < -heap[0]:
+            del kept[-heapq.heapreplace(heap, -key)]
+            kept[key] = sample
+        return ""
 
     def list_samples(self, split: Split) -> list[Sample]:
         """The samples of a split, in the order of their records."""
-        samples = [sample for (name, _), heap in self._heaps.items() if name == split for _, _, sample in heap]
+        samples = [s for (name, _), kept in self._kept.items() if name == split for s in kept.values() if s is not None]
         return sorted(samples, key=lambda sample: [int(part) for part in sample.uid.split(":") if part.isdigit()])
 
     def describe(self) -> dict[str, Any]:
-        """Chosen samples of each split and task, and pictures that both splits show in different sets."""
+        """Chosen samples of each split and task, those withdrawn because a twin has another answer, and pictures that
+        both splits show in different sets."""
         chosen: dict[Split, list[Sample]] = {"cot": self.list_samples("cot"), "rl": self.list_samples("rl")}
         shown = [{image for sample in samples for image in sample.images} for samples in chosen.values()]
-        counts = {split: dict(sorted(Counter(s.task for s in some).items())) for split, some in chosen.items()}
-        return {"chosen": counts, "pictures_in_both": len(shown[0] & shown[1])}
+        tasks = {split: Counter(sample.task for sample in samples) for split, samples in chosen.items()}
+        counts = {split: {task: tasks[split][task] for task in sorted(self.sizes.tasks)} for split in tasks}
+        withdrawn = sum(sample is None for kept in self._kept.values() for sample in kept.values())
+        return {"chosen": counts, "withdrawn": withdrawn, "pictures_in_both": len(shown[0] & shown[1])}
 
 
 def identify_picture(path: str) -> str | None:
@@ -103,4 +123,8 @@ def shows_any(sample: Sample, forbidden: Container[str | None]) -> bool:
 
 def hash_text(seed: int, text: str) -> float:
     """A number of 0 to 1 that the seed and the text fix."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=8).digest()) / (1 << 64)
+    return _digest(seed, text) / (1 << 64)
+
+
+def _digest(seed: int, text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=8).digest())

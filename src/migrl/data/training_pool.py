@@ -4,23 +4,28 @@ The records are read before the pictures are fetched: MGrounding-630k's archives
 the records, or a split without samples, should not cost that. Only the archives of the tasks that were chosen follow.
 """
 
+import sys
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rich.progress import track
+
 from migrl.data.layout import describe_files, link_pictures, move_images
 from migrl.data.mgrounding import choose_samples
-from migrl.data.pool import PoolSizes, Split
+from migrl.data.pool import Drops, PoolSizes, Split
 from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.pictures import find_missing
-from migrl.recipe import HubSource, MgroundingTraining, UnivgTraining
+from migrl.pictures import read_sizes
+from migrl.recipe import SINGLE_IMAGE, HubSource, MgroundingTraining, UnivgTraining
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
 
 PoolTraining = MgroundingTraining | UnivgTraining
+_ANY_AREA = (1, 1 << 40)  # limits that any picture meets: only its shape is looked at here
 
 
 def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
@@ -82,7 +87,9 @@ def build_pool(
     def get(entry: Source) -> Obtained:
         return obtain(entry, source.downloads, offline=source.offline)
 
-    sizes = PoolSizes(training.cot_per_task, training.rl_per_task, source.seed, training.all_tasks)
+    sizes = PoolSizes(
+        training.cot_per_task, training.rl_per_task, source.seed, training.all_tasks, training.broken_share
+    )
     obtained = {kind: get(entry) for kind, entry in pool.items() if kind != "mgrounding"}
     records = get(keep_archives(pool["mgrounding"], ())).annotations
     if isinstance(training, UnivgTraining):
@@ -91,22 +98,70 @@ def build_pool(
         chosen, facts = choose_samples(records, sizes, forbidden)
         chosen = {split: list(move_images(samples, POOL_FOLDER)) for split, samples in chosen.items()}
     refuse_empty(chosen, facts)
+    if short := find_short(sizes, facts["chosen"]):
+        print(f"warning: source.training: fewer samples than asked for: {', '.join(short)}", file=sys.stderr)
     shown = {image for samples in chosen.values() for sample in samples for image in sample.images}
     tasks = {PurePosixPath(image).parts[1] for image in shown if image.startswith(f"{POOL_FOLDER}/")}
     obtained["mgrounding"] = get(keep_archives(pool["mgrounding"], tasks))
     for kind, folder in (("mgrounding", POOL_FOLDER), ("coco", COCO_FOLDER)):
         if kind in obtained:
             link_pictures(folder, obtained[kind].images, data)
-    if missing := find_missing(data, sorted(shown)):
-        raise UserError(
-            f"{source.downloads}: {len(missing)} of {len(shown)} training pictures are in no archive: "
-            f"{', '.join(missing[:20])}{', ...' * (len(missing) > 20)}; `migrl fetch --force` unpacks again, and "
-            "source.training.tasks leaves a task out"
-        )
+    unusable = find_unusable(data, shown)
+    chosen, dropped = drop_unusable(chosen, unusable, len(shown), training.broken_share, source.downloads)
     for split, samples in chosen.items():
         write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
     licences = {name: repo.licence for entry in pool.values() for name, repo in entry.repos.items()}
-    return {**facts, "licences": licences, **describe_files(*obtained.values())}
+    # What the user brings is in no repository: what the catalogue tells them about it holds the licence.
+    licences |= {entry.name: entry.manual for entry in pool.values() if entry.manual}
+    pictures = {"shown": len(shown), "unusable": len(unusable), "samples_dropped": dropped}
+    return {**facts, "pictures": pictures, "licences": licences, **describe_files(*obtained.values())}
+
+
+def find_unusable(data: Path, pictures: Iterable[str]) -> dict[str, str]:
+    """Pictures that are missing, have no readable header, or a shape that the model does not take; and why."""
+    unusable = {}
+    for name in track(sorted(pictures), description="checking training pictures"):
+        try:
+            read_sizes(data / name, [_ANY_AREA])
+        except UserError as error:
+            unusable[name] = str(error)
+    return unusable
+
+
+def drop_unusable(
+    chosen: Mapping[Split, list[Sample]], unusable: Mapping[str, str], shown: int, share: float, downloads: Path
+) -> tuple[dict[Split, list[Sample]], dict[str, Any]]:
+    """The samples without those over unusable pictures, and how many these were by task and reason.
+
+    Raises:
+        UserError: more than `share` of the pictures shown are unusable, naming the first of them.
+    """
+    if len(unusable) > share * shown:
+        reasons = list(unusable.values())
+        raise UserError(
+            f"{downloads}: {len(unusable)} of {shown} training pictures cannot be used: "
+            f"{'; '.join(reasons[:3])}{'; ...' * (len(reasons) > 3)}; `migrl fetch --force` unpacks again; "
+            "source.training.broken_share is the part that may be left out, and source.training.tasks leaves out tasks"
+        )
+    drops, kept = Drops(), {}
+    for split, samples in chosen.items():
+        kept[split] = [sample for sample in samples if not any(image in unusable for image in sample.images)]
+        for task, number in (Counter(s.task for s in samples) - Counter(s.task for s in kept[split])).items():
+            drops.add(task, f"unusable picture in {split}", number)
+    return kept, drops.describe()
+
+
+def find_short(sizes: PoolSizes, chosen: Mapping[Split, Mapping[str, int]]) -> list[str]:
+    """Tasks that have fewer samples in a split than it takes, such as "cot Difference 12 of 3000".
+
+    Stage 1 of UniVG-R1 has no questions over one picture.
+    """
+    return [
+        f"{split} {task} {number} of {sizes.find_limit(split, task)}"
+        for split, tasks in chosen.items()
+        for task, number in tasks.items()
+        if number < sizes.find_limit(split, task) and (split, task) != ("cot", SINGLE_IMAGE)
+    ]
 
 
 def refuse_empty(chosen: Mapping[Split, list[Sample]], facts: dict[str, Any]) -> None:

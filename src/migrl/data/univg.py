@@ -13,9 +13,9 @@ Assumed     paths hold `MGrounding-630k/<task>/` or `train2014/COCO_`; what stan
             drops, in the manifest. Their repository has no licence: nothing of it is copied here.
 Target      the records do not name the image of the box. One picture: that one. Else what MGrounding-630k says of the
             same box over the same images, by the rules of data/mgrounding.py; else, by those rules, Region_Locating's
-            and Referring_Grounding's own image; else the one image that the question names; else, where the question
-            names none, the one that the thought names. Dropped where that leaves none, or several. How many were
-            known from what is in the manifest (`target_known_from`).
+            and Referring_Grounding's own image; else the one image that the question asks for, by the rules of
+            data/target_image.py; else, where the question names none, the one that the thought names. Dropped where
+            that leaves none, or several. How many were known from what is in the manifest (`target_known_from`).
 Thoughts    become `facts`: the scripted teacher without faults writes them down, before the true answer in the recipe's
             frame, and they pass the same filters as any teacher's. A thought that quotes coordinates is dropped: they
             are thousandths of an image that it need not name, while the model reads and writes the recipe's frame.
@@ -29,22 +29,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from migrl.benchmarks.fields import Record, open_record
 from migrl.boxes import Box
-from migrl.data.json_stream import stream_records
+from migrl.data.json_stream import Tally, convert_records
 from migrl.data.layout import CONTROL_TOKENS
-from migrl.data.mgrounding import (
-    PLACEHOLDER,
-    ROOT,
-    SHAREGPT,
-    TASKS,
-    TurnForm,
-    find_flaw,
-    read_turns,
-    strip_placeholders,
-)
+from migrl.data.mgrounding import ROOT, TASKS, check_permille, find_flaw
 from migrl.data.pool import Split
+from migrl.data.turns import PLACEHOLDER, SHAREGPT, TurnForm, read_turns, strip_placeholders
 from migrl.recipe import SINGLE_IMAGE
 
 STAGES: dict[Split, str] = {"cot": "stage1_cotsft.json", "rl": "stage2_rl.json"}
@@ -68,6 +61,10 @@ _COORDINATES = re.compile(
 )
 _INSTRUCTION_CHARS = 119
 _INSTRUCTION_SHA256 = "d0f29df4f4c5ad6fd747e9a2cb364f97f14d17a1f4d5718909de8056d4702491"
+
+
+_Turn = tuple[str, Box | None, str, str]
+"""Question, box in unit frame, thought, and the reason to drop the turn."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +95,38 @@ class Drop:
     reason: str
 
 
-def read_stage(path: Path, split: Split) -> Iterator[Item | Drop]:
+def read_stage(path: Path, split: Split, tally: Tally) -> Iterator[Item | Drop]:
     """Every turn of a stage file; uids are `univg:<split>:<index>:<turn>`.
 
     Raises:
-        UserError: a torn file, or a record that is not of the known form, naming file, index and key.
+        UserError: a torn file, or too many records that are not of the known form, naming file, index and key.
     """
-    for index, data in stream_records(path):
-        record = open_record(path, index, data, ("images", *(("question", "answer") if split == "rl" else ())), None)
-        task, images, reason = place_images(record)
-        turns = read_conversation(record) if split == "cot" else [read_question(record)]
-        for number, (question, box, thought, flaw) in enumerate(turns):
-            question = strip_instruction(question)
-            flaw = reason or flaw or find_flaw(task, len(images), question)
-            if flaw or box is None:
-                yield Drop(task, flaw)
-                continue
-            yield Item(f"univg:{split}:{index}:{number}", task, images, question, box, thought)
+    convert = convert_question if split == "rl" else convert_conversation
+    for turns in convert_records(path, convert, tally):
+        yield from turns
+
+
+def convert_conversation(path: Path, index: int, data: Any) -> list[Item | Drop]:
+    """The turns of a record of stage 1."""
+    record = open_record(path, index, data, ("images",), optional=None)
+    return _place_turns(record, "cot", read_conversation(record))
+
+
+def convert_question(path: Path, index: int, data: Any) -> list[Item | Drop]:
+    """The one turn of a record of stage 2."""
+    record = open_record(path, index, data, ("images", "question", "answer"), optional=None)
+    return _place_turns(record, "rl", [read_question(record)])
+
+
+def _place_turns(record: Record, split: Split, turns: list[_Turn]) -> list[Item | Drop]:
+    task, images, reason = place_images(record)
+    items: list[Item | Drop] = []
+    for number, (question, box, thought, flaw) in enumerate(turns):
+        question = strip_instruction(question)
+        flaw = reason or flaw or find_flaw(task, len(images), question, number)
+        uid = f"univg:{split}:{record.index}:{number}"
+        items.append(Drop(task, flaw) if flaw or box is None else Item(uid, task, images, question, box, thought))
+    return items
 
 
 def place_images(record: Record) -> tuple[str, tuple[str, ...], str]:
@@ -133,10 +145,6 @@ def place_images(record: Record) -> tuple[str, tuple[str, ...], str]:
     if any(other != task for other, _ in places):
         return task, images, "pictures of several tasks"
     return task, images, "several pictures of COCO" if task == SINGLE_IMAGE and len(images) > 1 else ""
-
-
-_Turn = tuple[str, Box | None, str, str]
-"""Question, box in unit frame, thought, and the reason to drop the turn."""
 
 
 def read_conversation(record: Record) -> list[_Turn]:
@@ -176,16 +184,6 @@ def read_question(record: Record) -> _Turn:
     if marks not in (0, images):
         reason = reason or "images and image marks differ in number"
     return strip_placeholders(question), box, "", reason
-
-
-def check_permille(numbers: list[float]) -> tuple[Box | None, str]:
-    """Four thousandths as a box in unit frame, or the reason why they are none."""
-    x1, y1, x2, y2 = numbers
-    if not (0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000):
-        return None, "broken box"
-    if max(numbers) <= 1:
-        return None, "box of 0 to 1"
-    return (x1 / 1000, y1 / 1000, x2 / 1000, y2 / 1000), ""
 
 
 def strip_instruction(question: str) -> str:

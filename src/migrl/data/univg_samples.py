@@ -2,42 +2,51 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks.fields import open_record
 from migrl.boxes import Box
-from migrl.data.json_stream import stream_records
-from migrl.data.mgrounding import FIXED_IMAGE, ROOT, convert_record
+from migrl.data.json_stream import Tally, convert_records
+from migrl.data.mgrounding import FIXED_IMAGE, ROOT
+from migrl.data.mgrounding import find_target as find_pool_target
 from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
+from migrl.data.target_image import NOT_NAMED, place_by_question
+from migrl.data.turns import SHAREGPT, read_turns
 from migrl.data.univg import POOL_FOLDER, STAGES, Drop, Item, read_stage
-from migrl.mentions import find_images
 from migrl.records import BoxTarget, Sample
 
 
 class PoolIndex:
     """In which image MGrounding-630k says that a box lies, for the sets of images that the stages show."""
 
-    def __init__(self, items: Iterator[Item | Drop]) -> None:
+    def __init__(self, items: Iterable[Item | Drop]) -> None:
         self._wanted = {_digest(item.images) for item in items if isinstance(item, Item)}
         self._images: dict[int, int | None] = {}
 
-    def read(self, path: Path) -> None:
-        """Look through MGrounding-630k.json; what it says in two ways counts as not said.
+    def read(self, path: Path, tally: Tally) -> dict[str, Any]:
+        """Look through MGrounding-630k.json; what it says in two ways counts as not said. Returns counts of records.
 
         Raises:
-            UserError: a torn file or a broken record.
+            UserError: a torn file, or too many broken records.
         """
-        for index, data in stream_records(path):
-            record = open_record(path, index, data, ("images", "conversations"), optional=None)
-            images = tuple(f"{POOL_FOLDER}/{name.removeprefix(f'{ROOT}/')}" for name in record.paths("images"))
-            if _digest(images) not in self._wanted:
-                continue
-            for sample in convert_record(path, index, data).samples:
-                assert isinstance(sample.target, BoxTarget)
-                key, image = _digest(images, sample.target.box_unit), sample.target.image
+        for images, places in convert_records(path, self._find_places, tally):
+            for image, box in places:
+                key = _digest(images, box)
                 self._images[key] = image if self._images.get(key, image) == image else None
+        return tally.describe()
+
+    def _find_places(self, path: Path, index: int, data: Any) -> tuple[tuple[str, ...], list[tuple[int, Box]]]:
+        """Images of a record, and what its answers say: (image, box in unit frame), whatever the questions are like."""
+        record = open_record(path, index, data, ("images", "conversations"), optional=None)
+        names = [name.removeprefix(f"{ROOT}/") for name in record.paths("images")]
+        images = tuple(f"{POOL_FOLDER}/{name}" for name in names)
+        if _digest(images) not in self._wanted:
+            return images, []
+        task = names[0].split("/", 1)[0]
+        targets = [find_pool_target(task, len(images), *turn) for turn in read_turns(record, SHAREGPT)]
+        return images, [(image, box) for image, box, _ in targets if image is not None and box is not None]
 
     def find(self, item: Item) -> int | None:
         return self._images.get(_digest(item.images, item.box_unit))
@@ -50,20 +59,22 @@ def _digest(images: tuple[str, ...], box: Box | None = None) -> int:
 
 def find_target(item: Item, index: PoolIndex) -> tuple[int | None, str]:
     """(image, how it is known), or (None, why it is not)."""
-    named = find_images(item.question)
     if len(item.images) == 1:
-        image, how = 1, "one picture"
-    elif (said := index.find(item)) is not None:
-        image, how = said, "MGrounding-630k"
-    elif item.task in FIXED_IMAGE:
+        return 1, "one picture"
+    how, reason = "MGrounding-630k", ""
+    image = index.find(item)
+    if image is None and item.task in FIXED_IMAGE:
         image, how = FIXED_IMAGE[item.task], "task"
-    elif len(named) == 1:
-        image, how = named.pop(), "question"
-    elif not named and len(thought := find_images(item.thought)) == 1:
-        image, how = thought.pop(), "thought"
-    else:
-        return None, "several images named" if named else "no image named"
-    return (image, how) if 1 <= image <= len(item.images) else (None, "image out of range")
+    elif image is None:
+        (image, reason), how = place_by_question(item.question), "question"
+        if reason == NOT_NAMED:
+            (image, reason), how = place_by_question(item.thought), "thought"
+    if image is None:
+        return None, reason
+    if not 1 <= image <= len(item.images):
+        return None, "image out of range"
+    twice = item.images.count(item.images[image - 1]) > 1
+    return (None, "picture of the box shown twice") if twice else (image, how)
 
 
 def choose_stages(
@@ -80,21 +91,24 @@ def choose_stages(
     Raises:
         UserError: a torn file, or a record that is not of the known form.
     """
-    index = PoolIndex(item for split, name in STAGES.items() for item in read_stage(folder / name, split))
-    index.read(pool)
+    share = sizes.broken_share
+    index = PoolIndex(item for split, name in STAGES.items() for item in read_stage(folder / name, split, Tally(share)))
+    facts = {"pool": index.read(pool, Tally(share))}
     choice = Choice(sizes)
     rl = _offer_stage(folder, "rl", index, choice, forbidden, taken=set())
     taken = {sample.cluster for sample in choice.list_samples("rl")}
     cot = _offer_stage(folder, "cot", index, choice, forbidden, taken)
-    return {split: choice.list_samples(split) for split in STAGES}, {"cot": cot, "rl": rl, **choice.describe()}
+    facts |= {"cot": cot, "rl": rl, **choice.describe()}
+    return {split: choice.list_samples(split) for split in STAGES}, facts
 
 
 def _offer_stage(
     folder: Path, split: Split, index: PoolIndex, choice: Choice, forbidden: Container[str | None], taken: set[str]
 ) -> dict[str, Any]:
     """Offer every usable sample of a stage; count the rest by reason."""
+    tally = Tally(choice.sizes.broken_share)
     drops, known, turns, other_instruction = Drops(), Counter[str](), 0, 0
-    for item in read_stage(folder / STAGES[split], split):
+    for item in read_stage(folder / STAGES[split], split, tally):
         turns += 1
         sample, how = (None, item.reason) if isinstance(item, Drop) else make_sample(item, index, choice.sizes)
         if sample is None:
@@ -103,11 +117,13 @@ def _offer_stage(
             drops.add(item.task, "images of an RL sample")
         elif shows_any(sample, forbidden):
             drops.add(item.task, "picture of a benchmark")
+        elif twin := choice.offer(split, sample):
+            drops.add(item.task, twin)
         else:
             known[how] += 1
             other_instruction += isinstance(item, Item) and item.other_instruction
-            choice.offer(split, sample)
     return {
+        **tally.describe(),
         "turns": turns,
         "usable": dict(sorted(choice.offered[split].items())),
         "dropped": drops.describe(),

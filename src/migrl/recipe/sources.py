@@ -48,11 +48,16 @@ PerTask = Annotated[int | dict[str, int], PlainValidator(_check_per_task)]
 
 
 class _PoolTraining(Section):
-    """Samples of a pool by task: a split takes at most `..._per_task` of each, one count for all or one for each."""
+    """Samples of a pool by task: a split takes at most `..._per_task` of each, one count for all or one for each.
+
+    `broken_share` of the records, and of the pictures, may be unusable: they are left out and counted. With 0 the first
+    stops the run.
+    """
 
     cot_per_task: PerTask
     rl_per_task: PerTask
     tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
+    broken_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @property
     def all_tasks(self) -> tuple[str, ...]:

@@ -1,0 +1,102 @@
+"""In which image a box lies, where only prose says so: rules that give one image or the reason why there is none.
+
+An image counts as named by an ordinal or a number ("third image", "Image-3", "3th picture"); what stands in object-ref
+tokens is the name of a thing, not of an image. A text places a box only if
+
+- it names one image and no other, and none in words that are not read ("the other image", "frame 3", "image two");
+- the image is not named in passing: by comparison or negation ("like the one in the first image", "not in image 2"),
+  and in questions not as the place of what is shown there either ("the object marked in the first image", "The first
+  image shows a dog", or any image where "the others" are spoken of).
+
+These are lists of words, so they err on the side of dropping; a text in other words may still deceive them.
+"""
+
+import re
+
+from migrl.mentions import find_images
+
+BOX_END = "<|box_end|>"
+REF_START, REF_END = "<|object_ref_start|>", "<|object_ref_end|>"
+NOT_NAMED = "no image named"
+
+_IMAGE = r"(?:image|picture|frame|photo)"
+_COUNT = r"(?:one|two|three|four|five|six|seven|eight|nine|ten)"
+_NOT_READ = re.compile(
+    r"\b(?:last|final|latter|former|previous|preceding|next|other|another|middle|left|right|top|bottom|upper|lower"
+    rf"|\w{{1,12}}-(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)) {_IMAGE}\b"
+    rf"|\b{_IMAGE}s? ?-?(?:# ?|no\. ?|number |\( ?)(?:\d|{_COUNT}\b)"
+    rf"|\b(?:images|(?:picture|frame|photo)s?) ?-?\d|\b{_IMAGE}s?[ -]{_COUNT}\b|\bimage[ -](?-i:[A-H])\b"
+    r"|\b(?:picture|photo|image) frame",  # a thing on a wall
+    re.IGNORECASE,
+)
+_AFTER_QUOTE = re.compile(r"[\s,]*\b(?:in|of|from|within|on)\s+(?:the\s+)?\w{1,12}(?:\s+|-)\w{1,12}")
+_COMPARED = (
+    r"(?<!would )(?<!'d )like|unlike|as|than|except|without|no|not|never|neither|nor|\w{1,8}n['’]t|missing|absent"
+    r"|removed|disappear(?:s|ed)?|(?:similar|identical|equal|correspond(?:s|ing)?|compared?) (?:to|with)|match(?:es)?"
+    r"|resembles?"
+)
+_SHOWN = (
+    r"|from|marked|boxed|highlighted|circled|outlined|shown|seen|displayed|depicted|given|pictured|appear(?:s|ing)?"
+    r"|refer(?:s|ring)? to|based on|according to|using"
+)
+_SHOWING = (
+    r"|\b(?:others?|elsewhere|remaining|another|counterpart)\b"
+    rf"|\b{_IMAGE}(?:[ -]?\d{{1,2}})? (?:shows|contains|has|depicts|displays|features|includes)\b"
+)
+
+
+def _compile_asides(words: str, more: str = "") -> re.Pattern[str]:
+    """One of the words up to six words before an image, or a negation up to three words after it, or `more`."""
+    between = r"(?: [\w'’-]{1,40}){0,6}?"
+    denied = r"(?:-\d{1,2})?(?: [\w'’-]{1,40}){0,3}? (?:no|not|never|lacks?|without|misses|missing|\w{1,8}n['’]t)\b"
+    return re.compile(rf"\b(?:{words}){between} {_IMAGE}\b|\b{_IMAGE}\b{denied}{more}", re.IGNORECASE)
+
+
+_ANSWER_ASIDES, _QUESTION_ASIDES = _compile_asides(_COMPARED), _compile_asides(_COMPARED + _SHOWN, _SHOWING)
+
+
+def place_by_answer(answer: str) -> tuple[int | None, str]:
+    """(image, "") that an answer places its box in, or (None, reason); the image may be out of range."""
+    return _place(answer, _ANSWER_ASIDES)
+
+
+def place_by_question(question: str) -> tuple[int | None, str]:
+    """(image, "") that a question, or a thought, asks for a box in, or (None, reason).
+
+    Where a question quotes a box, which is one of the first image, only what follows can name another.
+    """
+    opening, _, rest = split_quote(question)
+    image, reason = _place(rest, _QUESTION_ASIDES)
+    return (None, "image named in passing") if opening and image == 1 else (image, reason)
+
+
+def split_quote(question: str) -> tuple[str, str, str]:
+    """(what leads up to the last quoted box, "in the first image" right behind it, the rest); no box: only a rest."""
+    opening, _, rest = question.rpartition(BOX_END)
+    place = _AFTER_QUOTE.match(rest) if opening else None
+    return (opening, place[0], rest[place.end() :]) if place else (opening, "", rest)
+
+
+def find_quoted_image(question: str) -> set[int]:
+    """Images that a question may mean where it quotes a box; empty if it names none."""
+    opening, place, _ = split_quote(question)
+    told = find_images(place) or find_images(opening)
+    return {0} if _NOT_READ.search(place if find_images(place) else opening) else told
+
+
+def _place(text: str, asides: re.Pattern[str]) -> tuple[int | None, str]:
+    words = " ".join(cut_references(text).split())
+    named = find_images(words)
+    if _NOT_READ.search(words):
+        return None, "image named in words not read"
+    if len(named) != 1:
+        return None, "several images named" if named else NOT_NAMED
+    if asides.search(words):
+        return None, "image named in passing"
+    return named.pop(), ""
+
+
+def cut_references(text: str) -> str:
+    """A text without what stands in object-ref tokens."""
+    first, *others = text.split(REF_START)
+    return " ".join([first, *(other.partition(REF_END)[2] for other in others)])
