@@ -86,4 +86,6 @@ LABEL org.opencontainers.image.title="migrl" \
       org.opencontainers.image.base.name="${BASE}"
 
 USER 10001:10001
+# NVIDIA's base has an entrypoint that prints a page before each command.
+ENTRYPOINT []
 CMD ["make", "help"]

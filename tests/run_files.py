@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from migrl.claims import load_claims, load_levels, select_claims
@@ -14,6 +15,7 @@ from migrl.evaluations import describe_evaluation
 from migrl.evidence import StageContext, StageWork, read_manifest, run_stage, write_json
 from migrl.not_run import write_not_run
 from migrl.prompts import build_messages, hash_messages
+from migrl.publish import Repository, prepare_repositories
 from migrl.recipe import Recipe, load_recipe
 from migrl.recompute import render_page
 from migrl.records import write_jsonl
@@ -43,6 +45,26 @@ READS = {
 
 def read_recipe(name: str, *overrides: str) -> Recipe:
     return load_recipe(ROOT / "reproduce" / "recipes" / f"{name}.yaml", list(overrides))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs and the results of the tiny recipe."""
+    folder, recipe = tmp_path_factory.mktemp("made"), read_recipe("tiny")
+    make_evidence(recipe, make_run(recipe, folder / "runs"), folder / "results" / "tiny", TINY_SETS)
+    return folder
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """The same, to be changed by a test."""
+    return Path(shutil.copytree(made, tmp_path / "home"))
+
+
+def prepare(home: Path, out: Path, recipe: Recipe | None = None, **options: Any) -> list[Repository]:
+    """Build the repositories of a run below `home`, of the tiny recipe unless another is given."""
+    recipe = recipe or read_recipe("tiny")
+    return prepare_repositories(recipe, home / "runs", home / "results", "owner/name", out, **options)
 
 
 def make_row(arm: str, benchmark: str, number: int) -> Row:

@@ -76,6 +76,8 @@ class TeacherServer:
                 await asyncio.sleep(30)
             case "429":
                 return web.Response(status=429, text="too many", headers={"Retry-After": "0"})
+            case "400":
+                return web.json_response({"error": {"message": "too many images"}}, status=400)
             case "500":
                 return web.Response(status=500, text="<html>broken</html>")
             case "torn":
@@ -124,8 +126,8 @@ def write_reply(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def serve(server: TeacherServer) -> Iterator[TeacherServer]:
-    """Run a server in a thread; its address is in `url`."""
+def serve(server: TeacherServer, port: int = 0) -> Iterator[TeacherServer]:
+    """Run a server in a thread, at a free port or the given one; its address is in `url`."""
     ready = threading.Event()
     ends: list[Callable[[], object]] = []
 
@@ -135,7 +137,7 @@ def serve(server: TeacherServer) -> Iterator[TeacherServer]:
         app.router.add_get("/v1/models", server.list_models)
         runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         stop = asyncio.Event()
         ends.append(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))

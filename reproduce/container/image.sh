@@ -39,9 +39,14 @@ print_digest() {
 
 build() {
   local revision="" dirty=null flags=()
-  if revision=$(git rev-parse --verify --quiet HEAD 2>/dev/null); then
+  # Of this folder: a repository around an unpacked archive says nothing about it.
+  if [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$(pwd -P)" ] && revision=$(git rev-parse --verify --quiet HEAD)
+  then
     dirty=false
     [ -z "$(git status --porcelain -- src reproduce Dockerfile 'requirements*.lock')" ] || dirty=true
+  else
+    echo "image: git tells no revision of this folder, so no manifest will name one, and publish will refuse it:" \
+      "build in a checkout of your own (git status has to work)" >&2
   fi
   [ -z "$BASE" ] || flags+=(--build-arg "BASE=$BASE")
   [ -z "$FLASH_ATTN" ] || flags+=(--build-arg "FLASH_ATTN=$FLASH_ATTN")
@@ -67,7 +72,7 @@ run() {
     container=$("${engine[@]}" from --pull-never "$TAG")
     trap '"${engine[@]}" rm "$container" >/dev/null' EXIT # the shell's end: $container is no local
     # shellcheck disable=SC2086
-    "${engine[@]}" run "${flags[@]}" $RUN_FLAGS "$container" -- sh -c "$1"
+    "${engine[@]}" run "${flags[@]}" $RUN_FLAGS "$container" -- bash -c "$1"
     return
   fi
   # The host's shared memory for NCCL and data loaders; ten minutes to write a checkpoint when the container is
@@ -85,8 +90,9 @@ run() {
     docker-*) flags+=(--gpus "\"device=$GPUS\"") ;;
     *) for gpu in ${GPUS//,/ }; do flags+=(--device "nvidia.com/gpu=$gpu"); done ;;
   esac
+  # bash becomes the command, and SIGTERM reaches it; Debian's sh stays in front, dies, and takes the container along.
   # shellcheck disable=SC2086
-  exec "${engine[@]}" run "${flags[@]}" $RUN_FLAGS "$TAG" sh -c "$1"
+  exec "${engine[@]}" run "${flags[@]}" $RUN_FLAGS "$TAG" bash -c "$1"
 }
 
 archive() {

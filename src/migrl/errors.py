@@ -14,7 +14,9 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error, of Python or of a library that writes by itself, means a full disk or quota."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or "os error 28" in str(error)
+    # The last two are torch.save's, which only tells that less was written than it meant to.
+    signs = ("No space left on device", "os error 28", "PytorchStreamWriter failed", "unexpected pos ")
+    return any(sign in str(error) for sign in signs)
 
 
 def explain_full_disk(error: BaseException, place: str) -> str:

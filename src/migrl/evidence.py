@@ -249,7 +249,8 @@ def describe_revision(image: Image | None = None) -> dict[str, Any]:
     An image holds its tree without git and knows the revision from its build. Null outside of both.
     """
     root = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(root)]
+    # Of this folder alone: git would look upwards, and an unpacked archive may lie within another repository.
+    command = ["git", "-C", str(root), "--git-dir=.git", "--work-tree=."]
     try:
         revision = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run(

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, for the manifest: what they call themselves, and what drives them.
+"""The GPUs of this machine: what they call themselves, and what drives them.
 
 nvidia-smi is asked and not torch, which would open a context on each GPU and keep memory that the next stage needs.
 """
@@ -7,9 +7,41 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+PROGRAM = "nvidia-smi"
+FORMAT = "--format=csv,noheader,nounits"
+QUERY = (PROGRAM, "--query-gpu=name,driver_version", FORMAT)
 QUERY_SECONDS = 20  # a cold driver takes some
 NO_GPU = "No devices were found"
+
+
+class NvidiaSmiError(Exception):
+    """nvidia-smi is there and does not answer, or not with a table; the message says what it did."""
+
+
+def query_gpus(query: Sequence[str], columns: int) -> list[list[str]]:
+    """nvidia-smi's table, a row of so many cells for each GPU; no row without a driver or a GPU.
+
+    Only the first cell, the name, may hold a comma of its own.
+
+    Raises:
+        NvidiaSmiError: no answer in time, an error, or no table.
+    """
+    try:
+        result = subprocess.run(query, capture_output=True, errors="replace", timeout=QUERY_SECONDS, check=False)
+    except FileNotFoundError:
+        return []
+    except subprocess.TimeoutExpired as error:
+        raise NvidiaSmiError(f"{PROGRAM}: no answer in {QUERY_SECONDS} s") from error
+    except OSError as error:  # such as a file that nobody may execute
+        raise NvidiaSmiError(f"{PROGRAM}: {error}") from error
+    said = (result.stdout + result.stderr).strip()
+    if NO_GPU in said:
+        return []
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in line.rsplit(",", columns - 1)] for line in lines]
+    if result.returncode or not rows or any(len(row) != columns for row in rows):
+        raise NvidiaSmiError(f"{PROGRAM}: exit {result.returncode}: {said[:200]}")
+    return rows
 
 
 def describe_gpus(query: Sequence[str] = QUERY) -> dict[str, Any] | None:
@@ -19,19 +51,11 @@ def describe_gpus(query: Sequence[str] = QUERY) -> dict[str, Any] | None:
     the manifest then holds its `error` in place of names.
     """
     try:
-        result = subprocess.run(query, capture_output=True, errors="replace", timeout=QUERY_SECONDS, check=False)
-    except FileNotFoundError:
+        rows = query_gpus(query, 2)
+    except NvidiaSmiError as error:
+        return {"error": str(error), **describe_torch()}
+    if not rows:
         return None
-    except subprocess.TimeoutExpired:
-        return {"error": f"nvidia-smi: no answer in {QUERY_SECONDS} s", **describe_torch()}
-    except OSError as error:  # such as a file that nobody may execute
-        return {"error": f"nvidia-smi: {error}", **describe_torch()}
-    said = (result.stdout + result.stderr).strip()
-    if NO_GPU in said:
-        return None
-    rows = [[cell.strip() for cell in line.rsplit(",", 1)] for line in result.stdout.splitlines() if line.strip()]
-    if result.returncode or not rows or any(len(row) != 2 for row in rows):
-        return {"error": f"nvidia-smi: exit {result.returncode}: {said[:200]}", **describe_torch()}
     names = [name for name, _ in rows]
     drivers = ", ".join(sorted({driver for _, driver in rows}))
     return {"names": names, "count": len(names), "driver": drivers, **describe_torch()}

@@ -13,25 +13,32 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
+from torch.utils.cpp_extension import get_default_build_root
 
 from migrl.errors import UserError, explain_full_disk, is_disk_full
 from migrl.evidence import StageContext, read_json, write_json
+from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Parallel, Recipe, dump_whole
 from migrl.watch.signals import (
     STOPPED,
     Stopped,
-    leave_requests,
+    await_requests,
+    hold_requests,
     leave_stopped,
     make_stopped,
     read_request,
     read_stopped,
 )
 from migrl.watch.trackers import check_trackers, make_tracker_environment
+from migrl.watch.watchdog import watch_loading
 
 CONTEXT = ".context.json"
 ERROR = ".error.txt"
@@ -71,7 +78,8 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
     """
     processes = context.recipe.launch.processes
     if processes == 1 and not torch.cuda.is_available():
-        generate(context, Rank())
+        with watch_loading(context.folder, context.recipe.watch):
+            generate(context, Rank())
         return
     _launch(module, context, "ddp" if processes > 1 else "none", processes)
 
@@ -79,6 +87,7 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
 def _launch(module: str, context: StageContext, config: str, processes: int) -> None:
     settings = context.recipe.launch
     check_gpus(processes // settings.machines)
+    drop_dead_locks()
     folder = context.folder.resolve()
     for path in (folder / ERROR, folder / STOPPED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
@@ -87,11 +96,12 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
     command += ["--context", str(folder / CONTEXT), "--config", str(find_launch_file(config))]
     command += ["--processes", str(processes), "--address", settings.address or socket.gethostname()]
     command += ["--port", str(settings.port if settings.machines > 1 else 0)]
+    command += ["--id", uuid.uuid4().hex]  # a launcher that another start left behind meets nobody
     result = subprocess.run(
         command,
         env=make_environment(context.recipe) | make_tracker_environment(folder),
         check=False,
-        preexec_fn=die_with_parent,
+        preexec_fn=prepare_launcher,
         start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
     )
     if (folder / ERROR).exists():
@@ -119,6 +129,27 @@ def check_gpus(processes: int) -> None:
             f"launch.processes: {processes} processes on this machine, which has {found} GPUs; each needs one of its "
             f"own: set launch.processes={found} (and batches that it divides), or make more GPUs visible"
         )
+
+
+def drop_dead_locks() -> None:
+    """Delete the locks of extensions that torch compiles which no process of this machine holds.
+
+    DeepSpeed compiles one on a CPU. A process that is killed while it does leaves its lock behind, and every later
+    start would wait for it without end.
+    """
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    locks = {path.resolve() for pattern in ("*/lock", "*/*/lock") for path in Path(root).glob(pattern)}
+    if locks:
+        for path in locks - {Path(file.path) for process in psutil.process_iter() for file in list_open_files(process)}:
+            path.unlink(missing_ok=True)
+
+
+def list_open_files(process: psutil.Process) -> list[Any]:
+    """A process's open files; none of one that has ended or is another user's, whose locks lie elsewhere."""
+    try:
+        return list(process.open_files())
+    except psutil.Error:
+        return []
 
 
 def describe_context(context: StageContext) -> dict[str, object]:
@@ -167,6 +198,12 @@ def explain_failure(module: str, folder: Path, code: int) -> str:
     return f"{module}: {what}; output is above; mend the cause and start again: it resumes where it was"
 
 
+def prepare_launcher() -> None:
+    """What a launcher is started with, before its own program begins."""
+    die_with_parent()
+    hold_requests()
+
+
 def die_with_parent() -> None:
     """Ask Linux to kill this process when its parent dies.
 
@@ -193,22 +230,41 @@ def run_child(work: Callable[[StageContext, Rank], None]) -> None:
     die_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--context", type=Path, required=True)
-    context = read_context(parser.parse_args().context)
-    leave_requests(context.folder.parent, [signal.SIGUSR1])
+    parser.add_argument("--launcher", type=int, required=True)
+    options = parser.parse_args()
+    if os.getppid() != options.launcher:
+        sys.exit("the launcher died while this process was starting")
+    context = read_context(options.context)
+    await_requests(context.folder.parent)
     rank = read_rank()
+    with watch_loading(context.folder, context.recipe.watch, rank.index):
+        run_work(work, context, rank)
+
+
+def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, rank: Rank) -> None:
+    """Work, and turn what ends it into word for the parent."""
     try:
         work(context, rank)
     except Stopped as stopped:
         leave_stopped(context.folder, stopped)
     except Exception as error:
-        if not isinstance(error, UserError) and not is_disk_full(error):
+        text = explain_error(error, context)
+        if text is None:
             raise
-        text = str(error) if isinstance(error, UserError) else explain_full_disk(error, str(context.folder))
         leave_error(context.folder, text)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
         sys.exit(1 if rank.count > 1 else 0)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # else a process that ends after the first may abort in gloo
+
+
+def explain_error(error: Exception, context: StageContext) -> str | None:
+    """The words for an error that its user can mend; None for one that is ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return explain_out_of_memory(context.name, context.recipe, error)
+    return explain_full_disk(error, str(context.folder)) if is_disk_full(error) else None
 
 
 def leave_error(folder: Path, text: str) -> None:

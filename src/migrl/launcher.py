@@ -6,37 +6,63 @@ writes `.failure-<rank>.json` beside it when one of them ends badly.
 
 import argparse
 import json
+import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
-
-from accelerate.commands.launch import launch_command, launch_command_parser
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from types import FrameType
+from typing import NoReturn
 
 from migrl.evidence import write_json
 from migrl.recipe import LaunchSettings
-from migrl.watch.signals import leave_requests
+from migrl.watch.signals import await_requests, find_request
 
 
 def main() -> None:
-    """Entry: `python -m migrl.launcher --context FILE --config FILE --address HOST --port N --module NAME`."""
+    """Entry: `python -m migrl.launcher --context FILE --config FILE --address HOST --port N --id ID --module NAME`."""
     parser = argparse.ArgumentParser()
     for name in ("context", "config"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("address", "port", "module", "processes"):
+    for name in ("address", "port", "id", "module", "processes"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
-    leave_requests(options.context.parent.parent, [signal.SIGUSR1])
+    home = options.context.parent.parent
+    await_requests(home)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Not a failure: whoever ends a whole SLURM step ends the launchers and not `migrl`.
+        find_request(home, signal.Signals(number)).touch()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    # Only now, as they take seconds in which a signal would have ended this process.
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     context = json.loads(options.context.read_text())
     settings = LaunchSettings.model_validate(context["recipe"]["launch"])
-    arguments = build_arguments(options, settings)
+    arguments = launch_command_parser().parse_args(build_arguments(options, settings))
+    arguments.rdzv_id = options.id  # accelerate has no option for it, and hands it on to torch
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        launch_command(arguments)
+    except SignalException as stopped:
+        if stopped.sigval != signal.SIGTERM:
+            raise
+        end(stopped.sigval, None)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        word = {"rank": rank, "exit_code": failure.exitcode, "time": failure.timestamp}
-        write_json(options.context.with_name(f".failure-{rank}.json"), word)
-        sys.exit(1)
+        leave_failure(options.context.parent, rank, failure.exitcode, failure.timestamp)
+    except subprocess.CalledProcessError as error:  # where there is one process, and torch has no part in it
+        leave_failure(options.context.parent, 0, error.returncode, time.time())
+
+
+def leave_failure(folder: Path, rank: int, exit_code: int, moment: float) -> NoReturn:
+    """Word of the process that failed first; `moment` in seconds since 1970."""
+    write_json(folder / f".failure-{rank}.json", {"rank": rank, "exit_code": exit_code, "time": moment})
+    sys.exit(1)
 
 
 def build_arguments(options: argparse.Namespace, settings: LaunchSettings) -> list[str]:
@@ -49,7 +75,7 @@ def build_arguments(options: argparse.Namespace, settings: LaunchSettings) -> li
         arguments += ["--num_machines", str(settings.machines), "--machine_rank", "1"]
         arguments += ["--main_process_ip", options.address, "--rdzv_backend", "c10d"]
         arguments += ["--deepspeed_multinode_launcher", "standard"]
-    return [*arguments, "-m", options.module, "--context", str(options.context)]
+    return [*arguments, "-m", options.module, "--context", str(options.context), "--launcher", str(os.getpid())]
 
 
 if __name__ == "__main__":

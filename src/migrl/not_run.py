@@ -13,6 +13,7 @@ from migrl.errors import UserError
 from migrl.evidence import MANIFEST, write_json
 from migrl.readme import describe_power, describe_scope
 from migrl.recipe import HubSource, Recipe, WorldSource
+from migrl.seal import STATING_FILES
 from migrl.verdicts import judge_claims, judge_levels
 
 NOT_RUN = "not run"
@@ -27,8 +28,9 @@ def write_not_run(recipe: Recipe, folder: Path) -> None:
     claims = select_claims(load_claims(), recipe.claims)
     if not claims:
         raise UserError(f"recipe {recipe.name!r}: it carries no claims, so there is nothing to state")
-    if (folder / MANIFEST).exists():
-        raise UserError(f"{folder}: holds the evidence of a run; it is kept, remove it by hand if it has to go")
+    for name in (MANIFEST, *STATING_FILES):
+        if name != "claims.json" and (folder / name).exists():
+            raise UserError(f"{folder}: holds the evidence of a run ({name}); remove it by hand if it has to go")
     folder.mkdir(parents=True, exist_ok=True)
     entries, levels = judge_claims(claims, []), judge_levels(load_levels(), [])
     write_json(folder / "claims.json", entries)

@@ -40,6 +40,7 @@ from migrl.records import ProgressLog
 WARMUP_STEPS = 2  # the first step loads kernels and sizes the allocator, the second still finds its pace
 WARMUP_BATCHES = 1
 TRAINING = "performance.json"
+BFLOAT16 = str(torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class StepMeter(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
         inner = next(part for part in model.modules() if isinstance(part, Qwen2_5_VLForConditionalGeneration))
+        self._dtype = str(inner.dtype)
         self._hook = inner.register_forward_pre_hook(self.count, with_kwargs=True)
         self._mark = read_clock()
 
@@ -132,7 +134,8 @@ class StepMeter(TrainerCallback):
         # Processes wait for each other in every step, so the first one's clock is everyone's.
         steps = [replace(step, seconds=own.seconds) for step, own in zip(together, ranks[0], strict=True)]
         saves = {"seconds_per_save": median(self.save_seconds) if self.save_seconds else None}
-        return describe("optimizer step", steps[warmup:], steps[:warmup], len(ranks), memory) | saves
+        found = describe("optimizer step", steps[warmup:], steps[:warmup], len(ranks), memory, dtype=self._dtype)
+        return found | saves
 
 
 class GenerationMeter:
@@ -161,7 +164,8 @@ class GenerationMeter:
                 forward = count_forward(self.model.config, [length], completion.tokens, patches)
                 step += Step(tokens=completion.tokens, sequences=1, longest=length, flops=forward.total)
         log = ProgressLog(self.path)
-        log.append([{"uid": str(len(log.rows)), **asdict(step), "memory": measure_memory()}])
+        row = {"uid": str(len(log.rows)), **asdict(step), "dtype": str(self.model.dtype), "memory": measure_memory()}
+        log.append([row])
         log.close()
         self.noted += 1
         self._mark = read_clock()
@@ -184,22 +188,24 @@ def read_performance(folder: Path, processes: int) -> dict[str, Any] | None:
     cold = [step for step in steps if not step.warm]
     timed = [step for step in steps if step.warm]
     memory = [row["memory"] for row in rows]
-    return describe("batch", timed or cold, cold if timed else [], processes, memory)
+    dtype = str(rows[0].get("dtype"))
+    return describe("batch", timed or cold, cold if timed else [], processes, memory, dtype=dtype)
 
 
 def describe(
-    unit: str, steps: list[Step], warmup: list[Step], processes: int, memory: list[dict[str, Any]]
+    unit: str, steps: list[Step], warmup: list[Step], processes: int, memory: list[dict[str, Any]], *, dtype: str
 ) -> dict[str, Any]:
     """A stage's performance from its timed steps; those to warm up are looked at for the longest sequence only.
 
     Rates are sums over the steps by the sum of their time. A batch belongs to one process while the others have
-    theirs, an optimizer step to all of them together.
+    theirs, an optimizer step to all of them together. The peaks that are known are of bfloat16: weights of another
+    `dtype` have no MFU.
     """
     seconds = sum(step.seconds for step in steps)
     at_once = processes if unit == "batch" else 1
     tokens, flops = sum(step.tokens for step in steps), sum(step.flops for step in steps)
     devices = sorted({part["device"] for part in memory})
-    peak = find_peak_flops(devices[0])
+    peak = find_peak_flops(devices[0]) if dtype == BFLOAT16 else None
     peaks = {key: max_known(part[key] for part in memory) for key in ("peak_memory_gb", "reserved_memory_gb")}
     return {
         "device": ", ".join(devices),

@@ -44,9 +44,10 @@ def work_through(
         return
     (folder / PROGRESS).mkdir(exist_ok=True)
     log = ProgressLog(folder / PROGRESS / f"{name}.{rank.index}.jsonl")
-    work = make_worker()
     shared = f"{label} (process 1 of {rank.count})" if rank.count > 1 else label
     try:
+        work = make_worker()
+        stop_if_asked(folder.parent, f"loading for {label}")
         with watch_progress(folder, context.recipe.watch, rank.index) as tick:
             for number, batch in enumerate(track(todo, shared, visible=rank.index == 0), 1):
                 log.append([row for row in work(batch) if row["uid"] not in done])

@@ -12,15 +12,23 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig
 from torch import nn
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    Qwen2_5_VLForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from migrl.errors import UserError
 from migrl.evidence import StageContext
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
-from migrl.recipe import AlarmSettings, LoraSettings, Parallel
+from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
 from migrl.records import read_jsonl, write_jsonl
-from migrl.watch.guard import AlreadyTrained, LongRunGuard
+from migrl.watch.guard import AlreadyTrained, LongRunGuard, share_word
 from migrl.watch.trackers import make_trackers
 
 LANGUAGE_MODEL = "language_model"
@@ -41,6 +49,20 @@ def make_lora_config(settings: LoraSettings) -> LoraConfig:
     )
 
 
+def freeze_vision_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Train nothing in the vision tower, and run it as in evaluation: without gradients or checkpointing.
+
+    Gradient checkpointing lets gradients in at every submodule's input embedding, the tower's patches among them
+    (transformers' `enable_input_require_grads`): a frozen tower would be run a second time and passed through
+    backwards, for nothing. Called before a trainer has wrapped the model.
+    """
+    tower = model.model.visual
+    tower.requires_grad_(False)
+    tower.forward = torch.no_grad()(tower.forward)
+    tower.eval()
+    tower.train = lambda mode=True: tower  # a trainer puts the whole model into training mode before each step
+
+
 def check_trainable(model: nn.Module) -> int:
     """Number of trainable parameters; the vision tower must have none.
 
@@ -57,15 +79,16 @@ def check_trainable(model: nn.Module) -> int:
     return sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters() if weight.requires_grad)
 
 
-def choose_backend(parallel: Parallel) -> dict[str, Any]:
-    """The trainer's arguments for the devices it runs on.
+def choose_backend(parallel: Parallel, watch: WatchSettings) -> dict[str, Any]:
+    """The trainer's arguments for the devices it runs on, and for how long processes wait for each other.
 
     accelerate finds GPUs by itself. On a CPU it takes several processes for one each unless it is told: by `use_cpu`,
     or, as that would turn DeepSpeed off, by the backend.
     """
+    patience = {"ddp_timeout": watch.collective_seconds}
     if torch.cuda.is_available():
-        return {}
-    return {"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"}
+        return patience
+    return patience | ({"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"})
 
 
 def check_processes(trainer: Trainer, rank: Rank) -> None:
@@ -147,12 +170,14 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
         Stopped: a signal asked for it; the checkpoint is saved.
     """
     guard = trainer.pop_callback(LongRunGuard)
+    # All from the same, though another machine may see the files of the last one later.
+    checkpoint = share_word(find_checkpoint(checkpoints, trainer.args.world_size))
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar())
     trainer.add_callback(guard)
     trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
     with guard.watching(trainer.model), suppress(AlreadyTrained):  # then what it loaded is the result
-        trainer.train(resume_from_checkpoint=find_checkpoint(checkpoints, trainer.args.world_size))
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def find_checkpoint(folder: Path, processes: int) -> str | None:

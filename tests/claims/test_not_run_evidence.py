@@ -1,6 +1,7 @@
 """A recipe that has not been run says so in every cell, by a file that its command writes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -40,8 +41,26 @@ def test_every_claim_of_the_paper_is_stated_and_no_number_is_measured() -> None:
     assert [entry["id"] for entry in entries] == [claim.id for claim in CLAIMS]
     for entry in entries:
         assert (entry["verdict"], entry["n"], entry["delta"], entry["low"]) == ("not run", 0, None, None)
-    rows = [line for line in (PAPER / "README.md").read_text().splitlines() if line.startswith("| `")]
-    assert rows and all(row.count("not run") >= 2 for row in rows)
+
+
+def test_every_measured_cell_of_the_page_says_not_run() -> None:
+    measured = {"ours", "95 % interval", "n", "verdict", *load_recipe(RECIPE).evaluate.arms}
+    tables = re.findall(r"(?:^\|.*\n)+", (PAPER / "README.md").read_text(), re.MULTILINE)
+    assert len(tables) == 4
+    for table in tables:
+        header, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+        assert rows and measured & {*header}
+        for row in rows:
+            cells = dict(zip(header, row, strict=True))
+            assert {cells[name] for name in measured & cells.keys()} == {"not run"}, row
+
+
+def test_stating_it_again_changes_nothing(tmp_path: Path) -> None:
+    results = shutil.copytree(PAPER.parent, tmp_path / "results")
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["not-run", "--recipe", str(RECIPE), "--results", str(results)]).exit_code == 0
+        assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
 def test_the_check_and_the_table_of_a_recipe_that_was_not_run_say_so() -> None:
@@ -73,5 +92,7 @@ def test_a_run_replaces_the_folder_and_cannot_be_declared_undone(tmp_path: Path)
     write_json(report / "evidence.json", {"files": {"claims.json": "", "scores.json": ""}})
     publish_report(report, folder)
     assert {path.name for path in folder.iterdir()} == {"claims.json", "scores.json", "manifest.json"}
-    with pytest.raises(UserError, match="holds the evidence of a run"):
-        write_not_run(load_recipe(RECIPE), folder)
+    for lost in ("manifest.json", "scores.json"):
+        with pytest.raises(UserError, match=f"holds the evidence of a run.*{lost}"):
+            write_not_run(load_recipe(RECIPE), folder)
+        (folder / lost).unlink()

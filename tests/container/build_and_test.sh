@@ -76,8 +76,8 @@ in_image 'make setup | grep "Nothing to be done" && ! touch src/migrl/x 2>/dev/n
 step "unit, golden and claims tests"
 in_image 'python -m pytest -q tests --ignore=tests/smoke --ignore=tests/gpu'
 
-step "the whole pipeline on the test recipe"
-in_image 'migrl reproduce --recipe test'
+step "the whole pipeline on the test recipe, and what it would publish"
+in_image 'migrl reproduce --recipe test && migrl publish --recipe test --to owner/name --allow-dirty'
 
 step "the manifest names the image"
 python3 - "$(git rev-parse HEAD)" results/test/manifest.json runs/.image-* <<'END'

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 from smoke_run import ROOT, FinishedRun, call_migrl
 
 # Sums of float32 in another order: about 1e-7 a step, and training carries it on. Observed over the 20 steps at most
-# 6e-7 (plain data parallel 0, ZeRO-2 3e-7, ZeRO-3 5e-7); a mean over other samples or a lost gradient shows from 1e-2.
+# 7e-7 (plain data parallel 7e-7, ZeRO-2 3e-7, ZeRO-3 5e-7); a mean over other samples or a lost gradient shows from 1e-2.
 RELATIVE_TOLERANCE = 1e-5
-LONG_SFT = ("sft.epochs=5", "sft.micro_batch=4", "sft.save_steps=100")  # 20 steps of 2 x 4 samples
+ONE_THREAD = "model.threads=1"  # two processes of two threads each would wait for each other on two cores
+LONG_SFT = ("sft.epochs=5", "sft.micro_batch=2", "sft.save_steps=100", ONE_THREAD)  # 20 steps of 4 x 2 samples
+# Largest difference of a weight after four steps of GRPO under ZeRO-2 and ZeRO-3; observed 5e-7.
+WEIGHT_TOLERANCE = 1e-5
 TWO = "launch.processes=2"
 # A start on two machines, on one: like srun, which runs its arguments once on each and ends all when one fails.
 STARTER = """
@@ -79,36 +81,29 @@ def test_two_processes_follow_the_loss_of_one_for_twenty_steps(
     assert {name: weight.shape for name, weight in adapter.items()} == {n: w.shape for n, w in one.items()}
 
 
-@pytest.fixture(scope="module")
-def two_process_grpo(finished: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RL by two processes under ZeRO-2, undisturbed."""
-    return call_stage("grpo", copy_run(finished, tmp_path_factory.mktemp("grpo"), "grpo"), TWO, "grpo.parallel=zero2")
-
-
-def test_zero_3_reinforces_as_zero_2_does(finished: FinishedRun, two_process_grpo: Path, tmp_path: Path) -> None:
-    folder = call_stage("grpo", copy_run(finished, tmp_path, "grpo"), TWO, "grpo.parallel=zero3")
-    rows, others = (
-        [json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (two_process_grpo, folder)
-    )
-    for row, other in zip(rows, others, strict=True):
-        assert row["reward"] == other["reward"] and row["completion_length"] == other["completion_length"]
-        assert other["loss"] == pytest.approx(row["loss"], rel=1e-3, abs=1e-6)
-        assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-3)
-
-
-def test_the_loss_of_a_process_ends_the_launch_within_a_minute_and_the_next_start_resumes(
-    finished: FinishedRun, two_process_grpo: Path, tmp_path: Path
+def test_the_loss_of_a_process_ends_the_launch_within_a_minute_and_what_resumes_is_as_if_undisturbed(
+    finished: FinishedRun, tmp_path: Path
 ) -> None:
-    runs = copy_run(finished, tmp_path, "grpo")
-    settings = (TWO, "grpo.parallel=zero2")
-    started, took, error = kill_rank(1, "grpo", runs, settings, sign="checkpoints/checkpoint-2")
+    """RL under ZeRO-2, killed after two of its four steps, beside RL under ZeRO-3 that was not."""
+    runs = copy_run(finished, tmp_path / "zero2", "grpo")
+    settings = (TWO, ONE_THREAD, "grpo.parallel=zero2")
+    started, took, error = kill_rank(1, "grpo", runs, settings, sign="checkpoints/checkpoint-2/rng_state_1.pth")
     assert started and took < 60, f"the launch ended after {took:.0f} s"
     assert error.startswith("error: ") and "process 1 was ended by SIGKILL" in error, error
     assert list((runs / "test/grpo.partial/checkpoints").glob("checkpoint-*"))
-    folder = call_stage("grpo", runs, *settings)
-    resumed, undisturbed = (load_file(f / "adapter/adapter_model.safetensors") for f in (folder, two_process_grpo))
-    assert all(torch.equal(resumed[name], weight) for name, weight in undisturbed.items())
-    assert (read_losses(folder) == read_losses(two_process_grpo)).all()
+    resumed = call_stage("grpo", runs, *settings)
+    other = call_stage("grpo", copy_run(finished, tmp_path / "zero3", "grpo"), TWO, ONE_THREAD, "grpo.parallel=zero3")
+    rows, others = ([json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (resumed, other))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row, undisturbed in zip(rows, others, strict=True):
+        # Sampling goes on from the same random states and weights, or these would differ.
+        assert row["reward"] == undisturbed["reward"] and row["completion_length"] == undisturbed["completion_length"]
+        assert row["loss"] == pytest.approx(undisturbed["loss"], rel=1e-3, abs=1e-6)
+        assert row["grad_norm"] == pytest.approx(undisturbed["grad_norm"], rel=1e-3)
+    adapter, like = (load_file(f / "adapter/adapter_model.safetensors") for f in (resumed, other))
+    largest = max(float((adapter[name] - weight).abs().max()) for name, weight in like.items())
+    print(f"largest difference of a weight {largest:.2g}")
+    assert adapter.keys() == like.keys() and largest < WEIGHT_TOLERANCE
 
 
 def kill_rank(rank: int, stage: str, runs: Path, settings: tuple[str, ...], sign: str) -> tuple[bool, float, str]:
@@ -148,24 +143,19 @@ def find_rank(rank: int, partial: Path) -> int | None:
     return None
 
 
-def test_generation_gives_the_same_bits_for_any_number_of_processes_and_machines(
-    finished: FinishedRun, tmp_path: Path
-) -> None:
+def test_generation_gives_the_same_bits_on_two_machines(finished: FinishedRun, tmp_path: Path) -> None:
     (tmp_path / "starter.py").write_text(STARTER)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     machines = ("launch.machines=2", f"launch.starter=[{sys.executable}, {tmp_path / 'starter.py'}]")
     where = ("launch.address=localhost", f"launch.port={port}")
-    runs = copy_run(finished, tmp_path, "select", "pass_rates", "evaluate")
-    launches = {"select": (TWO, *machines, *where), "pass_rates": (TWO,), "evaluate": ("launch.processes=3",)}
-    for stage, settings in launches.items():
-        folder = call_stage(stage, runs, *settings)
-        assert len(list((folder / "progress").glob("*.0.jsonl"))) and len(list((folder / "progress").glob("*.1.jsonl")))
-        assert read_digest(folder) == read_digest(finished.stage(stage))
+    folder = call_stage("select", copy_run(finished, tmp_path, "select"), TWO, *machines, *where)
+    assert_shared(folder, 2)
+    assert read_digest(folder) == read_digest(finished.stage("select"))
 
 
-def test_generation_that_lost_a_process_goes_on_with_another_number_of_them(
+def test_generation_that_lost_one_of_two_processes_ends_with_three_in_the_same_bits(
     finished: FinishedRun, tmp_path: Path
 ) -> None:
     runs = copy_run(finished, tmp_path, "evaluate")
@@ -173,4 +163,12 @@ def test_generation_that_lost_a_process_goes_on_with_another_number_of_them(
     assert started and took < 60 and "process 0 was ended by SIGKILL" in error
     done = sum(len(path.read_text().splitlines()) for path in (runs / "test/evaluate.partial/progress").glob("*.jsonl"))
     assert done > 0
-    assert read_digest(call_stage("evaluate", runs)) == read_digest(finished.stage("evaluate"))
+    folder = call_stage("evaluate", runs, "launch.processes=3")
+    assert_shared(folder, 3)
+    assert read_digest(folder) == read_digest(finished.stage("evaluate"))
+
+
+def assert_shared(folder: Path, processes: int) -> None:
+    """Every process has done something."""
+    for rank in range(processes):
+        assert any(path.stat().st_size for path in (folder / "progress").glob(f"*.{rank}.jsonl"))

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from migrl.records import read_samples
 from migrl.report.measurements import MEASURED
 
-RUN = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "report")
+RUN = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 QUESTION, THOUGHT, COMPLETION = 24, 32, 6
 IMAGE_TOKENS = 6  # 84 x 56 px
 
@@ -81,14 +81,15 @@ def test_every_stage_is_measured_and_what_only_a_gpu_can_tell_is_null(folder: Pa
         assert stage["mfu"] is None and stage["peak_memory_gb"] is None, name
         assert (stage["tokens_per_second"] or 0) > 0 or name in ("fetch", "synthesize", "merge")
     stages = found["stages"]
-    assert {name: stages[name]["steps"] for name in ("sft", "select", "grpo", "evaluate")} == {
+    assert {name: stages[name]["steps"] for name in ("sft", "select", "grpo", "evaluate", "pass_rates")} == {
         "sft": 2,  # of four, the first two to warm up
         "select": 1,
         "grpo": 1,
         "evaluate": 3,
+        "pass_rates": 1,
     }
     report = (folder / "results/rehearsal/report.md").read_text()
-    assert "no figure here speaks for one" in report and report.count("not run") == 9
+    assert "no figure here speaks for one" in report and report.count("not run") == 11
 
 
 def test_sequences_have_the_lengths_that_the_recipe_asks_for(folder: Path) -> None:
@@ -100,7 +101,7 @@ def test_sequences_have_the_lengths_that_the_recipe_asks_for(folder: Path) -> No
             assert len(tokenizer(sample.question).input_ids) == QUESTION
             assert len(tokenizer(sample.facts).input_ids) == THOUGHT
     stages = json.loads((folder / "results/rehearsal/measurements.json").read_text())["stages"]
-    rollouts = {stages[name]["longest_sequence"] for name in ("select", "grpo", "evaluate")}
+    rollouts = {stages[name]["longest_sequence"] for name in ("select", "grpo", "evaluate", "pass_rates")}
     (longest,) = rollouts
     # What is left are the chat template, the numbers of the images and the form of the answer.
     assert 30 < longest - 3 * IMAGE_TOKENS - QUESTION - COMPLETION < 80
@@ -108,6 +109,19 @@ def test_sequences_have_the_lengths_that_the_recipe_asks_for(folder: Path) -> No
     rows = [json.loads(line) for line in (folder / "runs/rehearsal/evaluate/samples.jsonl").read_text().splitlines()]
     assert all(row["tokens"] == COMPLETION for row in rows if row["truncated"])
     assert sum(row["truncated"] for row in rows) >= len(rows) - 1
+
+
+def test_the_plan_reads_what_the_rehearsal_wrote(folder: Path) -> None:
+    places = ("--runs", folder / "runs", "--results", folder / "results")
+    result = call_migrl("plan", "--recipe", "rehearsal", "--gpus", "0", "--json", *places, *shrink(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    stages = {stage["name"]: stage for stage in json.loads(result.stdout)["stages"]}
+    manifest = json.loads((folder / "results/rehearsal/manifest.json").read_text())
+    for name, stage in manifest["stages"].items():
+        assert stages[name]["done"] and stages[name]["cost"]["duration"]["low"] == stage["seconds"], name
+    # What a processor took is used for no GPU, and the plan says so.
+    other = json.loads(call_migrl("plan", "--gpus", "8", "--gpu", "H100", "--json", *places).stdout)
+    assert "measured on cpu, not on H100 SXM, so not used" in other["notes"][0]
 
 
 def test_a_second_rehearsal_skips_everything(folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_what_the_server_teaches_wrongly_is_caught_and_counted(fetched: Fetched)
 
 def test_killed_and_resumed_it_asks_only_for_what_is_missing(fetched: Fetched, tmp_path: Path) -> None:
     runs = fetched.copy(tmp_path)
-    with serve(TeacherServer(delay=0.2)) as server:
+    with serve(TeacherServer(delay=0.3)) as server:
         arguments = list_arguments(server.url, runs, write_key(tmp_path))
         command = [str(Path(sys.executable).with_name("migrl")), *arguments]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -128,6 +128,10 @@ def test_killed_and_resumed_it_asks_only_for_what_is_missing(fetched: Fetched, t
         while len(server.answered) < 40:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
+        second = call_here(arguments)  # would ask, and pay for, the same requests
+        assert isinstance(second, str) and "another run is at work there" in second
+        told = [Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+        assert KEY.encode() not in b"".join(told)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (log,) = (runs / "test/replies").iterdir()

@@ -9,18 +9,42 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.utils.file_baton import FileBaton
 
 from migrl.errors import UserError
 from migrl.evidence import StageContext, write_json
-from migrl.launch import check_gpus, describe_context, explain_failure, read_context
+from migrl.launch import check_gpus, describe_context, drop_dead_locks, explain_error, explain_failure, read_context
 from migrl.models import load_processor
-from migrl.recipe import dump_whole, load_recipe
+from migrl.recipe import WatchSettings, dump_whole, load_recipe
 from migrl.training import find_checkpoint
 from migrl.vllm_rollouts import link_model, make_vllm_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"
 MACHINES = ("launch.machines=2", "launch.starter=[srun]")
+
+
+def test_a_lock_of_a_killed_compilation_is_dropped_and_that_of_one_at_work_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, held = (tmp_path / "py311" / name / "lock" for name in ("dead", "held"))
+    for path in (dead, held):
+        path.parent.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    dead.touch()
+    baton = FileBaton(str(held))
+    assert baton.try_acquire()
+    drop_dead_locks()
+    assert not dead.exists() and held.exists()
+    baton.release()
+
+
+def test_processes_wait_for_each_other_until_the_watchdog_has_acted() -> None:
+    for settings in ([], ["watch.stall_minutes=60"], ["watch.load_minutes=90"]):
+        watch = load_recipe(RECIPES / "paper.yaml", settings).watch
+        assert watch.stall_minutes and watch.load_minutes
+        assert watch.collective_seconds > 2 * 60 * max(watch.stall_minutes, watch.load_minutes)
+    assert WatchSettings(stall_minutes=1, load_minutes=None).collective_seconds == 1800, "torch's own"
 
 
 def test_processes_must_spread_evenly_over_machines_and_need_a_starter() -> None:
@@ -63,6 +87,23 @@ def test_a_failure_names_the_process_that_failed_first(tmp_path: Path, exit_code
     assert text in explain_failure("migrl.stages.grpo", tmp_path, 7)
 
 
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("grpo_no_cold_start", "set one of grpo.micro_batch=4, grpo.parallel=zero3"),
+        ("evaluate", "set one of evaluate.batch_pixels=25000000, evaluate.batch=8"),
+        ("pass_rates", "set one of select.batch_pixels=4000000"),
+    ],
+)
+def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stage: str, change: str) -> None:
+    context = StageContext(stage, load_recipe(RECIPES / "paper.yaml", []), {}, tmp_path)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    text = explain_error(error, context)
+    assert text is not None and text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory)")
+    assert change in text
+    assert explain_error(ValueError("a defect"), context) is None
+
+
 def write_checkpoint(folder: Path, step: int, ranks: list[str]) -> None:
     folder = folder / f"checkpoint-{step}"
     folder.mkdir()
@@ -100,15 +141,21 @@ def test_vllm_reads_pictures_by_the_recipes_limits_and_never_samples_a_placehold
 def test_the_slurm_example_is_sound_shell_and_names_real_settings() -> None:
     script = ROOT / "reproduce/launch/slurm.sh"
     subprocess.run(["bash", "-n", script], check=True)
-    text = script.read_text().replace("$processes", "16").replace("$SLURM_JOB_NUM_NODES", "2")
-    settings = [part for part in text.split('"') if part.startswith("launch.")]
-    recipe = load_recipe(RECIPES / "paper.yaml", settings)
+    lines = script.read_text().partition("# In the background")[0]
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "64"}
+    command = ["bash", "-c", lines + "printf '%s\\n' \"${settings[@]}\""]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    recipe = load_recipe(RECIPES / "paper.yaml", printed.splitlines())
     assert (recipe.launch.processes, recipe.launch.machines, recipe.launch.starter[0]) == (16, 2, "srun")
+    assert "--cpus-per-task=64" in recipe.launch.starter
 
 
-@pytest.mark.parametrize(("signal", "code", "requeued"), [("USR1", 138, True), ("TERM", 143, False)])
+@pytest.mark.parametrize(
+    ("signal", "code", "restarts", "requeued"),
+    [("USR1", 138, 30, True), ("TERM", 143, 0, False), ("TERM", 75, 9, True), ("TERM", 75, 10, False)],
+)
 def test_the_slurm_example_hands_signals_on_and_queues_again_only_what_was_asked_to_stop(
-    signal: str, code: int, requeued: bool, tmp_path: Path
+    signal: str, code: int, restarts: int, requeued: bool, tmp_path: Path
 ) -> None:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     programs = {
@@ -120,6 +167,7 @@ def test_the_slurm_example_hands_signals_on_and_queues_again_only_what_was_asked
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    environment["SLURM_RESTART_COUNT"] = str(restarts)
     script = subprocess.Popen(["bash", ROOT / "reproduce/launch/slurm.sh"], cwd=tmp_path, env=environment)
     while not (tmp_path / "ready").exists():
         assert script.poll() is None

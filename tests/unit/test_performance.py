@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from migrl import performance
 from migrl.evidence import PROGRESS
 from migrl.flops import count_forward
-from migrl.performance import Step, StepMeter, describe, read_performance
+from migrl.performance import BFLOAT16, Step, StepMeter, describe, read_performance
 from migrl.pipeline import plan_stages
 from migrl.preflight import needs_gpu
 from migrl.recipe import LoraSettings, load_recipe
@@ -111,11 +111,14 @@ def test_mfu_is_what_all_processes_needed_of_what_their_devices_could() -> None:
     peak = performance.find_peak_flops(device)
     assert peak == pytest.approx(989.4e12)
     step = Step(seconds=2.0, tokens=1000, sequences=4, longest=300, flops=0.4 * peak * 2 * 2)
-    together = describe("optimizer step", [step, step], [], 2, memory)  # flops of both processes
+    together = describe("optimizer step", [step, step], [], 2, memory, dtype=BFLOAT16)  # flops of both processes
     assert (together["mfu"], together["tokens_per_second"], together["peak_memory_gb"]) == (0.4, 500.0, 50.0)
-    apart = describe("batch", [step, step], [], 2, memory)  # each batch is one process's own
+    apart = describe("batch", [step, step], [], 2, memory, dtype=BFLOAT16)  # each batch is one process's own
     assert (apart["mfu"], apart["tokens_per_second"]) == (0.8, 1000.0)
-    assert describe("batch", [step], [], 1, [{**memory[0], "device": "NVIDIA of tomorrow"}])["mfu"] is None
+    tomorrow = [{**memory[0], "device": "NVIDIA of tomorrow"}]
+    assert describe("batch", [step], [], 1, tomorrow, dtype=BFLOAT16)["mfu"] is None
+    # The peak is that of bfloat16.
+    assert describe("batch", [step], [], 1, memory[:1], dtype="torch.float32")["mfu"] is None
 
 
 def test_generation_is_read_back_without_its_first_batch_and_without_a_torn_line(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_the_committed_table_says_not_run_until_there_is_a_measurement() -> None
     assert (folder / "report.md").read_text() == render_measurements(data)
     if data is None:
         cells = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| ")][1:]
-        assert len(cells) == 7 and all("not run" in line for line in cells)
+        assert len(cells) == 8 and all("not run" in line for line in cells)
     else:
         assert not data["not_run"]
 
@@ -171,6 +174,6 @@ def test_what_needs_no_gpu_is_allowed_without_one() -> None:
         needing[name] = [stage.name for stage in plan_stages(recipe) if needs_gpu(stage.name, recipe, whole=False)]
     trained = ["sft", "merge", "select", "grpo", "evaluate"]
     paper_stages = [*trained[:-1], "sft_direct", "merge_direct", "evaluate", "pass_rates"]
-    assert needing == {"tiny": [], "paper": paper_stages, "rehearsal": ["fetch", *trained]}
+    assert needing == {"tiny": [], "paper": paper_stages, "rehearsal": ["fetch", *trained, "pass_rates"]}
     paper = load_recipe(recipes / "paper.yaml")
     assert needs_gpu("fetch", paper, whole=True)  # no 30 GB for a run that cannot follow

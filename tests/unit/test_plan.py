@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -19,12 +19,14 @@ from migrl.models import load_processor
 from migrl.pipeline import plan_stages
 from migrl.plan.assumptions import find_peak_flops, load_assumptions
 from migrl.plan.build import Plan, build_plan
+from migrl.plan.changes import find_changes, show_value
 from migrl.plan.checks import check_arithmetic, list_batch_faults
 from migrl.plan.lengths import Pixels, count_split, make_counter
-from migrl.plan.machine import GpuOptions, choose_machine, read_gpus
+from migrl.plan.machine import QUERY, GpuOptions, choose_machine, find_gpus
 from migrl.plan.refuse import refuse_disk
 from migrl.plan.shapes import read_shape
 from migrl.plan.timing import Decoding, add_durations, time_compute, time_decoding
+from migrl.plan.workload import Workload
 from migrl.recipe import Recipe, WorldSource, load_recipe
 from migrl.records import read_samples
 
@@ -70,18 +72,25 @@ def test_json_has_every_stage_with_its_formulas_and_the_exit_code_is_that_of_the
     arms = "evaluate.arms=[base,sft,rl,sft_direct,rl_no_cold_start,rl_no_selection]"
     good = run.invoke(app, ["plan", "--gpus", "8", "--gpu", "H100", "--json", arms])
     assert good.exit_code == 0, good.output
-    data = json.loads(good.output)
+    data = json.loads(good.output, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+    assert data["fits"] and data["refusals"] == [] and data["processes"] == data["machine"]["gpus"] == 8
     assert [stage["name"] for stage in data["stages"]] == [stage.name for stage in plan_stages(load("paper", arms))]
     grpo = next(stage for stage in data["stages"] if stage["name"] == "grpo_no_selection")
     assert grpo["peak"]["device"]["total"] == sum(part["bytes"] for part in grpo["peak"]["device"]["parts"])
     assert all(part["words"] for part in grpo["peak"]["device"]["parts"])
-    bad = run.invoke(app, ["plan", "--gpus", "8", "--gpu", "RTX 4090"])
+    bad = run.invoke(app, ["plan", "--gpus", "8", "--gpu", "RTX 4090", "--json"])
     assert isinstance(bad.exception, UserError) and "grpo" in str(bad.exception)
+    refused = json.loads(bad.output, parse_constant=pytest.fail)
+    assert not refused["fits"] and all(line in str(bad.exception) for line in refused["refusals"])
 
 
-def test_the_text_reads_at_80_columns_and_ends_with_the_sums() -> None:
-    output = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["plan", "--gpus", "8", "--gpu", "H100", "--formulas"]).output
-    assert max(len(line) for line in output.splitlines()) <= 80
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> None:
+    run = CliRunner(env={"COLUMNS": str(columns)})
+    output = run.invoke(app, ["plan", "--gpus", "8", "--gpu", "H100", "--formulas"]).output
+    assert max(len(line) for line in output.splitlines()) <= columns
+    (row,) = (line for line in output.splitlines() if line.lstrip().startswith("grpo  "))
+    assert len(re.split(r"  +", row.strip())) == 6  # a stage is one line of the table
     for words in ("assumed, not measured", "a formula, not measured", "of unknown size", "total:", "GPU-hours"):
         assert words in " ".join(output.split())
     assert output.rstrip().endswith("fits")
@@ -92,11 +101,19 @@ def test_the_text_reads_at_80_columns_and_ends_with_the_sums() -> None:
     [
         (["select.batch=64", "select.batch_pixels=null"], EIGHT, r"select: generation of 512 .*select.batch=\d+ \("),
         (["grpo.lora=null"], EIGHT, r"grpo: .*grpo.parallel=zero3 \("),
-        ([], GpuOptions(8, 40, "A100 40GB"), r"grpo: .*with 40.0 GB .*together these fit: grpo.micro_batch="),
-        ([], GpuOptions(4, 80, "H100"), "launch.processes=8: one GPU each, and there are 4"),
+        ([], GpuOptions(8, 40, "A100 40GB"), r"40.0 GB .*grpo.parallel=zero3, grpo.max_pixels=401408 together \("),
+        ([], GpuOptions(4, 80, "H100"), "launch.processes=8: one GPU each, and there are 4; set launch.processes=4;"),
+        ([], GpuOptions(3, 80, "H100"), "launch.processes=8: one GPU each, and there are 3; set launch.processes=2;"),
+        ([], GpuOptions(3, 80, "H100"), "tensor_parallel=8: .* there are 3, .* no such number fits: name a smaller"),
+        (["synthesize.teacher.tensor_parallel=3"], EIGHT, "tensor_parallel=3: .* set 4 or 8, or ask a server"),
+        (["synthesize.teacher.context_tokens=4000"], EIGHT, r"4,784 tokens, more than .*=4000; set that to 4784"),
+        (["synthesize.teacher.memory=0.1"], EIGHT, r"takes 10 % .*this fits: synthesize.teacher.memory=0.9 \("),
+        (["grpo.engine=vllm", "grpo.vllm_memory=0.5"], EIGHT, r"vllm 40.0.*grpo.engine=transformers \("),
+        ([], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
         (["launch.processes=6"], EIGHT, "sft.batch=128 is not .*launch.processes 1, 2, 4, 8, 16, 32, 64 with this"),
         (["grpo.max_completion_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
         ([], GpuOptions(gpus=0), "model.dtype=bfloat16.* need a GPU"),
+        ([], GpuOptions(7, 16, "RTX 4080"), "merge: .* no settings of merge that were tried fit; use GPUs with more"),
         ([f"synthesize.teacher={{engine: transformers, {BIG}}}"], EIGHT, "synthesize: .* no settings .* fit"),
         ([f"synthesize.teacher={{engine: vllm, {BIG}}}"], EIGHT, r"takes 90 % .*teacher.tensor_parallel=4 \("),
     ],
@@ -108,13 +125,43 @@ def test_what_cannot_fit_is_refused_with_its_remedy(
     assert any(re.search(message, text) for text in refusals), refusals
 
 
-def test_every_change_that_a_refusal_names_makes_the_stage_fit(tmp_path: Path) -> None:
-    (refusal,) = plan(tmp_path, load("paper", "select.batch=64", "select.batch_pixels=null")).refusals
-    changes = re.findall(r"(select\.\w+|grpo\.\w+)=(\d+) \(", refusal)
-    assert len(changes) >= 2
-    for key, value in changes:
-        overrides = ["select.batch=64", "select.batch_pixels=null", f"{key}={value}"]
-        assert plan(tmp_path, load("paper", *overrides)).refusals == ()
+CHANGED = (
+    *("sft.micro_batch=16", "sft.max_pixels=2000000", "sft.lora.rank=512", "sft.parallel=none"),
+    *("grpo.micro_batch=16", "grpo.lora=null", "grpo.engine=vllm", "grpo.prompts_per_step=64"),
+    *("select.batch_pixels=null", "evaluate.batch_pixels=900000000", "model.attention=eager", "launch.processes=3"),
+)
+TEACHERS = (
+    *("synthesize.teacher.tensor_parallel=2", "synthesize.teacher.memory=0.2"),
+    f"synthesize.teacher={{engine: transformers, {BIG}, batch: 64}}",
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([1, 2, 3, 4, 7, 8, 16]),
+    st.sampled_from([24, 40, 48, 80, 180]),
+    st.lists(st.sampled_from(CHANGED), max_size=3, unique=True),
+    st.sampled_from(TEACHERS),
+    st.integers(0, 11),
+)
+def test_every_change_that_a_refusal_names_makes_its_stage_fit(
+    gpus: int, memory: int, changed: list[str], teacher: str, which: int
+) -> None:
+    options, nowhere, overrides = GpuOptions(gpus, memory, "Some GPU"), Path("nowhere"), [*changed, teacher]
+    made = build_plan(load("paper", *overrides), nowhere, nowhere, options)
+    overrides.append(f"launch.processes={made.processes}")  # as many as there are GPUs
+    workload = Workload(load("paper", *overrides), load_assumptions(), nowhere)
+    for refusal in made.refusals:
+        kind = refusal.partition(":")[0]
+        if "GB of a GPU with" not in refusal or kind.endswith("_direct"):
+            continue
+        found = find_changes(kind, workload, made.machine)
+        for fit in [found[which % len(found)]] if found else []:
+            named = [f"{key}={show_value(value)}" for key, value in fit.changes.items()]
+            assert all(change in refusal for change in named)
+            after = build_plan(load("paper", *overrides, *named), nowhere, nowhere, options)
+            assert not [left for left in after.refusals if left.startswith(f"{kind}:")], (refusal, named)
+            assert get_stages(after)[kind].peak.device.total == pytest.approx(fit.peak.device.total)
 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 16), st.sampled_from(["sft", "grpo"]), st.integers(1, 8))
@@ -192,18 +239,98 @@ def test_times_are_the_formula_and_a_device_without_a_peak_has_none(tmp_path: Pa
     assert get_stages(unknown)["grpo"].cost.duration is None and "does not know Some GPU" in " ".join(unknown.notes)
 
 
-def test_measured_rates_replace_assumed_ones_on_the_same_device_only(tmp_path: Path) -> None:
-    (tmp_path / "results" / "rehearsal").mkdir(parents=True)
-    stage = {"tokens_per_second": 5000.0, "processes": 1, "peak_memory_gb": 61.5}
-    data = {"device": "NVIDIA H100 80GB HBM3", "not_run": False, "stages": {"sft": stage}}
-    (tmp_path / "results" / "rehearsal" / "measurements.json").write_text(json.dumps(data))
-    recipe = load("paper")
-    sft = get_stages(plan(tmp_path, recipe))["sft"]
+def write_rehearsal(folder: Path, *overrides: str, **changes: Any) -> Path:
+    """Results of a rehearsal on an H100, made up; return their root."""
+    place = folder / "results" / "rehearsal"
+    place.mkdir(parents=True, exist_ok=True)
+    rate = {"tokens_per_second": 5000.0, "processes": 1, "peak_memory_gb": 61.5}
+    stages = dict.fromkeys(("sft", "select", "grpo", "evaluate"), rate)
+    data = {"device": "NVIDIA H100 80GB HBM3", "not_run": False, "stages": stages, **changes}
+    settings = load("rehearsal", *overrides).model_dump(mode="json")
+    (place / "measurements.json").write_text(json.dumps(data))
+    (place / "manifest.json").write_text(json.dumps({"settings": settings, "stages": {}}))
+    return folder / "results"
+
+
+def list_measured(made: Plan) -> set[str]:
+    return {
+        stage.name
+        for stage in made.stages
+        if stage.cost.duration is not None and stage.cost.duration.basis == "measured"
+    }
+
+
+def test_measured_rates_replace_assumed_ones(tmp_path: Path) -> None:
+    made = plan(tmp_path, load("paper"), results=write_rehearsal(tmp_path))
+    sft = get_stages(made)["sft"]
     prompt_and_completion = 4 * 512 + 90 + 20 + 4 * 6 + 300
     assert sft.cost.duration.basis == "measured" and sft.measured_memory_gb == 61.5
     assert math.isclose(sft.cost.duration.low, 21_000 * prompt_and_completion / 5000 / 8)
-    other = plan(tmp_path, recipe, GpuOptions(8, 80, "A100"))
-    assert get_stages(other)["sft"].cost.duration.basis == "assumed" and "so not used" in " ".join(other.notes)
+    assert list_measured(made) == {"sft", "sft_direct", "select", "pass_rates", "grpo", "evaluate"}
+
+
+ALL = {"sft", "select", "grpo", "evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("rehearsed", "planned", "unused", "said"),
+    [
+        (["model.attention=sdpa"], [], ALL, "sft with model.attention=sdpa; select with"),
+        ([], ["model.attention=sdpa"], ALL, "grpo with model.attention=flash_attention_2"),
+        ([], ["sft.micro_batch=4"], {"sft"}, "not used: sft with sft.micro_batch=2$"),
+        ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
+        ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 16 completions a process$"),
+        (["model.dtype=float32"], [], ALL, "evaluate with model.dtype=float32"),
+        (["source.shapes=reproduce/shapes/qwen2_5_vl_72b.json"], [], ALL, "of another shape, so not used$"),
+    ],
+)
+def test_a_rate_of_other_settings_is_not_used_and_the_plan_says_so(
+    rehearsed: list[str], planned: list[str], unused: set[str], said: str, tmp_path: Path
+) -> None:
+    made = plan(tmp_path, load("paper", *planned), results=write_rehearsal(tmp_path, *rehearsed))
+    assert re.search(said, made.notes[0]), made.notes[0]
+    assert list_measured(made) & ALL == ALL - unused
+
+
+def test_a_rate_of_another_device_or_of_none_is_not_used(tmp_path: Path) -> None:
+    recipe, results = load("paper"), write_rehearsal(tmp_path)
+    other = plan(tmp_path, recipe, GpuOptions(8, 80, "A100"), results)
+    assert list_measured(other) == set() and "so not used" in other.notes[0]
+    for changes in ({"device": "NVIDIA H100 80GB HBM3 MIG 1g.10gb"}, {"device": "cpu", "not_run": True}):
+        assert list_measured(plan(tmp_path, recipe, results=write_rehearsal(tmp_path, **changes))) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("measurements.json", '{"device": "NVIDIA H1', "measurements.json: .*delete it, or restore it"),
+        ("measurements.json", "[]", "measurements.json: .*restore it"),
+        ("measurements.json", '{"device": "H100", "not_run": false}', "measurements.json: stages: .*restore it"),
+        ("manifest.json", "", "manifest.json: .*restore it"),
+        ("manifest.json", None, "manifest.json: no such file"),
+    ],
+)
+def test_a_torn_file_of_measurements_is_named(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+    results = write_rehearsal(tmp_path)
+    path = results / "rehearsal" / name
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, load("paper"), results=results)
+
+
+def test_the_own_earlier_run_is_used_on_its_own_kind_of_device_only(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "paper"
+    folder.mkdir(parents=True)
+    stage = {"seconds": 7200.0, "peak_memory_mb": 9000, "facts": {"performance": {"device": "NVIDIA H200"}}}
+    data = {"settings": load("paper").model_dump(mode="json"), "stages": {"grpo": stage}}
+    (folder / "manifest.json").write_text(json.dumps(data))
+    for name, measured in (("H200", {"grpo"}), ("H100", set())):
+        assert list_measured(plan(tmp_path, load("paper"), GpuOptions(8, 141, name))) == measured
+
+
+def test_a_recipe_in_float32_has_no_times_on_a_gpu_whose_peak_is_of_bfloat16(tmp_path: Path) -> None:
+    made = plan(tmp_path, load("paper", "model.dtype=float32", "model.attention=sdpa"))
+    assert all(stage.cost.duration is None for stage in made.stages) and "no times" in " ".join(made.notes)
 
 
 def test_the_tiny_recipe_shows_the_times_of_its_committed_run(tmp_path: Path) -> None:
@@ -222,17 +349,62 @@ def test_a_disk_that_is_too_small_is_refused_and_one_disk_counts_once() -> None:
     assert "40 GB in runs and 50 GB in data needed, 60 GB are free" in fault
 
 
-def test_gpus_are_read_from_nvidia_smi_and_told_apart() -> None:
-    assert read_gpus("NVIDIA H200, 143771\n" * 8) == ("NVIDIA H200", 8, 143771 * 2**20)
-    assert read_gpus("") == ("", 0, 0)
-    with pytest.raises(UserError, match="different GPUs"):
-        read_gpus("NVIDIA H200, 143771\nNVIDIA L40S, 46068\n")
-    with pytest.raises(UserError, match="tells no memory"):
-        read_gpus("NVIDIA H100, [N/A]\n")
+H200 = "NVIDIA H200, 143771, Disabled"
+
+
+def ask(folder: Path, says: str) -> tuple[str, int, int]:
+    """Find GPUs with a program that answers as nvidia-smi does."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    return find_gpus([str(program), *QUERY[1:]])
+
+
+def test_gpus_are_read_from_nvidia_smi(tmp_path: Path) -> None:
+    assert ask(tmp_path, f"for i in 1 2 3 4 5 6 7 8; do echo '{H200}'; done") == ("NVIDIA H200", 8, 143771 * 2**20)
+    assert ask(tmp_path, "echo 'NVIDIA L40S, 46068, [N/A]'") == ("NVIDIA L40S", 1, 46068 * 2**20)
+    assert ask(tmp_path, "echo 'No devices were found'; exit 6") == ("", 0, 0)
+    assert find_gpus([str(tmp_path / "nothing")]) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (f"echo '{H200}'; echo 'NVIDIA L40S, 46068, [N/A]'", "different GPUs"),
+        ("echo 'NVIDIA H100, [N/A], Disabled'", "tells no memory"),
+        ("echo 'NVIDIA H100 80GB HBM3, 81559, Enabled'", "cut into parts .MIG"),
+        ("echo 'Segmentation fault'", "exit 0: Segmentation fault; mend the driver, or give --gpus"),
+        (r"printf '\377\376\n\n'", "exit 0: .*mend the driver"),
+        ("true", "exit 0: ; mend"),
+        ("echo 'Unable to determine the device handle' >&2; exit 9", "exit 9: Unable"),
+    ],
+)
+def test_an_nvidia_smi_that_talks_nonsense_is_an_error_that_says_what_to_give(
+    says: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ask(tmp_path, says)
+    assert "--gpu-memory" in str(caught.value)
+
+
+def test_a_device_is_known_by_its_name_and_a_part_of_one_is_not_the_whole() -> None:
     assert find_peak_flops("NVIDIA H20") == 148e12 and find_peak_flops("NVIDIA H200 NVL") != 148e12
     assert find_peak_flops("NVIDIA L40") is None and find_peak_flops("NVIDIA A100-SXM4-40GB") == 312e12
-    with pytest.raises(UserError, match="not in reproduce/plan.yaml, which knows H100 SXM"):
-        choose_machine(load("paper"), GpuOptions(8, None, "Some GPU"), load_assumptions())
+    assert find_peak_flops("NVIDIA GH200 480GB") is None
+    assert find_peak_flops("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (GpuOptions(8, None, "Some GPU"), "not in reproduce/plan.yaml, which knows H100 SXM"),
+        (GpuOptions(-1), "--gpus -1: give the number"),
+        *((GpuOptions(8, memory), "--gpu-memory .*: give the GB") for memory in (0.0, -5.0, math.nan, math.inf)),
+    ],
+)
+def test_gpus_that_cannot_be_are_refused(options: GpuOptions, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_machine(load("paper"), options, load_assumptions())
 
 
 def test_without_training_data_only_fetch_and_evaluate_are_planned(tmp_path: Path) -> None:

@@ -3,19 +3,17 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from run_files import (
     FETCHED_COMMIT,
     ROOT,
-    TINY_SETS,
     change_manifest,
     make_evidence,
     make_run,
     make_sample,
+    prepare,
     read_recipe,
 )
 from typer.testing import CliRunner
@@ -23,7 +21,6 @@ from typer.testing import CliRunner
 from migrl.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.evidence import hash_file
-from migrl.publish import Repository, prepare_repositories
 from migrl.publish.cards import escape_markdown
 from migrl.publish.facts import find_setting, read_facts
 from migrl.recipe import Recipe
@@ -32,6 +29,7 @@ from migrl.verify import verify_results
 MODEL_FILES = {
     "README.md",
     "MIGRL.json",
+    "LICENSE.txt",
     "chat_template.jinja",
     "tokenizer.json",
     "cold_start/adapter_config.json",
@@ -39,28 +37,6 @@ MODEL_FILES = {
     "rl/adapter_config.json",
     "rl/adapter_model.safetensors",
 }
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs and the results of the tiny recipe."""
-    folder = tmp_path_factory.mktemp("made")
-    make_evidence(tiny(), make_run(tiny(), folder / "runs"), folder / "results" / "tiny", TINY_SETS)
-    return folder
-
-
-@pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
-    """The same, to be changed by a test."""
-    return Path(shutil.copytree(made, tmp_path / "home"))
-
-
-def tiny(*overrides: str) -> Recipe:
-    return read_recipe("tiny", *overrides)
-
-
-def prepare(home: Path, out: Path, recipe: Recipe | None = None, **options: Any) -> list[Repository]:
-    return prepare_repositories(recipe or tiny(), home / "runs", home / "results", "owner/name", out, **options)
 
 
 def list_names(folder: Path) -> set[str]:
@@ -71,7 +47,7 @@ def test_a_dry_run_lists_every_file_of_both_repositories_and_sends_nothing(made:
     places = ["--runs", str(made / "runs"), "--results", str(made / "results"), "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["publish", "--recipe", "tiny", "--to", "owner/name", *places])
     assert result.exit_code == 0, result.exception
-    assert "model repository owner/name: 8 files" in result.output
+    assert "model repository owner/name: 9 files" in result.output
     assert "dataset repository owner/name-data: " in result.output
     assert result.output.endswith("dry run: nothing was sent; look at the folders, then add --yes\n")
     data_files = {"README.md", "MIGRL.json", "cot.jsonl", "rl.jsonl"}
@@ -167,6 +143,7 @@ def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path
     assert "| evidence on lisa_val, evidence on lisa_test, " in licences
     assert f"| BLINK-Benchmark/BLINK | evidence on blink | Apache-2.0 | {FETCHED_COMMIT} |" in licences
     assert "| Qwen/Qwen2.5-VL-72B-Instruct | wrote the reasoning | Qwen licence agreement | unknown |" in licences
+    assert "takes over the terms of the teacher, Qwen/Qwen2.5-VL-72B-Instruct: " in card.text
     # The report shows the benchmarks' pictures, which are not ours to give away.
     assert verify_results(data / "evidence") == ["report.html: missing"]
 
@@ -176,7 +153,7 @@ def test_an_unknown_model_has_an_unknown_licence(tmp_path: Path) -> None:
     recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "model.path=someone/base")
     prepare(tmp_path, tmp_path / "out", recipe)
     card = ModelCard.load(tmp_path / "out/model/README.md")
-    assert card.data.license == "unknown"
+    assert card.data.license == "unknown" and not (tmp_path / "out" / "model" / "LICENSE.txt").exists()
     assert (
         "| base model, someone/base | unknown |" in card.text and "| teacher, someone/teacher | unknown |" in card.text
     )

@@ -7,36 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_files import TINY_SETS, change_manifest, make_evidence, make_run, read_recipe, write_weights
+from run_files import TINY_SETS, change_manifest, make_evidence, make_run, prepare, read_recipe, write_weights
 
 from migrl.errors import UserError
-from migrl.publish import Repository, prepare_repositories
-from migrl.publish.inspection import inspect_folder
-from migrl.recipe import Recipe
+from migrl.evidence import hash_json
+from migrl.publish import prepare_repositories
+from migrl.publish.inspection import _PIECE_BYTES, inspect_folder
 
 TOKEN = "hf_" + "aB3" * 12
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs and the results of the tiny recipe."""
-    folder = tmp_path_factory.mktemp("made")
-    make_evidence(tiny(), make_run(tiny(), folder / "runs"), folder / "results" / "tiny", TINY_SETS)
-    return folder
-
-
-@pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
-    """The same, to be changed by a test."""
-    return Path(shutil.copytree(made, tmp_path / "home"))
-
-
-def tiny(*overrides: str) -> Recipe:
-    return read_recipe("tiny", *overrides)
-
-
-def prepare(home: Path, out: Path, recipe: Recipe | None = None, **options: Any) -> list[Repository]:
-    return prepare_repositories(recipe or tiny(), home / "runs", home / "results", "owner/name", out, **options)
 
 
 def test_remote_code_in_a_trained_model_is_refused(tmp_path: Path) -> None:
@@ -87,6 +65,21 @@ def test_paths_of_this_machine_are_found_and_paths_of_data_are_not(tmp_path: Pat
             inspect_folder(tmp_path / "out", [private])
 
 
+def test_a_secret_is_found_across_the_pieces_of_an_endless_line(tmp_path: Path) -> None:
+    for before in (_PIECE_BYTES - 20, 2 * _PIECE_BYTES - len(TOKEN) - 1, 3 * _PIECE_BYTES):
+        (tmp_path / "log.txt").write_text("first\n" + " " * before + TOKEN)
+        with pytest.raises(UserError, match=r"log\.txt: line 2 holds a Hugging Face token"):
+            inspect_folder(tmp_path, [])
+
+
+@pytest.mark.parametrize("name", ["a\nb.json", "a\x1b[31m.json", ".hidden.json", f"{TOKEN}.json", "-rf.json"])
+def test_a_file_whose_name_would_write_into_listings_is_refused_and_not_repeated(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="a file whose name") as caught:
+        inspect_folder(tmp_path, [])
+    assert name not in str(caught.value)
+
+
 def test_a_path_in_the_header_of_weights_is_found_and_a_link_refused(tmp_path: Path) -> None:
     write_weights(tmp_path / "good.safetensors", 0)
     inspect_folder(tmp_path, [])
@@ -119,13 +112,35 @@ def test_evidence_that_does_not_verify_is_not_published(home: Path, tmp_path: Pa
         prepare(home, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("results/tiny/manifest.json", "[]", r"must be a JSON dict, not list"),
+        ("results/tiny/manifest.json", '{"git_revision": "a", "dirty": false}', "does not verify"),
+        (
+            "runs/tiny/sft/manifest.json",
+            '{"run_format": 1, "outputs": []}',
+            "manifest is of no form we write",
+        ),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused_in_words(
+    home: Path, tmp_path: Path, name: str, content: str, reason: str
+) -> None:
+    (home / name).write_text(content)
+    with pytest.raises(UserError, match=reason):
+        prepare(home, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_evidence_of_another_run_is_not_published(home: Path, tmp_path: Path) -> None:
-    results, manifest = home / "results" / "tiny", home / "runs" / "tiny" / "grpo" / "manifest.json"
-    stages = json.loads((results / "manifest.json").read_text())["stages"]
-    change_manifest(results, stages=stages | {"grpo": stages["grpo"] | {"digest": "0" * 64}})
+    manifest = home / "runs" / "tiny" / "grpo" / "manifest.json"
+    stage = json.loads(manifest.read_text())
+    hashes = {name: output["sha256"] for name, output in stage["outputs"].items()}
+    manifest.write_text(json.dumps(stage | {"key": "0" * 64, "digest": hash_json(["0" * 64, hashes])}))
     with pytest.raises(UserError, match=r"tiny/grpo: not the stage that .*results/tiny was made from"):
         prepare(home, tmp_path / "out")
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"digest": "0" * 64}))
+    manifest.write_text(json.dumps(stage | {"digest": "0" * 64}))
     with pytest.raises(UserError, match=r"tiny/grpo/manifest\.json: the digest does not fit the outputs"):
         prepare(home, tmp_path / "out")
 
@@ -152,7 +167,7 @@ def test_a_run_of_code_that_nobody_has_needs_a_word_and_gets_a_warning(
 def test_what_was_trained_on_a_base_that_nobody_else_has_is_not_published(
     home: Path, tmp_path: Path, path: str
 ) -> None:
-    settings = tiny().model_dump(mode="json")
+    settings = read_recipe("tiny").model_dump(mode="json")
     settings["model"] |= {"path": path, "revision": "a" * 40 if path.startswith(("/", ".")) else None}
     change_manifest(home / "results" / "tiny", settings=settings)
     with pytest.raises(UserError, match=f"model.path={path} is a folder of this machine"):
@@ -161,13 +176,15 @@ def test_what_was_trained_on_a_base_that_nobody_else_has_is_not_published(
 
 def test_a_recipe_without_claims_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="carries no claims"):
-        prepare(tmp_path, tmp_path / "out", tiny("claims=none"))
+        prepare(tmp_path, tmp_path / "out", read_recipe("tiny", "claims=none"))
 
 
-@pytest.mark.parametrize("name", ["name", "a/b/c", "owner/na me", "owner/-x", "owner/" + "n" * 95])
+@pytest.mark.parametrize(
+    "name", ["name", "a/b/c", "owner/na me", "owner/x\n", "owner/-x", "owner/" + "n" * 95, TOKEN, f"owner/{TOKEN}"]
+)
 def test_a_bad_repository_id_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="--to: "):
-        prepare_repositories(tiny(), tmp_path, tmp_path, name, tmp_path / "out")
+    with pytest.raises(UserError, match=f"^--to: (?!.*{TOKEN})"):
+        prepare_repositories(read_recipe("tiny"), tmp_path, tmp_path, name, tmp_path / "out")
 
 
 def test_a_folder_that_is_not_ours_is_not_replaced(made: Path, tmp_path: Path) -> None:
@@ -176,3 +193,11 @@ def test_a_folder_that_is_not_ours_is_not_replaced(made: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="was not made by this command"):
         prepare(made, tmp_path)
     assert (tmp_path / "model" / "thesis.md").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "MIGRL.json").write_text("{}")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "model").symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match="was not made by this command"):
+        prepare(made, tmp_path / "links")
+    with pytest.raises(UserError, match=r"model\.partial: cannot be made"):
+        prepare(made, tmp_path / "model" / "thesis.md")

@@ -14,11 +14,14 @@ from typing import Any
 import hf_xet
 import pytest
 from hub_server import LARGE, HubServer
+from huggingface_hub import constants
 from pydantic import SecretStr
-from run_files import ROOT, TINY_SETS, make_evidence, make_run, read_recipe
+from run_files import ROOT, prepare
+from typer.testing import CliRunner
 
+from migrl.cli import app
 from migrl.errors import UserError
-from migrl.publish import Repository, UploadSettings, find_token, prepare_repositories, upload_repositories
+from migrl.publish import Repository, UploadSettings, find_token, upload_repositories
 
 # huggingface_hub 1.33 sends LFS parts in a way that httpx 0.28 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -28,15 +31,8 @@ KEYS = {"model": "models/owner/name", "dataset": "datasets/owner/name-data"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe, folder = read_recipe("tiny"), tmp_path_factory.mktemp("made")
-    make_evidence(recipe, make_run(recipe, folder / "runs"), folder / "results" / "tiny", TINY_SETS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def repositories(made: Path) -> list[Repository]:
-    return prepare_repositories(read_recipe("tiny"), made / "runs", made / "results", "owner/name", made / "out")
+def repositories(made: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Repository]:
+    return prepare(made, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture
@@ -180,13 +176,25 @@ def test_files_of_an_earlier_publication_go_and_other_work_stays(
     assert model.files["README.md"] == b"years of work"
 
 
+def test_no_repository_gets_anything_while_another_one_refuses(repositories: list[Repository], hub: HubServer) -> None:
+    upload(repositories, hub, lfs=True)
+    model, data = (hub.repos[KEYS[kind]] for kind in ("model", "dataset"))
+    model.files.popitem()
+    data.files, sent = {"README.md": b"years of work"}, model.commits
+    with pytest.raises(UserError, match=r"^owner/name-data: holds other work"):
+        upload(repositories, hub, lfs=True)
+    assert model.commits == sent
+
+
 def test_what_is_meant_to_be_private_is_not_put_into_a_public_repository(
     repositories: list[Repository], hub: HubServer
 ) -> None:
     upload(repositories, hub, lfs=True, private=False)
     assert not any(repo.private for repo in hub.repos.values())
-    with pytest.raises(UserError, match="exists and is public; use --public"):
-        upload(repositories, hub, lfs=True)
+    for private in (False, None):  # None: the server does not say
+        hub.repos[KEYS["model"]].private = private
+        with pytest.raises(UserError, match="exists and is public; use --public"):
+            upload(repositories, hub, lfs=True)
 
 
 def test_a_token_is_taken_from_its_file_and_sent_to_safe_places_only(tmp_path: Path) -> None:
@@ -194,14 +202,44 @@ def test_a_token_is_taken_from_its_file_and_sent_to_safe_places_only(tmp_path: P
     path.write_text(f"{TOKEN}\n")
     token = find_token(path, "https://hub.example.org")
     assert token.get_secret_value() == TOKEN and TOKEN not in f"{token!r} {token} {UploadSettings(token)!r}"
-    for endpoint in ("http://hub.example.org", "ftp://127.0.0.1", "hub.example.org"):
+    for endpoint in ("http://hub.example.org", "ftp://127.0.0.1", "http://localhost.example.org"):
         with pytest.raises(UserError, match="must start with https://"):
             find_token(path, endpoint)
+    for endpoint in ("hub.example.org", "https://", "https://[", "https://hub:port", "https://hub?x=1", "https://a b"):
+        with pytest.raises(UserError, match="is no address of a Hub"):
+            find_token(path, endpoint)
+    with pytest.raises(UserError, match="holds a user name or password") as caught:
+        find_token(path, f"https://user:{TOKEN}@hub.example.org")
+    assert TOKEN not in str(caught.value)
     with pytest.raises(UserError, match="stored login belongs to the Hub"):
         find_token(None, "https://hub.example.org")
-    path.write_text(f"{TOKEN} {TOKEN}")
-    with pytest.raises(UserError, match="must hold one token") as caught:
-        find_token(path, None)
-    assert TOKEN not in str(caught.value)
-    with pytest.raises(UserError, match="cannot be read"):
-        find_token(tmp_path / "none", None)
+    for content in ("", f"{TOKEN} {TOKEN}", f"{TOKEN}\x00", f"\ufeff{TOKEN}"):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match="must hold one token") as caught:
+            find_token(path, None)
+        assert TOKEN not in str(caught.value)
+    for mistaken in (TOKEN, tmp_path / "none", tmp_path):  # the first by one who types the token itself
+        with pytest.raises(UserError, match="cannot be read.*it takes a file that holds the token") as caught:
+            find_token(Path(mistaken), None)
+        assert TOKEN not in str(caught.value)
+
+
+def test_the_stored_login_goes_to_the_hub_whatever_the_environment_names(
+    repositories: list[Repository], hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # what HF_ENDPOINT sets
+    monkeypatch.setattr("migrl.publish.upload.HUB", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="ConnectError"):
+        upload_repositories(repositories, UploadSettings(SecretStr(TOKEN)), print)
+    # The library asks that place for its list of agents, without a token.
+    assert hub.count("POST", "") == 0 and TOKEN not in str([request.headers for request in hub.requests])
+
+
+def test_without_a_token_nothing_is_built(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no login"))
+    places = ["--runs", str(made / "runs"), "--results", str(made / "results"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["publish", "--to", "owner/name", "--yes", *places])
+    assert result.exit_code == 1 and result.output == "" and not (tmp_path / "out").exists()
+    assert str(result.exception).startswith("no token: run `hf auth login`")

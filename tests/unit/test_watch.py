@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from migrl.pipeline import STAGES, prepare_stage
 from migrl.recipe import AlarmSettings, WatchSettings, load_recipe
 from migrl.training import name_metrics, train_resuming
 from migrl.watch.alarms import find_alarm, find_broken
-from migrl.watch.disk import estimate_checkpoint
+from migrl.watch.disk import estimate_checkpoint, size_next_checkpoint
 from migrl.watch.guard import LongRunGuard
 from migrl.watch.signals import Stopped, read_request, read_stopped, stop_on_signals
 from migrl.watch.trackers import check_trackers, describe_run
@@ -75,6 +76,14 @@ def test_one_step_of_enormous_kl_a_short_log_and_a_start_from_nothing_are_no_ala
     assert find_alarm(make_rows(*[0.0] * 40, name="hit_reward", sound=2), AlarmSettings()) is None
 
 
+def test_steps_without_a_value_are_passed_over_and_hide_no_alarm() -> None:
+    rows = make_rows(*[5.0, float("nan"), None] * 11, name="kl")
+    text = find_alarm(rows, AlarmSettings())
+    assert text is not None and "median 5" in text and "nan" not in text, text
+    assert find_alarm(make_rows(*[float("nan"), None] * 20, name="kl"), AlarmSettings()) is None
+    assert find_alarm(make_rows(*[float("inf")] * 11, name="kl"), AlarmSettings()) is not None
+
+
 def test_what_is_no_number_is_told_at_once() -> None:
     for name, value in (("loss", float("nan")), ("grad_norm", float("inf"))):
         text = find_broken({"step": 7, **SOUND, name: value})
@@ -95,11 +104,11 @@ STALLING = """
 import ctypes, sys, time
 from pathlib import Path
 from migrl.recipe import WatchSettings
-from migrl.watch.watchdog import watch_progress
+from migrl.watch.watchdog import watch_loading, watch_progress
 
 def stand_still(how):
-    if how in ("free", "report"):
-        ctypes.CDLL(None).sleep(20 if how == "free" else 3)
+    if how in ("free", "report", "loading", "saving", "no disk"):
+        ctypes.CDLL(None).sleep(3 if how == "report" else 20)
     elif how == "held":
         ctypes.PyDLL(None).sleep(20)  # keeps Python's lock
     else:
@@ -109,9 +118,26 @@ def stand_still(how):
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
 action = "report" if how == "report" else "stop"
-with watch_progress(folder, WatchSettings(stall_minutes=1.2 / 60, stall_action=action), rank=3) as tick:
-    tick()
-    stand_still(how)
+short, long = 1.2 / 60, 30
+slow = how in ("loading", "saving", "stepping")  # to be stopped while it loads or saves, not while it has steps
+settings = WatchSettings(
+    stall_minutes=None if slow else short, load_minutes=short if slow else long, stall_action=action
+)
+with watch_loading(folder, settings, rank=3):
+    if how == "loading":
+        stand_still(how)
+    with watch_progress(folder, settings, rank=3) as tick:
+        tick()
+        if how == "no disk":
+            folder.rename(folder.with_name("gone"))
+        if how == "stepping":
+            time.sleep(3)  # longer than loading may take
+        elif how != "saving":
+            stand_still(how)
+    if how == "saving":
+        stand_still(how)
+    if how == "no disk":
+        raise SystemExit("it went on")
 """
 
 
@@ -119,7 +145,7 @@ def test_a_stage_that_stands_still_leaves_its_stacks_and_one_that_moves_or_was_s
     tmp_path: Path,
 ) -> None:
     processes = {}
-    for how in ("free", "held", "report", "moving", "suspended"):
+    for how in ("free", "held", "report", "moving", "suspended", "loading", "saving", "stepping", "no disk"):
         (tmp_path / how).mkdir()
         command = [sys.executable, "-c", STALLING, tmp_path / how, how]
         processes[how] = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -130,7 +156,8 @@ def test_a_stage_that_stands_still_leaves_its_stacks_and_one_that_moves_or_was_s
     processes["suspended"].send_signal(signal.SIGCONT)
     told = {how: process.communicate(timeout=60)[1] for how, process in processes.items()}
     codes = {how: process.returncode for how, process in processes.items()}
-    assert codes == {"free": 75, "held": 1, "report": 0, "moving": 0, "suspended": 0}, told
+    stopped_codes = {"free": 75, "held": 1, "loading": 75, "saving": 75, "no disk": 75}
+    assert codes == stopped_codes | {"report": 0, "moving": 0, "suspended": 0, "stepping": 0}, told
 
     free = tmp_path / "free"
     assert {path.name for path in free.iterdir()} >= {".stacks-3-1.txt", ".stacks-3-2.txt", ".stopped.json"}
@@ -143,7 +170,12 @@ def test_a_stage_that_stands_still_leaves_its_stacks_and_one_that_moves_or_was_s
 
     assert "stand_still" in (tmp_path / "held/.stacks-3-held.txt").read_text()
     assert "stand_still" in (tmp_path / "report/.stacks-3-1.txt").read_text()
-    for how in ("moving", "suspended"):
+    for how in ("loading", "saving"):
+        assert "stand_still" in (tmp_path / how / ".stacks-3-1.txt").read_text()
+        stopped = read_stopped(tmp_path / how)
+        assert stopped is not None and "of loading or saving" in str(stopped) and "watch.load_minutes" in str(stopped)
+    assert "No such file" in told["no disk"] and "stand_still" in told["no disk"], "then they go to its output"
+    for how in ("moving", "suspended", "stepping"):
         assert list((tmp_path / how).iterdir()) == [] and told[how] == ""
 
 
@@ -181,11 +213,21 @@ class AtStep(TrainerCallback):
         self.step, self.act = step, act
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
+        if state.global_step == self.step and self.act:
             self.act(kwargs["model"])
 
 
-def train(home: Path, alarms: AlarmSettings | None = None, act: Any = None) -> Trainer:
+class AskWhileSaving(TrainerCallback):
+    """Leaves SIGTERM's request after a checkpoint was begun."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (self.home / ".stop-SIGTERM").touch()
+
+
+def train(home: Path, alarms: AlarmSettings | None = None, act: Any = None, callbacks: Any = ()) -> Trainer:
     """Train eight steps of one sample with a checkpoint every third, as stages do."""
     folder = home / "grpo.partial"
     folder.mkdir(exist_ok=True)
@@ -204,7 +246,7 @@ def train(home: Path, alarms: AlarmSettings | None = None, act: Any = None) -> T
     # The metrics of this model are its loss; the alarm of grpo is put on that.
     guard = LongRunGuard(folder, WatchSettings(), alarms, lambda row: {"kl": row["loss"]}, 0)
     rows = [{"ids": index % 4} for index in range(20)]  # so that the last step is not the end of an epoch
-    trainer = Trainer(Word(), arguments, train_dataset=rows, callbacks=[AtStep(2, act)] if act else [])
+    trainer = Trainer(Word(), arguments, train_dataset=rows, callbacks=[AtStep(2, act), *callbacks])
     trainer.add_callback(guard)
     train_resuming(trainer, folder / "checkpoints")
     return trainer
@@ -219,6 +261,18 @@ def test_a_request_ends_the_training_after_its_step_with_a_checkpoint(tmp_path: 
         train(tmp_path, act=lambda model: (tmp_path / ".stop-SIGTERM").touch())
     assert caught.value.exit_code == 143
     assert list_checkpoints(tmp_path) == ["checkpoint-2"]
+
+
+def test_a_request_that_came_while_loading_or_saving_costs_no_further_step(tmp_path: Path) -> None:
+    (tmp_path / ".stop-SIGUSR1").touch()
+    with pytest.raises(Stopped, match="stopped by SIGUSR1 after loading, before any step; start again"):
+        train(tmp_path)
+    assert list_checkpoints(tmp_path) == []
+    (tmp_path / ".stop-SIGUSR1").unlink()
+    ask = AskWhileSaving(tmp_path)
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 3, checkpoint saved; start again"):
+        train(tmp_path, callbacks=[ask])
+    assert list_checkpoints(tmp_path) == ["checkpoint-3"]
 
 
 def test_an_alarm_ends_the_training_with_a_checkpoint_and_still_stands_at_the_next_start(tmp_path: Path) -> None:
@@ -246,12 +300,43 @@ def test_a_checkpoint_without_room_is_not_begun_and_the_sound_one_is_kept(tmp_pa
     def pretend_large_checkpoint(model: nn.Module) -> None:
         folder = tmp_path / "grpo.partial/checkpoints/checkpoint-1"
         folder.mkdir(parents=True)
+        (folder / "trainer_state.json").touch()
         with (folder / "states").open("wb") as file:
             file.truncate(10**13)  # sparse: it says 10 TB and takes none
 
     with pytest.raises(UserError, match=r"checkpoint of step 3: .* GB free, 10500\.000 GB needed.*resumes"):
         train(tmp_path, act=pretend_large_checkpoint)
     assert list_checkpoints(tmp_path) == ["checkpoint-1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_fills_up_stops_the_training_before_a_checkpoint_is_torn(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mount is not allowed here")
+
+    def fill(model: nn.Module) -> None:
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+
+    try:
+        with pytest.raises(UserError, match=r"no room for the checkpoint of step 3: 0\.000 GB free, .* it resumes"):
+            train(disk, act=fill)
+        assert list_checkpoints(disk) == []
+        (disk / "filler").unlink()
+        assert train(disk).state.global_step == 8
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_torn_checkpoint_does_not_tell_how_much_room_the_next_one_needs(tmp_path: Path) -> None:
+    model = nn.Linear(300, 300)
+    estimate = size_next_checkpoint(tmp_path, model, adapter=False)
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1/model.safetensors").write_bytes(bytes(5))  # the disk was full after these
+    assert size_next_checkpoint(tmp_path, model, adapter=False) == estimate > 300 * 300 * 4
+    (tmp_path / "checkpoint-1/trainer_state.json").write_bytes(bytes(5))
+    assert size_next_checkpoint(tmp_path, model, adapter=False) == 10
 
 
 def test_a_first_checkpoint_is_estimated_no_smaller_than_it_is(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ class Assumptions(Frozen):
     sets: dict[str, SetLengths]
 
     def find_gpu(self, device: str) -> tuple[str, Gpu] | None:
-        """The GPU that a device's name means: of all entries the one with the longest part of it."""
+        """The GPU that a device's name means: of all entries the one with the longest part of it; none for a MIG."""
+        if re.search(r"(?<![a-z])mig(?![a-z])", device.lower()):
+            return None
         found = [
             (len(part), name)
             for name, gpu in self.gpus.items()

@@ -6,13 +6,14 @@ from typing import Any
 
 from migrl.pipeline import Stage, plan_stages
 from migrl.plan.assumptions import load_assumptions
+from migrl.plan.changes import can_share, change_recipe, list_processes
 from migrl.plan.checks import list_batch_faults, list_length_faults
 from migrl.plan.costs import Cost, plan_cost, time_seconds
 from migrl.plan.disk import Disk, is_done, plan_disk, read_free
 from migrl.plan.machine import GpuOptions, Machine, choose_machine
+from migrl.plan.measured import Measured, read_measured
 from migrl.plan.peaks import Peak, plan_peak
 from migrl.plan.refuse import refuse_disk, refuse_machine, refuse_memory
-from migrl.plan.timing import Measured, read_measured
 from migrl.plan.workload import Workload
 from migrl.recipe import HubSource, Recipe
 
@@ -49,10 +50,11 @@ class Totals:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `migrl plan` prints; it fits if there are no refusals."""
+    """What `migrl plan` prints; it fits if there are no refusals. It is made for so many `processes`."""
 
     recipe: str
     machine: Machine
+    processes: int
     stages: tuple[StagePlan, ...]
     totals: Totals
     prompts: dict[str, str]
@@ -62,7 +64,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON data; bytes are bytes, durations seconds."""
-        data = asdict(self)
+        data = {**asdict(self), "fits": not self.refusals}
         kind = self.machine.kind
         data["machine"]["kind"] = None if kind is None else {"name": kind[0], **kind[1].model_dump(mode="json")}
         for stage, plan in zip(data["stages"], self.stages, strict=True):
@@ -81,10 +83,11 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     assumptions = load_assumptions()
     machine = choose_machine(recipe, options, assumptions)
     workload = Workload(recipe, assumptions, runs / recipe.name)
-    # Other seeds leave what a stage costs as it is.
-    measured = read_measured(results, recipe.model_dump(mode="json", exclude={"seeds"}), machine, assumptions)
     faults = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
-    stages, more = [], []
+    asked, recipe = recipe.launch.processes, reduce_processes(recipe, machine)
+    workload = replace(workload, recipe=recipe)
+    measured = read_measured(results, workload, machine)
+    stages, more, needs_gpu = [], [], recipe.model.needs_gpu
     for stage in plan_stages(recipe):
         if not workload.recipe.trains and stage.name not in UNTRAINED:
             continue
@@ -92,12 +95,16 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
         kind = stage.module or stage.name
         peak = plan_peak(kind, own, machine)
         # A further seed needs what the main chain does, and pass_rates what select does.
-        if peak is not None and stage.seed is None and kind != "pass_rates":
+        # What was refused as a whole needs no second reason.
+        refused = (needs_gpu and not machine.gpus) or (kind == "synthesize" and not can_share(own, machine))
+        if peak is not None and stage.seed is None and kind != "pass_rates" and not refused:
             more += refuse_memory(stage.name, kind, peak, own, machine)
         stages.append(plan_stage(stage, peak, own, machine, measured))
     faults += [*list_length_faults(workload), *more]
     full = refuse_disk(count_disk(workload, stages, runs))
     notes = list_notes(workload, machine, measured)
+    if recipe.launch.processes < asked:
+        notes.append(f"what follows is planned with launch.processes={recipe.launch.processes}")
     if machine.knows_host:
         faults += full
     else:
@@ -105,6 +112,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     return Plan(
         recipe=recipe.name,
         machine=machine,
+        processes=recipe.launch.processes,
         stages=tuple(stages),
         totals=add_up(stages, workload),
         prompts=describe_prompts(workload),
@@ -122,12 +130,13 @@ def plan_stage(stage: Stage, peak: Peak | None, workload: Workload, machine: Mac
     if own is None and kind != "evaluate":  # that of a further seed has fewer arms
         own = measured.own.get(stage.name)
     if own is not None:
-        cost = Cost(cost.words, time_seconds(own["seconds"], workload.gpus if machine.gpus else 0))
+        cost = Cost(cost.words, time_seconds(own.seconds, workload.gpus if machine.gpus else 0))
     elif machine.gpus == 0 and cost.duration is None and peak is not None:
         cost = Cost(cost.words, why_none="no formula for a processor, and not measured with these settings")
     done = is_done(workload.home, stage.place)
-    memory = measured.stages.get(kind, {}).get("peak_memory_gb")
-    host = own["peak_memory_mb"] / 1000 if own else None
+    rehearsed = measured.stages.get(kind)
+    memory = rehearsed.peak_memory_gb if rehearsed else None
+    host = own.peak_memory_mb / 1000 if own else None
     return StagePlan(stage.label, cost, peak, Disk() if done else plan_disk(kind, workload), done, memory, host)
 
 
@@ -166,12 +175,28 @@ def describe_prompts(workload: Workload) -> dict[str, str]:
     return {split: workload.measure(split, pixels).source for split, pixels in splits.items()}
 
 
+def reduce_processes(recipe: Recipe, machine: Machine) -> Recipe:
+    """The recipe with as many processes as the GPUs and the batches allow, if it has more than there are GPUs."""
+    if not 0 < machine.gpus < recipe.launch.processes:
+        return recipe
+    legal = list_processes(recipe, machine.gpus)
+    return change_recipe(recipe, {"launch.processes": legal[0]}) if legal else recipe
+
+
 def list_notes(workload: Workload, machine: Machine, measured: Measured) -> list[str]:
     """What the reader should know about the figures."""
     notes = [measured.note] if machine.gpus else []
     if machine.gpus > workload.gpus:
         idle = machine.gpus - workload.gpus
         notes.append(f"{idle} of {machine.gpus} GPUs stay idle: launch.processes={workload.gpus}")
-    if machine.gpus and machine.kind is None:
-        notes.append(f"reproduce/plan.yaml does not know {machine.device}: no times; add its peak and bandwidth there")
+    attention = workload.recipe.model.attention
+    if machine.kind is not None and attention != "flash_attention_2":
+        notes.append(
+            f"assumed times are those of flash attention: with model.attention={attention} the vision tower works on a "
+            "picture's windows one after the other, which nobody has timed"
+        )
+    if machine.gpus and workload.recipe.model.dtype != "bfloat16":
+        notes.append(f"no times: the peaks in reproduce/plan.yaml are of bfloat16, not {workload.recipe.model.dtype}")
+    elif machine.gpus and machine.kind is None:
+        notes.append(f"no times: reproduce/plan.yaml does not know {machine.device}; add its peak and bandwidth there")
     return notes

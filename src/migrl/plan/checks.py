@@ -7,7 +7,7 @@ from pathlib import Path
 from migrl.errors import UserError
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.workload import Workload
-from migrl.recipe import Recipe
+from migrl.recipe import Recipe, VllmTeacher
 
 
 def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
         "evaluate": (workload.list_benchmarks(), recipe.evaluate.max_pixels, recipe.evaluate.max_new_tokens),
     }
     keys = {"sft": "synthesize.max_thought_words", "evaluate": "evaluate.max_new_tokens"}
-    faults = []
+    faults = list_teacher_faults(workload) if stages is None or "synthesize" in stages else []
     for name, (splits, pixels, completion) in longest.items():
         if stages is not None and not any(stage.startswith(name) for stage in stages):
             continue
@@ -89,6 +89,21 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
                     f"{keys.get(name, 'grpo.max_completion_tokens')}, and nothing is ever cut"
                 )
     return faults
+
+
+def list_teacher_faults(workload: Workload) -> list[str]:
+    """Prompts that together with their completion are longer than the context that a vLLM teacher is given."""
+    teacher = workload.recipe.synthesize.teacher
+    if not isinstance(teacher, VllmTeacher) or not workload.recipe.trains:
+        return []
+    needed = workload.measure_teacher().longest_tokens + teacher.max_tokens
+    if needed <= teacher.context_tokens:
+        return []
+    return [
+        f"synthesize: the longest prompt and its completion have {needed:,} tokens, more than "
+        f"synthesize.teacher.context_tokens={teacher.context_tokens}; set that to {needed} or more, or lower "
+        f"synthesize.teacher.max_tokens={teacher.max_tokens} or sft.max_pixels={workload.recipe.sft.max_pixels}"
+    ]
 
 
 def has_split(workload: Workload, splits: Iterable[str]) -> bool:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from migrl.flops import Forward, count_forward, count_vision
 from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine
-from migrl.plan.peaks import count_fitting, measure_teacher
+from migrl.plan.measured import Measured
+from migrl.plan.peaks import count_fitting
 from migrl.plan.shapes import ModelShape, count_kv_bytes, count_lora_parameters, count_parameters
 from migrl.plan.timing import (
     Decoding,
     Duration,
-    Measured,
     add_durations,
     show_span,
     time_compute,
@@ -26,6 +26,7 @@ from migrl.plan.workload import Workload
 from migrl.recipe import RehearsalSource, ServerTeacher, TransformersTeacher, VllmTeacher
 
 VLLM_SEQUENCES = 256  # vLLM's max_num_seqs
+NO_FIGURES = "plan.yaml has no peak and no bandwidth for it"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def plan_sft(workload: Workload, machine: Machine, measured: Measured) -> Cost:
         words,
         time_measured("sft", (tokens, tokens), measured, workload.gpus)
         or time_compute("training", total * forward.train(lora=True), share, machine, workload.gpus),
-        "plan.yaml does not know the device",
+        NO_FIGURES,
     )
 
 
@@ -109,7 +110,7 @@ def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
             "training", total * flops, shares.train_lora if rank else shares.train_full, machine, workload.gpus
         ),
     )
-    return Cost(words, duration, "plan.yaml does not know the device")
+    return Cost(words, duration, NO_FIGURES)
 
 
 def plan_pool(kind: str, workload: Workload, machine: Machine, measured: Measured) -> Cost:
@@ -143,8 +144,7 @@ def plan_evaluate(workload: Workload, machine: Machine, measured: Measured) -> C
 def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
     """The teacher's candidates; only one with weights here takes GPUs."""
     settings, shares = workload.recipe.synthesize, workload.assumptions.efficiency
-    teacher = settings.teacher
-    prompts = measure_teacher(workload, settings)
+    teacher, prompts = settings.teacher, workload.measure_teacher()
     asked = f"{show_count(prompts.samples)} samples x {settings.candidates} candidates"
     if isinstance(teacher, ServerTeacher):
         return Cost(f"{asked}, {describe(prompts)}", why_none="a server's; migrl synthesize --dry-run prints its bill")
@@ -153,13 +153,14 @@ def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
     if prompts.samples is None:
         return Cost(asked, why_none="the number of samples is unknown; run `migrl fetch` first")
     shape, total = workload.find_shape(teacher.model, "teacher"), prompts.samples * settings.candidates
+    number_bytes = workload.run_teacher(teacher).number_bytes
     vllm = isinstance(teacher, VllmTeacher)
     gpus = teacher.tensor_parallel if isinstance(teacher, VllmTeacher) else workload.gpus
     sequences = VLLM_SEQUENCES
     if isinstance(teacher, VllmTeacher):
         # As many as the cache holds beside the weights.
-        room = teacher.memory * machine.gpu_bytes * gpus - count_parameters(shape).total * workload.number_bytes
-        each = count_kv_bytes(shape, workload.number_bytes) * (prompts.tokens + mean_completion(workload))
+        room = teacher.memory * machine.gpu_bytes * gpus - count_parameters(shape).total * number_bytes
+        each = count_kv_bytes(shape, number_bytes) * (prompts.tokens + mean_completion(workload))
         sequences = max(1, min(sequences, int(room / each)))
     if isinstance(teacher, TransformersTeacher):
         fitting = count_fitting(workload, prompts.at_mean(), teacher.batch, teacher.batch_pixels)
@@ -173,7 +174,7 @@ def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
     duration = add_durations(
         time_compute("reading", flops, shares.prefill, machine, gpus), time_decoding(decoding, share, machine, gpus)
     )
-    return Cost(f"{asked}, {describe(prompts)}", duration, "plan.yaml does not know the device")
+    return Cost(f"{asked}, {describe(prompts)}", duration, NO_FIGURES)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def plan_rollouts(
         time_compute("reading", reading, shares.prefill, machine, workload.gpus),
         time_decoding(decoding, shares.decode_transformers, machine, workload.gpus),
     )
-    return duration, "plan.yaml does not know the device"
+    return duration, NO_FIGURES
 
 
 def make_decoding(

@@ -81,7 +81,8 @@ def plan_fetch(workload: Workload, weights: float) -> Disk:
     teacher = recipe.local_teacher
     if teacher is not None:
         total = count_parameters(workload.find_shape(teacher.model, "teacher")).total
-        items.append(Item("teacher", total * 2.0, f"{total:,} x 2 bytes", downloads=True))
+        from_hub = teacher.model in workload.assumptions.shapes
+        items.append(Item("teacher", total * 2.0, f"{total:,} x 2 bytes", downloads=from_hub))
     if not isinstance(source, HubSource):
         return Disk(tuple(items))
     files: dict[tuple[str, str], SourceFile] = {}

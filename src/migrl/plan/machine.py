@@ -1,16 +1,18 @@
 """The machine that is planned for: found with nvidia-smi, given by options, or assumed. torch would take seconds."""
 
+import math
 import os
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.gpus import FORMAT, PROGRAM, NvidiaSmiError, query_gpus
 from migrl.plan.assumptions import Assumptions, Gpu
 from migrl.recipe import Recipe
 
-QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-QUERY_SECONDS = 20  # a cold driver takes some
+QUERY = (PROGRAM, "--query-gpu=name,memory.total,mig.mode.current", FORMAT)
+OPTIONS = "give --gpus, --gpu and --gpu-memory of those to use"
 MIB = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -28,8 +30,8 @@ class GpuOptions:
 class Machine:
     """GPUs of one kind on `machines` machines, and this machine's processor cores and memory in bytes.
 
-    `gpus` counts all of them; 0 plans for the processor. `kind` is None where plan.yaml does not know the device: then
-    there is no time. `found` says how the GPUs are known: found, given or assumed.
+    `gpus` counts all of them; 0 plans for the processor. `kind` is None where plan.yaml has no figures for this device
+    and number type: then there is no time. `found` says how the GPUs are known: found, given or assumed.
     """
 
     gpus: int
@@ -40,6 +42,11 @@ class Machine:
     found: str
     cores: int
     host_bytes: int
+
+    @property
+    def local_gpus(self) -> int:
+        """GPUs of one machine."""
+        return self.gpus // self.machines
 
     @property
     def knows_host(self) -> bool:
@@ -60,16 +67,16 @@ def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions
     """The machine to plan for; where there is no GPU, a recipe in bfloat16 is planned for the assumed one.
 
     Raises:
-        UserError: a GPU that plan.yaml does not know, without its memory; or GPUs that cannot be told apart.
+        UserError: options that mean nothing, a GPU that plan.yaml does not know, without its memory, or GPUs that
+            cannot be told apart.
     """
     host = {"machines": recipe.launch.machines, "cores": len(os.sched_getaffinity(0)), "host_bytes": read_host_bytes()}
     if options != GpuOptions():
         return _take_options(recipe, options, assumptions, host)
     device, count, memory = find_gpus()
     if count:
-        return Machine(
-            count * recipe.launch.machines, device, memory, assumptions.find_gpu(device), found="found", **host
-        )
+        kind = assumptions.find_gpu(device) if recipe.model.dtype == "bfloat16" else None
+        return Machine(count * recipe.launch.machines, device, memory, kind, found="found", **host)
     if recipe.model.dtype == "float32":
         return Machine(0, "CPU", 0, None, found="no GPU found; a recipe in float32 runs on the processor", **host)
     name = assumptions.machine.gpu
@@ -79,8 +86,15 @@ def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions
 
 
 def _take_options(recipe: Recipe, options: GpuOptions, assumptions: Assumptions, host: dict[str, int]) -> Machine:
-    if options.gpus == 0:
+    count = recipe.launch.processes if options.gpus is None else options.gpus
+    if count < 0:
+        raise UserError(f"--gpus {count}: give the number of GPUs in all, 0 to plan for the processor")
+    if count == 0:
         return Machine(0, "CPU", 0, None, found="given", **host)
+    if options.memory_gb is not None and not 0 < options.memory_gb < math.inf:
+        raise UserError(f"--gpu-memory {options.memory_gb:g}: give the GB of each GPU, such as 80")
+    if count % host["machines"]:
+        raise UserError(f"--gpus {count}: not the same number on each of launch.machines={host['machines']}")
     name = options.name or assumptions.machine.gpu
     kind = assumptions.find_gpu(name)
     if kind is None and options.memory_gb is None:
@@ -89,45 +103,30 @@ def _take_options(recipe: Recipe, options: GpuOptions, assumptions: Assumptions,
             "add it there, or give --gpu-memory for a plan without times"
         )
     memory = options.memory_gb if options.memory_gb is not None else kind[1].memory_gb if kind else 0.0
-    count = recipe.launch.processes if options.gpus is None else options.gpus
-    return Machine(count, kind[0] if kind else name, int(memory * 1e9), kind, found="given", **host)
+    device, timed = kind[0] if kind else name, kind if recipe.model.dtype == "bfloat16" else None
+    return Machine(count, device, int(memory * 1e9), timed, found="given", **host)
 
 
-def find_gpus() -> tuple[str, int, int]:
+def find_gpus(query: Sequence[str] = QUERY) -> tuple[str, int, int]:
     """(name, number, bytes of each) of this machine's GPUs; no driver means none.
 
     Raises:
-        UserError: nvidia-smi fails, or the GPUs differ.
+        UserError: nvidia-smi fails, the GPUs differ, or they are in parts (MIG).
     """
     try:
-        result = subprocess.run(QUERY, capture_output=True, text=True, timeout=QUERY_SECONDS, check=False)
-    except FileNotFoundError:
-        return "", 0, 0
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"nvidia-smi: no answer in {QUERY_SECONDS} s; give --gpus and --gpu-memory") from error
-    if result.returncode:
-        why = (result.stdout + result.stderr).strip()[:200]
-        if "No devices were found" in why:
-            return "", 0, 0
-        raise UserError(f"nvidia-smi: {why}; mend the driver, or give --gpus and --gpu-memory")
-    return read_gpus(result.stdout)
-
-
-def read_gpus(table: str) -> tuple[str, int, int]:
-    """(name, number, bytes of each) from nvidia-smi's lines `name, MiB`.
-
-    Raises:
-        UserError: the GPUs differ, or one has no memory of its own (a MIG parent).
-    """
-    rows = [tuple(cell.strip() for cell in line.rsplit(",", 1)) for line in table.splitlines() if line.strip()]
+        rows = query_gpus(query, 3)
+    except NvidiaSmiError as error:
+        raise UserError(f"{error}; mend the driver, or {OPTIONS}") from error
     if not rows:
         return "", 0, 0
-    if len(set(rows)) > 1:
-        kinds = ", ".join(sorted({f"{name} ({memory} MiB)" for name, memory in rows}))
-        raise UserError(f"nvidia-smi: different GPUs ({kinds}); give --gpus, --gpu and --gpu-memory of those to use")
-    name, memory = rows[0]
-    if not memory.isdigit():
-        raise UserError(f"nvidia-smi: {name} tells no memory ({memory}); give --gpus and --gpu-memory")
+    if len({(name, memory) for name, memory, _ in rows}) > 1:
+        kinds = ", ".join(sorted({f"{name} ({memory} MiB)" for name, memory, _ in rows}))
+        raise UserError(f"{PROGRAM}: different GPUs ({kinds}); {OPTIONS}")
+    name, memory, _ = rows[0]
+    if any(mode == "Enabled" for _, _, mode in rows):
+        raise UserError(f"{PROGRAM}: {name} is cut into parts (MIG), which it does not size; {OPTIONS}")
+    if not memory.isdecimal():
+        raise UserError(f"{PROGRAM}: {name} tells no memory ({memory}); {OPTIONS}")
     return name, len(rows), int(memory) * MIB
 
 

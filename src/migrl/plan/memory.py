@@ -34,12 +34,11 @@ class LayerBytes:
 BACKWARD = LayerBytes(26, 7, 12)
 BACKWARD_DROPOUT = LayerBytes(51, 7, 12)  # LoRA drops out the input of each of its seven layers
 BACKWARD_FLOAT32_ADAPTERS = LayerBytes(63, 5, 22)  # without DeepSpeed adapters stay float32 and cast their inputs
-VISION_BACKWARD = LayerBytes(31.5, 0, 11)
 # What a layer keeps where nothing is checkpointed, and what the one that runs backwards takes beside it, float32.
 KEPT = LayerBytes(32, 8, 16.5)
 KEPT_DROPOUT = LayerBytes(66, 8, 20.5)
 KEPT_BACKWARD = LayerBytes(11, 0, 7)
-# A layer without gradients, while a prompt is read, bfloat16; the vision tower with the pictures cast to it.
+# A layer without gradients, bfloat16: while a prompt is read, and the vision tower always, the pictures cast to it.
 PREFILL = LayerBytes(8.5, 0, 6.1)
 VISION_PREFILL = LayerBytes(34, 0, 0.7, 2650)
 
@@ -108,19 +107,16 @@ def plan_training(shape: ModelShape, training: Training, batch: Batch, extras: M
     widths = (text.hidden_size, text.key_size, text.intermediate_size)
     if low:
         kept = float(size * text.hidden_size * text.num_hidden_layers * batch.tokens)
-        seen = size * vision.hidden_size * vision.depth * patches
         bytes_each = BACKWARD_DROPOUT if dropout else BACKWARD
         if training.lora and training.parallel == "none":
             bytes_each = BACKWARD_FLOAT32_ADAPTERS
-        layer = max(
-            batch.tokens * bytes_each.count(*widths),
-            patches * VISION_BACKWARD.count(vision.hidden_size, 0, vision.intermediate_size),
-        )
+        # The frozen tower is done, without gradients, before the first checkpoint is kept.
+        tower = patches * VISION_PREFILL.count(vision.hidden_size, 0, vision.intermediate_size)
+        layer = max(batch.tokens * bytes_each.count(*widths), tower - kept)
         activations = [
             Part(
                 "checkpoints", kept, f"{text.num_hidden_layers} layers x {batch.tokens:,} tokens x {text.hidden_size}"
             ),
-            Part("vision", seen, f"{vision.depth} blocks x {patches:,} patches; frozen, but gradients pass through"),
             Part("layer", layer, "one layer, computed again and run backwards"),
         ]
     else:

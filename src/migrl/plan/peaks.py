@@ -1,19 +1,17 @@
 """The peak memory of each stage's processes, on the GPU and on the host, with the recipe's own batches."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from migrl.plan.checks import count_thought_tokens
 from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine
 from migrl.plan.memory import Batch, Memory, Part, Training, plan_generation, plan_states, plan_training
-from migrl.plan.shapes import ModelShape, count_kv_bytes, count_parameters
+from migrl.plan.shapes import ModelShape, count_kv_bytes, count_lora_parameters, count_parameters
 from migrl.plan.workload import Workload
-from migrl.recipe import SynthesizeSettings, TransformersTeacher, VllmTeacher
+from migrl.recipe import TransformersTeacher, VllmTeacher
 
 MERGE_SAMPLES, MERGE_TOKENS = 8, 256  # stages/merge.py: CHECKED_SAMPLES, CHECKED_TOKENS
 MERGE_COPIES = 3  # logits of base, adapter and merged model, float32 on the host
-TEACHER_TEXTS = Path(__file__).resolve().parents[1] / "teachers" / "texts"
 
 
 @dataclass(frozen=True)
@@ -139,13 +137,14 @@ def count_fitting(workload: Workload, prompts: Prompts, most: int, pixels: int |
 
 
 def plan_merge(workload: Workload, weights: float) -> Peak:
-    """One prompt at a time; the merged model is read again while the one it was made of is still there."""
-    prompts, parameters = workload.measure("cot", workload.recipe.sft.max_pixels), count_parameters(workload.shape)
+    """One prompt at a time, and one model after the other."""
+    prompts = workload.measure("cot", workload.recipe.sft.max_pixels)
     vocabulary, size = workload.shape.text_config.vocab_size, workload.number_bytes
     memory = generate(workload, workload.shape, make_batch(prompts, 1, 0))
     logits = MERGE_TOKENS * vocabulary
+    adapter = count_lora_parameters(workload.shape, workload.recipe.sft.lora.rank)
     more = (
-        Part("second model", weights + parameters.vision * size, "read back, and a copy of the vision tower"),
+        Part("adapter", adapter * 4.0, f"{adapter:,} x 4 bytes"),
         Part("all logits", logits * (size + 4.0), f"{MERGE_TOKENS} tokens x {vocabulary:,}, twice"),
     )
     waiting = MERGE_COPIES * MERGE_SAMPLES * logits * 4
@@ -156,12 +155,11 @@ def plan_merge(workload: Workload, weights: float) -> Peak:
 
 def plan_teacher(workload: Workload, local: int) -> Peak | None:
     """A teacher whose weights run here; the scripted one and a server need none of our GPUs."""
-    settings = workload.recipe.synthesize
-    teacher = settings.teacher
+    settings, teacher = workload.recipe.synthesize, workload.recipe.synthesize.teacher
     if not isinstance(teacher, TransformersTeacher | VllmTeacher):
         return None
-    shape = workload.find_shape(teacher.model, "teacher")
-    prompts = measure_teacher(workload, settings)
+    workload, shape = workload.run_teacher(teacher), workload.find_shape(teacher.model, "teacher")
+    prompts = workload.measure_teacher()
     weights = count_parameters(shape).total * workload.number_bytes
     if isinstance(teacher, VllmTeacher):
         # vLLM takes its share of each device and fills what the weights leave with cache; one sequence has to fit.
@@ -171,14 +169,6 @@ def plan_teacher(workload: Workload, local: int) -> Peak | None:
     sequences = count_fitting(workload, prompts, teacher.batch, teacher.batch_pixels) * settings.candidates
     memory = generate(workload, shape, make_batch(prompts, sequences, teacher.max_tokens))
     return Peak(memory, plan_host(workload, local, weights))
-
-
-def measure_teacher(workload: Workload, settings: SynthesizeSettings) -> Prompts:
-    """The cold start's prompts as a teacher reads them: with the truth and the rules in front."""
-    prompts = workload.measure("cot", workload.recipe.sft.max_pixels)
-    texts = {path.stem: workload.count_tokens(path.read_text(encoding="utf-8")) for path in TEACHER_TEXTS.glob("*.txt")}
-    rules = texts.pop("common") + max(texts.values())
-    return prompts.with_text(rules)
 
 
 def make_batch(prompts: Prompts, sequences: int, completion: int, held_patches: int | None = None) -> Batch:

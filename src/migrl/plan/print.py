@@ -112,7 +112,8 @@ def _print_totals(plan: Plan, console: Console) -> None:
     unknown = f" and {totals.unknown_files} files of unknown size" if totals.unknown_files else ""
     without = f" without {', '.join(totals.without_hours)}" if totals.without_hours else ""
     gpu_hours = f"{show_range(totals.gpu_hours)} GPU-hours, " if plan.machine.gpus else ""
-    verdict = "fits" if not plan.refusals else f"does not fit: {len(plan.refusals)} refusals"
+    count = len(plan.refusals)
+    verdict = "fits" if not count else f"does not fit: {count} refusal{'s' * (count > 1)}"
     hours = f"{gpu_hours}{show_hours(totals.hours)} of wall time{without}" if totals.hours[1] else "no times"
     line = f"total: {hours}; disk {show_gb(totals.disk)} GB; download {show_gb(totals.download)} GB{unknown}; {verdict}"
     console.print(Text(line, style="bold"))

@@ -5,17 +5,13 @@ all sequences, and a batch ends with its longest completion. Time is taken to fa
 weights and the network between GPUs are not counted.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from migrl.errors import UserError
-from migrl.plan.assumptions import Assumptions, Efficiency
+from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
+from migrl.plan.measured import Measured
 
 HOUR = 3600.0
-MEASUREMENTS = Path("rehearsal") / "measurements.json"
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,12 @@ def time_decoding(decoding: Decoding, share: Efficiency, machine: Machine, gpus:
     return Duration(each * short / high, each * long / low, gpus, words)
 
 
-def time_measured(stage: str, tokens: tuple[float, float], measured: "Measured", gpus: int) -> Duration | None:
+def time_measured(stage: str, tokens: tuple[float, float], measured: Measured, gpus: int) -> Duration | None:
     """Seconds for so many tokens at a rate that was measured on this kind of GPU; None if it was not."""
-    entry = measured.stages.get(stage, {})
-    if not entry.get("tokens_per_second"):
+    entry = measured.stages.get(stage)
+    if entry is None or not entry.tokens_per_second:
         return None
-    rate = entry["tokens_per_second"] / entry["processes"]
+    rate = entry.tokens_per_second / entry.processes
     low, high = tokens
     words = f"{show_span(low, high)} tokens / ({rate:,.0f} a second, measured, x {gpus} GPUs)"
     return Duration(low / rate / gpus, high / rate / gpus, gpus, words, "measured")
@@ -105,49 +101,3 @@ def show_share(share: Efficiency) -> str:
     """A range of shares in percent."""
     low, high = share.range
     return f"{100 * low:.0f}-{100 * high:.0f} %"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured: the rehearsal's stages on this kind of GPU, and this recipe's own stages in an earlier run."""
-
-    stages: dict[str, Any]
-    own: dict[str, Any]
-    note: str
-
-
-def read_measured(results: Path, recipe: dict[str, Any], machine: Machine, assumptions: Assumptions) -> Measured:
-    """Look for measurements that hold for this plan below `results`; `recipe` is the recipe as JSON data.
-
-    Raises:
-        UserError: a file of measurements that is broken.
-    """
-    stages: dict[str, Any] = {}
-    note = f"no {MEASUREMENTS.as_posix()} below {results}: nothing was measured on a GPU"
-    path = results / MEASUREMENTS
-    if path.is_file():
-        data = _read(path)
-        kind = assumptions.find_gpu(data["device"])
-        if data.get("not_run") or kind is None or machine.kind is None or kind[0] != machine.kind[0]:
-            note = f"{path}: measured on {data['device']}, not on {machine.device}, so not used"
-        else:
-            stages, note = data["stages"], f"{path}: measured on {data['device']}"
-    run = results / recipe["name"] / "manifest.json"
-    own: dict[str, Any] = {}
-    if run.is_file() and agrees(_read(run)["settings"], recipe):
-        own = _read(run)["stages"]
-    return Measured(stages, own, note)
-
-
-def agrees(old: Any, new: Any) -> bool:
-    """Whether settings of an earlier run are these, as far as both have a key: keys are added with time."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(agrees(value, new[key]) for key, value in old.items() if key in new)
-    return bool(old == new)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it, or restore it from the repository") from error

@@ -12,6 +12,7 @@ from migrl.plan.shapes import ModelShape, read_shape
 from migrl.recipe import (
     FolderSource,
     HubSource,
+    LocalTeacher,
     MgroundingTraining,
     PreparedTraining,
     Recipe,
@@ -24,17 +25,22 @@ from migrl.sources.catalog import Source
 PoolTraining = MgroundingTraining | UnivgTraining
 TRAINING_SPLITS = ("cot", "rl")
 REHEARSAL = "rehearsal"
+TEACHER_TEXTS = Path(__file__).resolve().parents[1] / "teachers" / "texts"
 ROOT = PLAN_FILE.parents[1]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A recipe, what is assumed, and `home` (`runs/<recipe>`), where fetched data is counted; `counted` keeps that."""
+    """A recipe, what is assumed, and `home` (`runs/<recipe>`), where fetched data is counted.
+
+    `counted` keeps the prompts of splits, `stated` their samples, for other settings of the same recipe too.
+    """
 
     recipe: Recipe
     assumptions: Assumptions
     home: Path
     counted: dict[tuple[str, int], Prompts] = field(default_factory=dict, compare=False, repr=False)
+    stated: dict[str, int | None] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -122,6 +128,19 @@ class Workload:
             self.counted[split, max_pixels] = self._measure(split, max_pixels)
         return self.counted[split, max_pixels]
 
+    def run_teacher(self, teacher: LocalTeacher) -> "Workload":
+        """The same work with a teacher's number type and attention."""
+        attention = getattr(teacher, "attention", "flash_attention_2")  # vLLM has kernels of its own
+        changes = {"dtype": teacher.dtype, "attention": attention}
+        model = self.recipe.model.model_copy(update=changes)
+        return replace(self, recipe=self.recipe.model_copy(update={"model": model}))
+
+    def measure_teacher(self) -> Prompts:
+        """The cold start's prompts as a teacher reads them: with the truth and the rules in front."""
+        prompts = self.measure("cot", self.recipe.sft.max_pixels)
+        texts = {path.stem: self.count_tokens(path.read_text(encoding="utf-8")) for path in TEACHER_TEXTS.glob("*.txt")}
+        return prompts.with_text(texts.pop("common") + max(texts.values()))
+
     def measure_pool(self, kind: str) -> Prompts:
         """Prompts of the RL pool for select, and of the part that the recipe has drawn from it for pass_rates."""
         prompts = self.measure("rl", self.recipe.grpo.max_pixels)
@@ -136,7 +155,9 @@ class Workload:
         path = next((folder / f"{split}.jsonl" for folder in self._list_data(split) if folder.is_dir()), None)
         if path is not None and path.is_file():
             return count_split(path, pixels, self.count_tokens, lengths)
-        samples = self.count_samples(split)
+        if split not in self.stated:
+            self.stated[split] = self.count_samples(split)
+        samples = self.stated[split]
         if isinstance(source, RehearsalSource):
             return read_rehearsal(source, samples or 0, pixels, self.count_tokens, lengths)
         kind = "world" if isinstance(source, WorldSource) else "training" if split in TRAINING_SPLITS else split

@@ -4,6 +4,7 @@ Everything that comes from data is escaped for Markdown unless it is marked as o
 huggingface_hub accepts, and the finished card is read back by it.
 """
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import jinja2
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from markupsafe import Markup
 
+from migrl.claims import CLAIMS_FILE
 from migrl.prompts import SUFFIXES
 from migrl.publish.facts import (
     FINAL_ARM,
@@ -41,6 +43,7 @@ from migrl.report.text import (
 )
 
 _HERE = Path(__file__).parent
+LICENCE_FILE = CLAIMS_FILE.parents[1] / "LICENSE"
 FRAMES = {
     "unit": "fractions of the image, 0 to 1",
     "permille": "thousandths of the image, 0 to 1000",
@@ -103,6 +106,7 @@ def write_data_card(run: FinishedRun, folder: Path, model_id: str, data_id: str)
         tags=["migrl", "arxiv:2507.00748", "visual-grounding", "multi-image"],
         configs=[{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("cot", "rl")],
     )
+    teacher = name_teacher(run.settings)
     splits = {name: Counter(row["task"] for row in read_jsonl(folder / f"{name}.jsonl")) for name in ("cot", "rl")}
     text = render(
         "data_card.md",
@@ -114,6 +118,8 @@ def write_data_card(run: FinishedRun, folder: Path, model_id: str, data_id: str)
         filters=run.stages["synthesize"]["facts"],
         selection=run.stages["select"]["facts"],
         licences=list_licences(run),
+        teacher=teacher,
+        teacher_facts=read_facts()["models"].get(teacher, {}),
         has_report=(folder / "evidence" / "report.html").is_file(),
     )
     write_card(folder / "README.md", data, text, DatasetCard)
@@ -124,6 +130,12 @@ def write_licences(run: FinishedRun, folder: Path) -> None:
     if not run.is_rendered:
         text = render("licences.md", run, licences=list_licences(run))
         (folder / "LICENSE.md").write_text(text, encoding="utf-8")
+
+
+def copy_base_licence(run: FinishedRun, folder: Path) -> None:
+    """Put the text of Apache-2.0 beside what is made of such a base, as it asks for: weights, tokenizer, template."""
+    if read_facts()["models"].get(run.settings["model"]["path"], {}).get("tag") == "apache-2.0":
+        shutil.copyfile(LICENCE_FILE, folder / "LICENSE.txt")
 
 
 def write_card(path: Path, data: Any, text: str, kind: type[ModelCard | DatasetCard]) -> None:

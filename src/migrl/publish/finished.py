@@ -7,7 +7,8 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST, hash_json, read_json, read_manifest
 from migrl.recipe import Recipe
-from migrl.verify import verify_results
+from migrl.stored import read_object
+from migrl.verify import JUNK, verify_results
 
 SOURCE_TREE = "reproduce/"
 PUBLISHED_STAGES = ("synthesize", "sft", "merge", "select", "grpo")
@@ -63,17 +64,22 @@ def read_finished_run(recipe: Recipe, runs: Path, results: Path, *, allow_dirty:
     if missing or not (folder / MANIFEST).is_file():
         places = ", ".join(str(home / name) for name in missing) or str(folder / MANIFEST)
         raise UserError(f"{places}: not there; run `migrl reproduce --recipe {recipe.name}`, it does what is missing")
-    evidence = read_json(folder / MANIFEST)
+    evidence = read_object(folder / MANIFEST, dict)
     check_revision(folder, evidence, allow_dirty=allow_dirty)
-    check_base(folder, evidence["settings"]["model"])
-    stages = {name: read_manifest(home / name) for name in PUBLISHED_STAGES}
-    check_provenance(home, folder, stages, evidence)
     differences = verify_results(folder)
     if differences:
         raise UserError(
             f"{folder}: the evidence does not verify ({len(differences)} differences, first: {differences[0]}); "
             "restore it or run the report stage again, nothing is published before"
         )
+    check_base(folder, evidence["settings"]["model"])
+    stages = {name: read_manifest(home / name) for name in PUBLISHED_STAGES}
+    try:
+        check_provenance(home, folder, stages, evidence)
+    except JUNK as error:
+        raise UserError(
+            f"{home}: a stage's manifest is of no form we write ({error!r}); run that stage again"
+        ) from error
     scores, claims = read_json(folder / "scores.json"), read_json(folder / "claims.json")
     return FinishedRun(recipe, home, folder, evidence, scores, claims, stages)
 
@@ -92,7 +98,7 @@ def check_revision(folder: Path, evidence: dict[str, Any], *, allow_dirty: bool)
 def check_base(folder: Path, model: dict[str, Any]) -> None:
     """Refuse a base model that only this machine has: nobody could load what was trained on it."""
     path = model["path"]
-    if not path.startswith(SOURCE_TREE) and (path[0] in "/.~" or model["revision"] is None):
+    if not path.startswith(SOURCE_TREE) and (path.startswith(("/", ".", "~")) or model["revision"] is None):
         raise UserError(
             f"{folder / MANIFEST}: model.path={path} is a folder of this machine; "
             "run with a Hub id and its revision, so that others have the base"

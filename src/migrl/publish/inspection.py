@@ -25,12 +25,14 @@ CODE_KEYS = ("auto_map", "custom_pipelines")
 
 SECRETS = {
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
-    "an API key": rb"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}",
+    "an API key": rb"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}",
     "an authorization header": rb"(?i)\bbearer\s+[A-Za-z0-9._~+/-]{20,}",
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 _HOMES = rb"/(?:home|Users)/[\w.-]+"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHOWN_FAULTS = 5
+_PIECE_BYTES, _OVERLAP_BYTES = 1 << 20, 4096
 
 
 def inspect_folder(folder: Path, private_paths: Iterable[Path]) -> None:
@@ -46,7 +48,9 @@ def inspect_folder(folder: Path, private_paths: Iterable[Path]) -> None:
     patterns["a path of a machine"] = compile_paths(private_paths)
     faults = []
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
+        if not _NAME.fullmatch(path.name) or holds_secret(path.name):
+            faults.append(f"{path.parent}: a file whose name is not of letters, digits and . _ -, or holds a token")
+        elif path.is_symlink():
             faults.append(f"{path}: a link; only plain files are published")
         elif path.is_file():
             fault = inspect_file(path, patterns)
@@ -55,6 +59,11 @@ def inspect_folder(folder: Path, private_paths: Iterable[Path]) -> None:
         more = len(faults) - _SHOWN_FAULTS
         shown = "; ".join(faults[:_SHOWN_FAULTS]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(f"{shown}; correct the stage that wrote it and run it again, nothing is published before")
+
+
+def holds_secret(text: str) -> bool:
+    """Whether one of SECRETS is in a text."""
+    return any(re.search(pattern, text.encode("utf-8", "surrogateescape")) for pattern in SECRETS.values())
 
 
 def compile_paths(private_paths: Iterable[Path]) -> re.Pattern[bytes]:
@@ -70,11 +79,11 @@ def inspect_file(path: Path, patterns: dict[str, re.Pattern[bytes]]) -> str:
         return f"a file of this kind is not published; allowed are {', '.join(SUFFIXES)}"
     try:
         if path.suffix == ".safetensors":
-            return find_text(iter([read_header(path)]), patterns, unit="header")
+            return find_text([(1, read_header(path))], patterns, unit="header")
         if path.suffix == ".json" and (key := find_code(json.loads(path.read_bytes()))):
             return f"key {key!r} makes whoever loads it run code; trust_remote_code is never asked for"
         with open_text(path) as file:
-            return find_text(iter(file), patterns)
+            return find_text(read_pieces(file), patterns)
     except (SafetensorError, struct.error) as error:
         return f"not a sound safetensors file ({error}); pickles are never published"
     except (ValueError, RecursionError) as error:
@@ -110,9 +119,18 @@ def find_code(data: Any) -> str:
     return ""
 
 
-def find_text(lines: Iterator[bytes], patterns: dict[str, re.Pattern[bytes]], *, unit: str = "line") -> str:
-    """The first secret or path in a file, as "line 3 holds ..."; the text itself is not repeated."""
-    for number, line in enumerate(lines, 1):
+def read_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers; a long line comes in overlapping pieces, so that memory is bounded."""
+    number, before = 1, b""
+    while piece := file.readline(_PIECE_BYTES):
+        yield number, before + piece
+        ended = piece.endswith(b"\n")
+        number, before = number + ended, b"" if ended else piece[-_OVERLAP_BYTES:]
+
+
+def find_text(lines: Iterable[tuple[int, bytes]], patterns: dict[str, re.Pattern[bytes]], *, unit: str = "line") -> str:
+    """The first secret or path in numbered lines, as "line 3 holds ..."; the text itself is not repeated."""
+    for number, line in lines:
         for name, pattern in patterns.items():
             if pattern.search(line):
                 return f"{unit} {number} holds {name}"

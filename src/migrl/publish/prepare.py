@@ -12,9 +12,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST, check_disk, hash_file, read_json, write_json
-from migrl.publish.cards import write_data_card, write_licences, write_model_card
+from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
-from migrl.publish.inspection import inspect_folder
+from migrl.publish.inspection import holds_secret, inspect_folder
 from migrl.recipe import Recipe
 
 Kind = Literal["model", "dataset"]
@@ -65,6 +65,7 @@ def prepare_repositories(
         partial = claim_folder(folder)
         if kind == "model":
             lay_out_model(run, partial, merged=merged)
+            copy_base_licence(run, partial)
             write_model_card(run, partial, ids["model"], ids["dataset"], merged=merged)
         else:
             lay_out_data(run, partial)
@@ -81,6 +82,8 @@ def prepare_repositories(
 
 def check_id(repo_id: str) -> str:
     """A repository id with its owner, by the Hub's own rule."""
+    if holds_secret(repo_id):
+        raise UserError("--to: holds a token, which is not repeated here; write OWNER/NAME, and revoke the token")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -92,12 +95,15 @@ def check_id(repo_id: str) -> str:
 
 def claim_folder(folder: Path) -> Path:
     """An empty `.partial` beside `folder`; a folder that is there must be one of ours, for it will be replaced."""
-    if folder.exists() and not (folder / LISTING).is_file():
-        raise UserError(f"{folder}: exists and was not made by this command; move it away or use --out DIR")
     partial = folder.with_name(folder.name + ".partial")
+    if (folder.exists() and not (folder / LISTING).is_file()) or folder.is_symlink() or partial.is_symlink():
+        raise UserError(f"{folder}: exists and was not made by this command; move it away or use --out DIR")
     if partial.exists():
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{partial}: cannot be made ({error.strerror}); use --out DIR") from error
     return partial
 
 

@@ -5,6 +5,7 @@ goes on where it ended, by starting it again. For an installation without it, `l
 The repository is made equal to the folder, so nothing of an earlier publication is left beside the new one.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from pydantic import SecretStr
 
 from migrl.errors import UserError
 from migrl.publish.prepare import LISTING, Repository
+
+HUB = constants._HF_DEFAULT_ENDPOINT
+"""The Hub itself. The library's own default follows HF_ENDPOINT, to where the stored login does not belong."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _HIDDEN = "[token]"
@@ -42,9 +46,12 @@ def find_token(token_file: Path | None, endpoint: str | None) -> SecretStr:
     if token_file is not None:
         try:
             words = token_file.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{token_file}: cannot be read ({type(error).__name__}); correct --token-file") from None
-        if len(words) != 1 or not words[0].isascii():
+        except (OSError, ValueError) as error:
+            # The argument is not repeated: who misreads the option types the token itself.
+            raise UserError(
+                f"--token-file: cannot be read ({type(error).__name__}); it takes a file that holds the token"
+            ) from None
+        if len(words) != 1 or not (words[0].isascii() and words[0].isprintable()):
             raise UserError(f"{token_file}: must hold one token and nothing else; write it anew")
         return SecretStr(words[0])
     if endpoint is not None:
@@ -56,12 +63,23 @@ def find_token(token_file: Path | None, endpoint: str | None) -> SecretStr:
 
 
 def check_endpoint(endpoint: str | None) -> None:
-    """Refuse an address that would carry the token unencrypted over a network."""
+    """Refuse what is no address, or one that would carry the token unencrypted over a network.
+
+    The address is not repeated: a password may be part of it.
+    """
     if endpoint is None:
         return
-    parts = urlsplit(endpoint)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL_HOSTS):
-        raise UserError(f"--endpoint: {endpoint!r} must start with https://, for the token travels with each request")
+    try:
+        url = urlsplit(endpoint)
+        sound = bool(url.hostname) and (url.port is None or url.port > 0) and not re.search(r"[\s?#]", endpoint)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError("--endpoint: is no address of a Hub; write https://HOST")
+    if url.username is not None or url.password is not None:
+        raise UserError("--endpoint: holds a user name or password; leave them out and use --token-file")
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOCAL_HOSTS):
+        raise UserError("--endpoint: must start with https://, for the token travels with each request")
 
 
 def upload_repositories(
@@ -69,41 +87,58 @@ def upload_repositories(
 ) -> None:
     """Create the repositories that are not there, and make each equal to its folder; `tell` gets a line each.
 
+    Nothing is sent to the first one before the last one may be written to.
+
     Raises:
         UserError: the Hub refuses, a repository holds other work, or is public although it should be private.
     """
-    for repository in repositories:
+    steps = [(act, repository) for act in (claim_repository, send_repository) for repository in repositories]
+    for act, repository in steps:
         fault = ""
         try:
             with choose_transfer(settings.lfs):
-                commit = upload_repository(repository, settings)
+                commit = act(repository, settings)
         except (errors.HFValidationError, httpx.HTTPError, KeyError, OSError, RuntimeError, ValueError) as error:
             fault = explain(error, settings)
         if fault:
             # Raised out here: inside, the library's error with its request and headers would hang on this one.
             raise UserError(f"{repository.kind} repository {repository.id}: {fault}")
-        tell(f"{repository.kind} repository {repository.id}: holds all {len(repository.files)} files, commit {commit}")
+        if commit:
+            tell(f"{repository.kind} repository {repository.id}: holds all its {len(repository.files)} files, {commit}")
 
 
-def upload_repository(repository: Repository, settings: UploadSettings) -> str:
-    """One repository; the commit that holds it."""
-    api = HfApi(endpoint=settings.endpoint, token=settings.token.get_secret_value())
+def open_hub(settings: UploadSettings) -> HfApi:
+    """The client, with the address and the token that were chosen and none from elsewhere."""
+    return HfApi(endpoint=settings.endpoint or HUB, token=settings.token.get_secret_value())
+
+
+def claim_repository(repository: Repository, settings: UploadSettings) -> None:
+    """Create a repository, or make sure that an earlier publication may be replaced there.
+
+    Raises:
+        UserError: it holds other work, or is public although it should be private.
+    """
+    api = open_hub(settings)
     api.create_repo(repository.id, repo_type=repository.kind, private=settings.private, exist_ok=True)
     info = (api.model_info if repository.kind == "model" else api.dataset_info)(repository.id)
-    if settings.private and info.private is False:
+    if settings.private and not info.private:
         raise UserError(f"{repository.id}: exists and is public; use --public, or make it private on the Hub")
     there = {sibling.rfilename for sibling in info.siblings or []}
     foreign = sorted(there - {".gitattributes"})
     if foreign and LISTING not in there:
         raise UserError(f"{repository.id}: holds other work ({foreign[0]}), it would be replaced; choose another name")
-    commit = api.upload_folder(
+
+
+def send_repository(repository: Repository, settings: UploadSettings) -> str:
+    """Send one repository's files; the commit that holds them."""
+    commit = open_hub(settings).upload_folder(
         repo_id=repository.id,
         repo_type=repository.kind,
         folder_path=repository.folder,
         delete_patterns="*",
         commit_message="migrl publish",
     )
-    return str(commit.oid)
+    return f"commit {commit.oid}"
 
 
 @contextmanager

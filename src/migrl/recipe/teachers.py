@@ -70,9 +70,11 @@ class ServerTeacher(PromptedTeacher):
     """Any server that speaks OpenAI's chat completions; a candidate is a request of its own.
 
     `key_file` holds the API key and nothing else. A request that fails in a way that may pass is sent again up to
-    `retries` times, after random waits of at most `backoff_seconds`, twice, four times that, and so on. Prices are for
-    a million tokens, in any currency. Only the model and how it is asked decide a result: where the server is, how it
-    is reached and what it costs are no part of the stage's key.
+    `retries` times, after random waits of at most `backoff_seconds`, twice, four times that, and so on; where nobody is
+    there or the server has too much to do, for `outage_seconds`. A request that the server does not take, or never
+    answers usably, is left without a reply, up to the share `unanswered` of all; more of them stop the stage. Prices
+    are for a million tokens, in any currency. Only the model and how it is asked decide a result: where the server is,
+    how it is reached and what it costs are no part of the stage's key.
     """
 
     engine: Literal["openai"]
@@ -84,6 +86,8 @@ class ServerTeacher(PromptedTeacher):
     reply_seconds: Seconds = Field(default=600.0, exclude=True)
     retries: Annotated[int, Field(ge=0, exclude=True)] = 6
     backoff_seconds: Seconds = Field(default=1.0, exclude=True)
+    outage_seconds: Annotated[float, Field(ge=0)] = Field(default=900.0, exclude=True)
+    unanswered: Rate = Field(default=0.02, exclude=True)
     price_per_million_input: Price | None = Field(default=None, exclude=True)
     price_per_million_output: Price | None = Field(default=None, exclude=True)
 

@@ -31,12 +31,24 @@ class AlarmSettings(Section):
 
 
 class WatchSettings(Section):
-    """The watchdog of long stages; `stall_minutes: null` switches it off.
+    """The watchdog of long stages; null switches a limit off. Both are assumed.
 
-    Progress is a batch, a training step, or a forward pass within one. 20 minutes are long for the slowest things
-    without any of these, a checkpoint of all states or a step's rollouts in vLLM. They are short of the 30 after which
-    torch's collectives give up and take the process with them, before its stacks are written.
+    stall_minutes: between one batch, training step or forward pass and the next. 20 minutes are long for the slowest
+        things without any of these, a checkpoint of all states or a step's rollouts in vLLM.
+    load_minutes: for all before the first of them and after the last: meeting the other processes, loading weights,
+        saving the result. 30 minutes read a 72B model's 145 GB at 80 MB/s.
     """
 
     stall_minutes: Positive | None = 20.0
+    load_minutes: Positive | None = 30.0
     stall_action: Literal["report", "stop"] = "stop"
+
+    @property
+    def collective_seconds(self) -> int:
+        """How long processes may wait for each other: torch's half hour, or until the watchdog has surely acted.
+
+        It stops a process after twice its limit. A collective that gives up takes the process with it, and what is
+        told then is how it ended and not why.
+        """
+        longest = max(self.stall_minutes or 0, self.load_minutes or 0)
+        return max(1800, round(2.5 * 60 * longest))

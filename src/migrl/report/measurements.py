@@ -9,7 +9,7 @@ from typing import Any
 DEFINITIONS = {
     "seconds_per_step": "median of the timed steps, after the warm-up; waiting for data counts, checkpoints do not",
     "tokens_per_second": "sft, grpo: tokens trained on, prompts and image tokens included, rollouts in the time; "
-    "select, evaluate: new tokens; all processes together",
+    "select, evaluate, pass_rates: new tokens; all processes together",
     "mfu": "FLOPs the model needs (migrl/flops.py) by time, processes and the device's dense bf16 peak "
     "(reproduce/plan.yaml); a rollout costs the forward pass of its sequence, the KL term one more",
     "peak_memory_gb": "largest sum of tensors in 10^9 bytes, of the process that had most (max_memory_allocated); "
@@ -34,6 +34,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...]]] = {
     "select": ("batch", tuple(COLUMNS)),
     "grpo": ("optimizer step", tuple(COLUMNS)),
     "evaluate": ("batch", tuple(COLUMNS)),
+    "pass_rates": ("batch", tuple(COLUMNS)),
 }
 """For each stage what one step of it is, and the columns that apply to it."""
 
@@ -41,7 +42,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...]]] = {
 def collect_measurements(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The content of measurements.json, from the manifests of a recipe's stages."""
     stages = {}
-    for name in MEASURED:
+    for name in (name for name in MEASURED if name in manifests):
         whole = {"step": "stage", "steps": 1, "processes": 1, "seconds_per_step": manifests[name]["seconds"]}
         empty = dict.fromkeys(("tokens_per_second", "mfu", "peak_memory_gb"))
         stages[name] = {**empty, **whole, **(manifests[name]["facts"].get("performance") or {})}
@@ -70,7 +71,8 @@ def render_measurements(data: Mapping[str, Any] | None) -> str:
         lines += [f"Device: {data['device']}; revision {data['git_revision']}{dirty}."]
         lines += ["**Not run on a GPU: no figure here speaks for one.**"] if data["not_run"] else []
     lines += ["", f"| stage | {' | '.join(COLUMNS.values())} |", f"|---|---|{'---:|' * (len(COLUMNS) - 1)}"]
-    lines += [f"| {name} | {' | '.join(list_cells(name, data))} |" for name in MEASURED]
+    names = MEASURED if data is None else data["stages"]
+    lines += [f"| {name} | {' | '.join(list_cells(name, data))} |" for name in names]
     lines += ["", *(f"- `{name}`: {text}." for name, text in DEFINITIONS.items())]
     lines += [
         "",

@@ -29,6 +29,7 @@ from migrl.training import (
     check_processes,
     check_trainable,
     choose_backend,
+    freeze_vision_tower,
     make_callbacks,
     make_lora_config,
     save_trained,
@@ -48,7 +49,8 @@ def run(context: StageContext) -> dict[str, Any]:
     """Write `adapter/` (LoRA) or `model/` (full), and `log.jsonl`."""
     start = find_start(context)
     weights = sum(path.stat().st_size for path in start.glob("*.safetensors"))
-    check_disk(context.folder, weights // 2 if context.recipe.grpo.lora else 3 * weights)
+    # Full training: three checkpoints with float32 optimizer states, eight times the weights each.
+    check_disk(context.folder, weights // 2 if context.recipe.grpo.lora else 24 * weights)
     if context.recipe.grpo.engine == "vllm":
         link_model(start, find_vllm_model(context), load_start_processor(context))
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
@@ -98,8 +100,10 @@ def train(context: StageContext, rank: Rank) -> None:
     rewards = make_reward_functions(settings.accuracy_reward, settings.group, recipe.model.frame)
     check_perfect_reward(items[0], processor, rewards)
     config = make_config(context, processor)  # before the model: under ZeRO-3 it decides how weights are loaded
+    model = load_model(start, recipe.model)
+    freeze_vision_tower(model)
     trainer = GRPOTrainer(
-        model=load_model(start, recipe.model),
+        model=model,
         reward_funcs=rewards,
         args=config,
         train_dataset=dataset,
@@ -107,8 +111,6 @@ def train(context: StageContext, rank: Rank) -> None:
         peft_config=make_lora_config(settings.lora) if settings.lora else None,
         callbacks=make_callbacks(context, settings.alarms),
     )
-    if settings.lora is None:
-        trainer.model.model.visual.requires_grad_(False)
     check_processes(trainer, rank)
     trainable = check_trainable(trainer.model)
     if trainer.processing_class.tokenizer.padding_side != "left":
@@ -156,7 +158,7 @@ def make_config(context: StageContext, processor: Qwen2_5_VLProcessor) -> GRPOCo
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,
-        **choose_backend(settings.parallel),
+        **choose_backend(settings.parallel, recipe.watch),
     )
 
 

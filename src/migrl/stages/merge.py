@@ -4,6 +4,7 @@ Gates: no missing or unexpected weight; on real samples the merged model's logit
 base + adapter within the dtype's noise, and differ from the base's by more; the vision tower is untouched.
 """
 
+import gc
 import math
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from migrl.performance import measure_memory, release_memory
 from migrl.recipe import Recipe
 from migrl.records import read_samples
 from migrl.training import VISION_TOWER
+from migrl.watch.watchdog import watch_loading
 
 CHECKED_SAMPLES = 8
 PROCESSOR_FILES = (
@@ -49,7 +51,8 @@ def run(context: StageContext) -> dict[str, Any]:
     base = context.inputs["fetch"] / "model"
     check_disk(context.folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
     adapter, data = context.inputs[adapter_stage] / "adapter", context.inputs["fetch"] / "data"
-    facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
+    with watch_loading(context.folder, recipe.watch):
+        facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
     performance = measure_memory()
     release_memory()
     return facts | {"performance": performance}
@@ -65,13 +68,15 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     samples = read_samples(data / "cot.jsonl")[:CHECKED_SAMPLES]
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     model = load_model(base, recipe.model).to(pick_device()).eval()
-    vision = {name: weight.clone() for name, weight in model.state_dict().items() if f"{VISION_TOWER}." in name}
+    state = model.state_dict()
+    vision = {name: weight.to("cpu", copy=True) for name, weight in state.items() if f"{VISION_TOWER}." in name}
     base_logits = compute_logits(model, processor, items)
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     adapter_logits = compute_logits(adapted, processor, items)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(out)
+    adapted.merge_and_unload(safe_merge=True).save_pretrained(out)
     copy_processor(base, out)
+    del state, model, adapted
+    gc.collect()  # they refer to each other, and two models need twice the memory
     merged = load_model(out, recipe.model).to(pick_device()).eval()
     merged_logits = compute_logits(merged, processor, items)
     error = measure_difference(merged_logits, adapter_logits)
@@ -88,7 +93,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
             "train sft again"
         )
     state = merged.state_dict()
-    touched = [name for name, weight in vision.items() if not torch.equal(state[name], weight)]
+    touched = [name for name, weight in vision.items() if not torch.equal(state[name].cpu(), weight)]
     if touched:
         raise UserError(f"{out}: vision tower weight {touched[0]} changed; correct the LoRA targets")
     return {"merge_error": error, "change": change, "noise_bound": noise, "vision_weights_checked": len(vision)}

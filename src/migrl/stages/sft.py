@@ -23,6 +23,7 @@ from migrl.training import (
     check_processes,
     check_trainable,
     choose_backend,
+    freeze_vision_tower,
     make_callbacks,
     make_lora_config,
     save_trained,
@@ -69,12 +70,14 @@ def train(context: StageContext, rank: Rank) -> None:
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,
-        **choose_backend(settings.parallel),
+        **choose_backend(settings.parallel, recipe.watch),
         remove_unused_columns=False,
         disable_tqdm=False,
     )
+    model = load_model(base, recipe.model)
+    freeze_vision_tower(model)
     trainer = SFTTrainer(
-        model=load_model(base, recipe.model),
+        model=model,
         args=arguments,
         train_dataset=dataset,
         processing_class=processor,

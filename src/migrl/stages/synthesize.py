@@ -41,7 +41,8 @@ def run(context: StageContext) -> dict[str, Any]:
     if isinstance(settings.teacher, ScriptedTeacher):
         write_json(context.folder / "filters.json", facts)
         return facts
-    facts |= {"truncated": ledger["truncated"], "families": count_families(rows)}
+    facts |= {name: ledger[name] for name in ("truncated", "filtered", "unanswered")}
+    facts |= {"families": count_families(rows)}
     write_json(context.folder / "filters.json", facts)
     teacher = {"engine": settings.teacher.engine, "model": settings.teacher.model, "prompts": hash_teacher_prompts()}
     return {**facts, "teacher": {**teacher, "ledger": ledger}}

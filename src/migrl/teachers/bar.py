@@ -37,6 +37,10 @@ class Bar:
         self.failures, self.reason = self.failures + 1, reason
         self.progress.update(self.task, figures=self.show_figures())
 
+    def pass_over(self) -> None:
+        """One request that is left without a reply."""
+        self.progress.update(self.task, advance=1)
+
     def show_figures(self) -> str:
         """Tokens so far, and the failures if there were any."""
         failed = f", {self.failures} failed attempts, the last: {self.reason[:60]}" if self.failures else ""

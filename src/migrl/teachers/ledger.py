@@ -2,6 +2,7 @@
 
 The ledger is added up from the rows of the stage's log, so it covers every run that the stage was resumed in. What it
 cannot know: attempts for a sample that no run finished, and tokens that a server spent on a reply that never came.
+`requests` are those that were answered; those left `unanswered` are counted beside them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +25,17 @@ class Spent:
 
 
 def count_tokens(replies: Iterable[Reply]) -> dict[str, int]:
-    """Requests, tokens as far as they were told, requests whose tokens were not, and how many hit the token limit."""
-    counts = {"requests": 0, "truncated": 0, "unreported": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    """Requests by what became of them (cut off by the token limit or a content filter, tokens not told), and tokens."""
+    names = ("requests", "unanswered", "truncated", "filtered", "unreported", "prompt_tokens", "completion_tokens")
+    counts = dict.fromkeys(names, 0)
     for reply in replies:
         known = [reply.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        counts["requests"] += 1
+        unanswered = bool(reply.get("unanswered"))
+        counts["requests"] += not unanswered
+        counts["unanswered"] += unanswered
         counts["truncated"] += bool(reply["truncated"])
-        counts["unreported"] += None in known
+        counts["filtered"] += bool(reply.get("filtered"))
+        counts["unreported"] += None in known and not unanswered
         counts["prompt_tokens"] += known[0] or 0
         counts["completion_tokens"] += known[1] or 0
     return counts

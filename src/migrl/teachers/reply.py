@@ -10,15 +10,27 @@ from typing import Any
 from migrl.teachers.teacher import Reply
 
 MAX_REPLY_BYTES = 1 << 20  # of a reply to one question; a thousand tokens are about 5 kB
+SHORTEST_KEY = 8  # what is shorter, such as "none", guards nothing, and is a word that a completion may hold
 
 
 class Setback(Exception):
-    """An attempt that failed in a way that may pass. `wait` is what the server asked for, in seconds; `wasted` are the
-    (prompt, completion) tokens of a reply that came and could not be used."""
+    """An attempt that failed, for other reasons than the key or the address.
 
-    def __init__(self, reason: str, *, wait: float | None = None, wasted: tuple[int, int] = (0, 0)) -> None:
+    `refused`: the server does not take this request; `outage`: it takes none now. `wait` is what it asked for, in
+    seconds; `wasted` are the (prompt, completion) tokens of a reply that came and could not be used.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        refused: bool = False,
+        outage: bool = False,
+        wait: float | None = None,
+        wasted: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__(reason)
-        self.wait, self.wasted = wait, wasted
+        self.refused, self.outage, self.wait, self.wasted = refused, outage, wait, wasted
 
 
 def parse_reply(raw: bytes, key: str | None) -> Reply:
@@ -32,7 +44,7 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise Setback(f"a reply that is torn or not JSON: {quote_text(raw, key)}") from error
+        raise Setback(f"a reply that is torn or not JSON: {quote_reply(raw, key)}") from error
     usage = data.get("usage") if isinstance(data, dict) else None
     prompt, completion = (read_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     wasted = (prompt or 0, completion or 0)
@@ -40,15 +52,16 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
         choice = data["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Setback(f"a reply without choices: {quote_text(raw, key)}", wasted=wasted) from error
+        raise Setback(f"a reply without choices: {quote_reply(raw, key)}", wasted=wasted) from error
     if text is None:
         text = ""  # refused, or all spent on hidden thought: a completion like any other, for the filters
     if not isinstance(text, str):
-        raise Setback(f"a reply whose content is no text: {quote_text(raw, key)}", wasted=wasted)
+        raise Setback(f"a reply whose content is no text: {quote_reply(raw, key)}", wasted=wasted)
     return {
         # A lone surrogate can be written in JSON and in no file.
         "completion": strike_out(text, key).encode(errors="replace").decode(),
         "truncated": reason == "length",
+        "filtered": reason == "content_filter",
         "prompt_tokens": prompt,
         "completion_tokens": completion,
     }
@@ -60,12 +73,21 @@ def read_count(usage: Any, name: str) -> int | None:
     return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 1 << 40 else None
 
 
-def quote_text(raw: bytes, key: str | None) -> str:
-    """The beginning of a server's text in one line, safe to print."""
-    text = " ".join(strike_out(raw.decode(errors="replace"), key).split())
-    return "".join(c if c.isprintable() else "?" for c in text)[:300] or "(no text)"
+def quote_reply(raw: bytes, key: str | None) -> str:
+    """The beginning of a server's reply in one line, safe to print."""
+    try:
+        text = json.dumps(json.loads(raw), ensure_ascii=False)  # undoes escapes, which could hide the key
+    except (ValueError, RecursionError):
+        text = raw.decode(errors="replace")
+    return clean_text(text, key)
+
+
+def clean_text(text: str, key: str | None) -> str:
+    """The beginning of a text that a server had a part in, in one line, safe to print."""
+    line = " ".join(strike_out(text.replace("\0", ""), key).split())  # in UTF-16 every second byte is a NUL
+    return "".join(c if c.isprintable() else "?" for c in line)[:300] or "(no text)"
 
 
 def strike_out(text: str, key: str | None) -> str:
     """A text without the API key."""
-    return text.replace(key, "[key]") if key else text
+    return text.replace(key, "[key]") if key and len(key) >= SHORTEST_KEY else text

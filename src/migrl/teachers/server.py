@@ -8,23 +8,23 @@ is missing.
 
 import asyncio
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
-
-import httpx
 
 from migrl.evidence import hash_json, read_manifest
 from migrl.inputs import ModelInput
 from migrl.recipe import Recipe, ServerTeacher
 from migrl.records import ProgressLog
 from migrl.teachers.bar import Bar
-from migrl.teachers.client import ask, check_reachable, open_client, read_key
+from migrl.teachers.client import Unanswered, ask, check_reachable, open_client, read_key
 from migrl.teachers.ledger import add_up
 from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.teachers.request import Request, build_requests, name_request
 from migrl.teachers.teacher import Reply
+from migrl.teachers.unanswered import SetAside
 from migrl.watch.signals import stop_if_asked
 
 REPLIES = "replies"
@@ -57,14 +57,18 @@ def ask_server(
     `home` is where the run is asked to stop (watch/signals.py).
 
     Raises:
-        UserError: no server, a request that it refuses, or one that failed too often; what was answered is kept.
+        UserError: no server, a key that it refuses, too long an outage, or too many requests without a reply; what was
+            answered is kept.
     """
     key = read_key(teacher.key_file) if teacher.key_file else None
     replies.parent.mkdir(exist_ok=True)
     log = ProgressLog(replies)
     try:
         if todo := list_missing(items, candidates, log):
-            asyncio.run(ask_missing(teacher, key, todo, log, home, seed))
+            aside = SetAside(teacher, len(items) * candidates)
+            asyncio.run(ask_missing(teacher, key, todo, log, home, seed, aside))
+            if aside.rows:
+                print(f"warning: {aside.describe()}", file=sys.stderr)
     finally:
         log.close()
     rows = [[log.rows[name_request(item, k)] for k in range(candidates)] for item in items]
@@ -79,11 +83,18 @@ def list_missing(items: list[ModelInput], candidates: int, log: ProgressLog) -> 
 
 
 async def ask_missing(
-    teacher: ServerTeacher, key: str | None, todo: list[Missing], log: ProgressLog, home: Path, seed: int
+    teacher: ServerTeacher,
+    key: str | None,
+    todo: list[Missing],
+    log: ProgressLog,
+    home: Path,
+    seed: int,
+    aside: SetAside,
 ) -> None:
     """Ask every missing request, at most `concurrency` at a time, and append each reply to the log.
 
-    Ends early with what has been answered if a request fails for good, or if the run under `home` is asked to stop.
+    Ends early with what has been answered if the server refuses all or too much, or if the run under `home` is asked to
+    stop.
     """
     ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=teacher.concurrency)
     finished: asyncio.Queue[Row | None] = asyncio.Queue()
@@ -95,36 +106,42 @@ async def ask_missing(
                 await ready.put(request)
 
     async def work() -> None:
-        async with open_client(teacher, key, certificates) as client:
-            while (request := await ready.get()) is not None:
-                rng = Random(f"{seed}/{request.name}")
+        while (request := await ready.get()) is not None:
+            rng = Random(f"{seed}/{request.name}")
+            try:
                 reply, spent = await ask(client, teacher, key, request, rng, bar.count_failure)
-                finished.put_nowait({"uid": request.name, "reply": reply, "spent": asdict(spent)})
-                bar.count_reply(reply)
-                if writer.done():
-                    writer.result()  # raises what stopped it, such as a full disk
+            except Unanswered as error:
+                aside.add(request.name, error)
+                bar.pass_over()
+                continue
+            finished.put_nowait({"uid": request.name, "reply": reply, "spent": asdict(spent)})
+            aside.count_reply()
+            bar.count_reply(reply)
+            if writer.done():
+                writer.result()  # raises what stopped it, such as a full disk
 
-    certificates = httpx.create_ssl_context(trust_env=False)
-    async with open_client(teacher, key, certificates) as client:
-        await check_reachable(client, teacher)
     missing = sum(len(numbers) for _, numbers in todo)
-    with Bar("asking the teacher", len(log.rows), len(log.rows) + missing) as bar:
-        writer = asyncio.create_task(write_rows(finished, log))
-        try:
-            async with asyncio.TaskGroup() as group:
-                guard = group.create_task(heed_requests_to_stop(home, log))
-                encoders = [group.create_task(encode()) for _ in range(count_encoders())]
-                workers = [group.create_task(work()) for _ in range(teacher.concurrency)]
-                await asyncio.wait(encoders)
-                for _ in workers:
-                    await ready.put(None)
-                await asyncio.wait(workers)
-                guard.cancel()
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        finally:
-            finished.put_nowait(None)
-            await writer
+    async with open_client(teacher, key) as client:
+        await check_reachable(client, teacher)
+        with Bar("asking the teacher", len(log.rows), len(log.rows) + missing) as bar:
+            writer = asyncio.create_task(write_rows(finished, log))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    guard = group.create_task(heed_requests_to_stop(home, log))
+                    encoders = [group.create_task(encode()) for _ in range(count_encoders())]
+                    workers = [group.create_task(work()) for _ in range(teacher.concurrency)]
+                    await asyncio.wait(encoders)
+                    for _ in workers:
+                        await ready.put(None)
+                    await asyncio.wait(workers)
+                    guard.cancel()
+                for row in aside.rows:
+                    finished.put_nowait(row)
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors
+            finally:
+                finished.put_nowait(None)
+                await writer
 
 
 def count_encoders() -> int:

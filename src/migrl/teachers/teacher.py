@@ -8,6 +8,7 @@ nothing but the key of the stage and the teacher, so it becomes part of the evid
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from rich.progress import track
 from torchvision.transforms import InterpolationMode
@@ -44,11 +45,15 @@ def count_prompt(processor: Qwen2_5_VLProcessor, item: ModelInput) -> tuple[int,
     return len(ids) - len(item.paths), sum(width * height // area for width, height in item.resized_sizes)
 
 
-def resize_picture(image: Image.Image, size: Size) -> Image.Image:
-    """A picture at `size` (width, height), resized as Qwen2.5-VL's processor does it, to the very pixel."""
+def resize_picture(image: Image.Image, size: Size) -> torch.Tensor:
+    """A picture at `size` (width, height), resized as Qwen2.5-VL's processor does it, to the very pixel.
+
+    Returns:
+        uint8, (3, height, width).
+    """
+    pixels: torch.Tensor = functional.pil_to_tensor(image)
     if image.size == size:
-        return image
-    pixels = functional.pil_to_tensor(image)
-    resized = functional.resize(pixels, [size[1], size[0]], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    picture: Image.Image = functional.to_pil_image(resized)
-    return picture
+        return pixels
+    height_width, bicubic = [size[1], size[0]], InterpolationMode.BICUBIC
+    pixels = functional.resize(pixels, height_width, interpolation=bicubic, antialias=True)
+    return pixels

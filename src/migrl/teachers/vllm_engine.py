@@ -8,6 +8,7 @@ question get the seeds seed, seed + 1, and so on.
 from pathlib import Path
 
 from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from migrl.errors import UserError
 from migrl.generate import derive_seed
@@ -90,4 +91,4 @@ def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: i
 def load_resized(item: ModelInput) -> list[Image.Image]:
     """The pictures as the trained model sees them: of a size that vLLM's own resizing keeps."""
     pairs = zip(item.load_images(), item.resized_sizes, strict=True)
-    return [resize_picture(image, size) for image, size in pairs]
+    return [to_pil_image(resize_picture(image, size)) for image, size in pairs]

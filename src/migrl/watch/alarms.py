@@ -27,8 +27,9 @@ def find_broken(row: dict[str, Any]) -> str | None:
 def find_alarm(rows: Rows, settings: AlarmSettings) -> str | None:
     """What to tell if the last `settings.window` of a run's log rows show one of the alarms, else None.
 
-    `rows` are all steps so far, oldest first, metrics under the names of log.jsonl. With fewer steps than the window,
-    or without the metric (KL, if it has no weight), no alarm is raised.
+    `rows` are all steps so far, oldest first, metrics under the names of log.jsonl. A step that could not measure a
+    metric, or gave no number for it, is passed over. With fewer values than the window, or without the metric (KL, if
+    it has no weight), no alarm is raised.
     """
     for check in (_check_kl, _check_collapse, _check_truncation, _check_zero_variance):
         found = check(rows, settings)
@@ -54,7 +55,7 @@ def _check_zero_variance(rows: Rows, settings: AlarmSettings) -> str | None:
 
 def _check_above(rows: Rows, settings: AlarmSettings, name: str, measure: str, meaning: str) -> str | None:
     limit: float | None = getattr(settings, name)
-    values = [row[name] for row in rows[-settings.window :] if row.get(name) is not None]
+    values = _list_values(rows, name)[-settings.window :]
     if limit is None or len(values) < settings.window:
         return None
     value = median(values) if measure == "median" else fmean(values)
@@ -63,8 +64,14 @@ def _check_above(rows: Rows, settings: AlarmSettings, name: str, measure: str, m
     return _tell(rows, settings, name, values, f"{measure} {value:.3g}, limit {limit:g}", meaning)
 
 
+def _list_values(rows: Rows, name: str) -> list[float]:
+    """A metric's values; infinity is one, and beyond every limit."""
+    values = [row.get(name) for row in rows]
+    return [value for value in values if value is not None and not math.isnan(value)]
+
+
 def _check_collapse(rows: Rows, settings: AlarmSettings) -> str | None:
-    values = [row["hit_reward"] for row in rows if row.get("hit_reward") is not None]
+    values = _list_values(rows, "hit_reward")
     size = settings.window
     if settings.collapse is None or len(values) < size:
         return None

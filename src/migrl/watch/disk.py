@@ -23,8 +23,9 @@ def explain_missing_room(folder: Path, step: int, need_bytes: int) -> str | None
 
 
 def size_next_checkpoint(checkpoints: Path, model: nn.Module, *, adapter: bool) -> int:
-    """Bytes of the next checkpoint: those of the largest one there, else an estimate from the model."""
-    written = [measure_folder(path) for path in checkpoints.glob("checkpoint-*")]
+    """Bytes of the next checkpoint: those of the largest whole one there, else an estimate from the model."""
+    whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]  # it is written last
+    written = [measure_folder(path) for path in whole]
     return max([*written, 0]) or estimate_checkpoint(model.parameters(), adapter=adapter)
 
 

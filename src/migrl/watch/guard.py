@@ -70,6 +70,9 @@ class LongRunGuard(TrainerCallback):
             raise UserError(word)
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
+        request = self.find_request()
+        if request is not None:
+            raise make_stopped(request, "loading, before any step")
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,6 +86,7 @@ class LongRunGuard(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.tick()
+        self.heed_request(state, control)  # it may have come while that was written
 
     def on_step_end(
         self,
@@ -93,12 +97,8 @@ class LongRunGuard(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self.tick()
-        if state.global_step < state.max_steps:  # else it is done, and the pipeline stops after the stage
-            request = read_request(self.folder.parent)
-            word = share_word(request.name if request else None)
-            if word is not None:
-                self.ending = make_stopped(Signals[word], f"step {state.global_step}, checkpoint saved")
-                control.should_training_stop = control.should_save = True
+        if self.heed_request(state, control):
+            control.should_save = True
         self.check_room(args, state, control, model)
 
     def on_log(
@@ -127,6 +127,23 @@ class LongRunGuard(TrainerCallback):
     ) -> None:
         if self.ending is not None:
             raise self.ending
+
+    def heed_request(self, state: TrainerState, control: TrainerControl) -> bool:
+        """End the training if that was asked for, and say whether; the caller sees to the checkpoint."""
+        if self.ending is not None or state.global_step >= state.max_steps:
+            return False  # it ends already; if it is done, the pipeline stops after the stage
+        request = self.find_request()
+        if request is None:
+            return False
+        self.ending = make_stopped(request, f"step {state.global_step}, checkpoint saved")
+        control.should_training_stop = True
+        return True
+
+    def find_request(self) -> Signals | None:
+        """The signal that asks the run to stop, the same in all processes; every process must ask."""
+        request = read_request(self.folder.parent)
+        word = share_word(request.name if request else None)
+        return Signals[word] if word else None
 
     def find_alarm(self, state: TrainerState) -> str | None:
         """The alarm that the steps logged so far, also before a resume, give."""

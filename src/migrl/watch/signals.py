@@ -11,12 +11,14 @@ Exit codes of `migrl`, for a scheduler: 143 (SIGTERM) and 138 (SIGUSR1), 128 and
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+WAITING = (signal.SIGUSR1,)
 STALLED = os.EX_TEMPFAIL  # 75, "temporary failure, try again" in sysexits.h
 STOPPED = ".stopped.json"
 
@@ -61,17 +63,26 @@ def stop_if_asked(home: Path, done: str) -> None:
         raise make_stopped(number, done)
 
 
-def leave_requests(home: Path, numbers: Iterable[signal.Signals]) -> None:
-    """From now on answer these signals by asking every process to stop; for launchers and workers, SIGUSR1 alone.
+def hold_requests() -> None:
+    """Let SIGUSR1 wait, for this process and all that it starts from now on, until `await_requests` takes it.
+
+    It would end a process that is still importing, and a group of processes gets it all at once.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAITING)
+
+
+def await_requests(home: Path) -> None:
+    """From now on answer SIGUSR1 by asking every process to stop; for launchers and workers.
 
     They leave SIGTERM as it is: with it torch's launcher ends the rest when one worker has failed.
     """
+    hold_requests()
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        find_request(home, signal.Signals(number)).touch()
+    def wait() -> None:
+        while True:
+            find_request(home, signal.Signals(signal.sigwait(WAITING))).touch()
 
-    for number in numbers:
-        signal.signal(number, leave)
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 @contextmanager
@@ -82,8 +93,11 @@ def stop_on_signals(home: Path, name: str) -> Iterator[None]:
         Stopped: the stage did, or it was finished before it saw the request, and the next one must not begin.
     """
     clear_requests(home)
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    leave_requests(home, STOP_SIGNALS)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        find_request(home, signal.Signals(number)).touch()
+
+    before = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
     try:
         yield
         stop_if_asked(home, f"stage {name}, which is finished")

@@ -1,0 +1,172 @@
+"""Measurements that hold for a plan: the rehearsal's rates, and what an earlier run of this very recipe took.
+
+A rate is used where GPU, number type, attention, the model's shape and the settings that decide it are those of the
+plan; what is not used is named.
+"""
+
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from migrl.errors import UserError
+from migrl.evidence import MANIFEST
+from migrl.plan.machine import Machine
+from migrl.plan.shapes import read_shape
+from migrl.plan.workload import REHEARSAL, Workload, find_file
+
+MEASUREMENTS = "measurements.json"
+SHARED = ("model.dtype", "model.attention")
+DECIDING = {
+    "sft": ("sft.lora", "sft.micro_batch", "sft.max_pixels", "sft.parallel"),
+    "select": ("select.rollouts", "grpo.max_pixels", "grpo.max_completion_tokens"),
+    "grpo": (
+        *("grpo.lora", "grpo.group", "grpo.micro_batch", "grpo.max_pixels", "grpo.max_completion_tokens"),
+        *("grpo.parallel", "grpo.engine"),
+    ),
+    "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
+}
+"""The settings that decide a stage's rate and its peak, beside the model's shape and, in RL, a process's share."""
+_File = TypeVar("_File", bound=BaseModel)
+
+
+class _Lenient(BaseModel):
+    """A part of a file of results; keys that a plan does not need are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Rate(_Lenient):
+    """A stage of the rehearsal: tokens a second of all processes, and the most that one had in tensors (10^9 bytes)."""
+
+    processes: int
+    tokens_per_second: float | None
+    peak_memory_gb: float | None
+
+
+class Rates(_Lenient):
+    """measurements.json."""
+
+    device: str
+    not_run: bool
+    stages: dict[str, Rate]
+
+
+class Performance(_Lenient):
+    device: str
+
+
+class Facts(_Lenient):
+    performance: Performance | None = None
+
+
+class OwnStage(_Lenient):
+    """A stage of an earlier run: its wall time, and the largest process so far in 10^6 bytes."""
+
+    seconds: float
+    peak_memory_mb: float
+    facts: Facts
+
+
+class Manifest(_Lenient):
+    """A results folder's manifest.json."""
+
+    settings: dict[str, Any]
+    stages: dict[str, OwnStage]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rehearsal's stages and this recipe's own, as far as they hold, and what the reader should know of them."""
+
+    stages: dict[str, Rate] = field(default_factory=dict)
+    own: dict[str, OwnStage] = field(default_factory=dict)
+    note: str = ""
+
+
+def read_measured(results: Path, workload: Workload, machine: Machine) -> Measured:
+    """Look for measurements that hold for this plan below `results`.
+
+    Raises:
+        UserError: a file of measurements that is broken.
+    """
+    stages, note = read_rehearsal(results / REHEARSAL, workload, machine)
+    manifest = read_file(Manifest, results / workload.recipe.name / MANIFEST)
+    # Other seeds leave what a stage costs as it is.
+    settings = workload.recipe.model_dump(mode="json", exclude={"seeds"})
+    if manifest is None or not agrees(manifest.settings, settings):
+        return Measured(stages, {}, note)
+    devices = {stage.facts.performance.device for stage in manifest.stages.values() if stage.facts.performance}
+    own = manifest.stages if all(is_device(device, workload, machine) for device in devices) else {}
+    return Measured(stages, own, note)
+
+
+def read_rehearsal(folder: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Rate], str]:
+    """The rehearsal's stages that hold, and where they are from or why they do not."""
+    path = folder / MEASUREMENTS
+    rates = read_file(Rates, path)
+    if rates is None:
+        return {}, f"no {REHEARSAL}/{MEASUREMENTS} below {folder.parent}: nothing was measured on a GPU"
+    if rates.not_run or not is_device(rates.device, workload, machine):
+        return {}, f"{path}: measured on {rates.device}, not on {machine.device}, so not used"
+    manifest = read_file(Manifest, folder / MANIFEST)
+    if manifest is None:
+        raise UserError(f"{folder / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
+    shapes = manifest.settings.get("source", {}).get("shapes")
+    if shapes is None or read_shape(find_file(Path(shapes))) != workload.shape:
+        return {}, f"{path}: measured on a model of another shape, so not used"
+    here = workload.recipe.model_dump(mode="json")
+    differing = {stage: list_differences(stage, manifest.settings, here) for stage in DECIDING}
+    left = "; ".join(f"{stage} with {', '.join(keys)}" for stage, keys in differing.items() if keys)
+    note = f"{path}: measured on {rates.device}" + (f"; other settings, so not used: {left}" if left else "")
+    return {stage: rate for stage, rate in rates.stages.items() if not differing.get(stage)}, note
+
+
+def list_differences(stage: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What decides a stage's rate and is not the same in two recipes, as `key=value` of the first."""
+    found = []
+    for key in (*SHARED, *DECIDING[stage]):
+        old, new = (reduce(lambda part, name: part.get(name, {}), key.split("."), recipe) for recipe in (there, here))
+        if old != new:
+            found.append(f"{key}={old}")
+    if stage == "grpo" and count_share(there) != count_share(here):
+        found.append(f"{count_share(there):g} completions a process")
+    return found
+
+
+def count_share(recipe: dict[str, Any]) -> float:
+    """Completions of a step that one process makes."""
+    return float(recipe["grpo"]["prompts_per_step"] * recipe["grpo"]["group"] / recipe["launch"]["processes"])
+
+
+def is_device(device: str, workload: Workload, machine: Machine) -> bool:
+    """Whether what was measured on a device holds for the plan's; all processors are alike here."""
+    if not machine.gpus or machine.kind is None:
+        return not machine.gpus and device == "cpu"
+    kind = workload.assumptions.find_gpu(device)
+    return kind is not None and kind[0] == machine.kind[0]
+
+
+def agrees(old: Any, new: Any) -> bool:
+    """Whether settings of an earlier run are these, as far as both have a key: keys are added with time."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(agrees(value, new[key]) for key, value in old.items() if key in new)
+    return bool(old == new)
+
+
+def read_file(kind: type[_File], path: Path) -> _File | None:
+    """Read a file of results; None if there is none.
+
+    Raises:
+        UserError: no JSON, or not of this form; it names the file and the key.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "the file"
+        raise UserError(f"{path}: {where}: {fault['msg']}; delete it, or restore it from the repository") from error

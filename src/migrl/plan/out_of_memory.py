@@ -1,0 +1,18 @@
+"""The error for a GPU that ran out of memory in the middle of a stage: what to lower, and by how much."""
+
+from migrl.plan.changes import offer_changes, show_value
+from migrl.recipe import Recipe
+
+
+def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
+    """Names the stage, what torch said, and the mildest change of each key that its memory grows with."""
+    kind = "select" if stage == "pass_rates" else stage.partition("_")[0]  # sft_direct is an sft
+    mildest: dict[str, str] = {}
+    for key, value in offer_changes(kind, recipe):
+        mildest.setdefault(key, f"{key}={show_value(value)}")
+    change = f"set one of {', '.join(mildest.values())} (this stage then begins anew), or " if mildest else ""
+    said = str(error).partition(". ")[0]
+    return (
+        f"{stage}: the GPU ran out of memory ({said}); {change}use GPUs with more memory or end what else is on them "
+        f"(nvidia-smi); `migrl plan --recipe {recipe.name}` prints what needs how much"
+    )
