@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from smoke_run import ROOT, FinishedRun, call_migrl
 
 # Sums of float32 in another order: about 1e-7 a step, and training carries it on. Observed over the 20 steps at most
-# 7e-7 (plain data parallel 7e-7, ZeRO-2 3e-7, ZeRO-3 5e-7); a mean over other samples or a lost gradient shows from 1e-2.
+# 7e-7 (plain data parallel 7e-7, ZeRO-2 3e-7, ZeRO-3 5e-7); a mean over other samples or a lost gradient shows from
+# 1e-2.
 RELATIVE_TOLERANCE = 1e-5
 ONE_THREAD = "model.threads=1"  # two processes of two threads each would wait for each other on two cores
 LONG_SFT = ("sft.epochs=5", "sft.micro_batch=2", "sft.save_steps=100", ONE_THREAD)  # 20 steps of 4 x 2 samples
