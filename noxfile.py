@@ -88,7 +88,7 @@ def lmms_eval(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def image(session: nox.Session) -> None:
-    """The container image, built on a fresh Debian; tests and test recipe in it: 20 minutes, 20 GB."""
+    """The container image, built on a fresh Debian; tests and test recipe in it: half an hour, 20 GB."""
     missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         session.skip(f"needs root, buildah and debootstrap; missing: {', '.join(missing) or 'root'}")

@@ -142,7 +142,7 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
     partial = folder / "runs/stage.partial"
     partial.mkdir(parents=True)
     (folder / "worker.py").write_text(WORKER)
-    recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", ["launch.processes=2", "watch.load_minutes=0.1"])
+    recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", ["launch.processes=2", "watch.load_minutes=0.25"])
 
     def wait_and_act() -> None:
         while len(list(partial.glob(sign))) < 2 or not all(path.read_text() for path in partial.glob("importing-*")):
@@ -169,7 +169,7 @@ def test_a_signal_to_all_while_they_start_is_kept_and_a_process_that_never_start
 
     ended = launch_worker(tmp_path, signal_all, "importing-*")
     assert isinstance(ended, Stopped) and ended.exit_code == 75, ended
-    assert str(ended).startswith("stopped: no progress in process 1 for 0.2 minutes of loading or saving"), ended
+    assert str(ended).startswith("stopped: no progress in process 1 for 0.5 minutes of loading or saving"), ended
     assert "wait_for_ever" in (tmp_path / "runs/stage.partial/.stacks-1-1.txt").read_text()
     for rank in (0, 1):  # both hear what one of them has to say, and of the signal
         words = (tmp_path / f"runs/stage.partial/working-{rank}").read_text()
