@@ -78,6 +78,11 @@ class TeacherServer:
                 return web.Response(status=429, text="too many", headers={"Retry-After": "0"})
             case "400":
                 return web.json_response({"error": {"message": "too many images"}}, status=400)
+            case "403":
+                return web.json_response({"error": {"code": 403, "message": "your input was flagged"}}, status=403)
+            case "no means":
+                error = {"code": "insufficient_quota", "message": "check your plan and billing details"}
+                return web.json_response({"error": error}, status=429)
             case "500":
                 return web.Response(status=500, text="<html>broken</html>")
             case "torn":

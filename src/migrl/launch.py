@@ -13,8 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from migrl.evidence import StageContext, read_json, write_json
 from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Parallel, Recipe, dump_whole
 from migrl.watch.signals import (
+    ENDED,
     STOPPED,
     Stopped,
     await_requests,
@@ -89,7 +92,7 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
     check_gpus(processes // settings.machines)
     drop_dead_locks()
     folder = context.folder.resolve()
-    for path in (folder / ERROR, folder / STOPPED, *folder.glob(FAILURE.format(rank="*"))):
+    for path in (folder / ERROR, folder / STOPPED, folder / ENDED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
     write_json(folder / CONTEXT, describe_context(context))
     command = [*settings.starter, sys.executable, "-m", "migrl.launcher", "--module", module]
@@ -111,10 +114,17 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
         raise stopped
     if result.returncode:
         failure = explain_failure(module, folder, result.returncode)
-        asked = read_request(folder.parent)
+        asked = read_request(folder.parent) or find_end(folder)
         if asked is not None:
             raise make_stopped(asked, f"a step was cut short ({failure})")
         raise UserError(failure)
+
+
+def find_end(folder: Path) -> signal.Signals | None:
+    """SIGTERM if that is what ended the launchers, and not what ended the rest after one process had failed."""
+    codes = [read_json(path)["exit_code"] for path in folder.glob(FAILURE.format(rank="*"))]
+    ended = (folder / ENDED).exists() and all(code == -signal.SIGTERM for code in codes)
+    return signal.SIGTERM if ended else None
 
 
 def check_gpus(processes: int) -> None:
@@ -141,7 +151,9 @@ def drop_dead_locks() -> None:
     locks = {path.resolve() for pattern in ("*/lock", "*/*/lock") for path in Path(root).glob(pattern)}
     if locks:
         for path in locks - {Path(file.path) for process in psutil.process_iter() for file in list_open_files(process)}:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone meanwhile, or not ours to delete
+                if path.stat().st_uid == os.getuid():
+                    path.unlink()
 
 
 def list_open_files(process: psutil.Process) -> list[Any]:
@@ -251,6 +263,8 @@ def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, 
         text = explain_error(error, context)
         if text is None:
             raise
+        if not isinstance(error, UserError):
+            traceback.print_exc()  # where it was; the words for the user come last
         leave_error(context.folder, text)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
         sys.exit(1 if rank.count > 1 else 0)

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from migrl.evidence import write_json
 from migrl.recipe import LaunchSettings
-from migrl.watch.signals import await_requests, find_request
+from migrl.watch.signals import ENDED, await_requests
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
     await_requests(home)
 
     def end(number: int, frame: FrameType | None) -> None:
-        # Not a failure: whoever ends a whole SLURM step ends the launchers and not `migrl`.
-        find_request(home, signal.Signals(number)).touch()
+        # Whoever ends a whole SLURM step ends the launchers and not `migrl`; SLURM also does it when one has failed.
+        options.context.with_name(ENDED).touch()
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, end)

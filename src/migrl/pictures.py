@@ -55,7 +55,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing image; run `migrl fetch` again") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: corrupt image ({error}); delete it and run `migrl fetch --force`") from error
 
 

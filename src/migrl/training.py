@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig
 from torch import nn
+from torch.distributed import distributed_c10d
 from transformers import (
     ProgressCallback,
     Qwen2_5_VLForConditionalGeneration,
@@ -89,6 +91,17 @@ def choose_backend(parallel: Parallel, watch: WatchSettings) -> dict[str, Any]:
     if torch.cuda.is_available():
         return patience
     return patience | ({"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"})
+
+
+def set_patience(watch: WatchSettings) -> None:
+    """Let processes wait for each other for as long as `choose_backend` says in every group of them.
+
+    DeepSpeed makes groups of its own, which take torch's defaults (10 minutes with NCCL) and not the first one's limit:
+    they would give up before the watchdog has told where a process stands.
+    """
+    wait = timedelta(seconds=watch.collective_seconds)
+    distributed_c10d.default_pg_timeout = wait
+    distributed_c10d.default_pg_nccl_timeout = wait
 
 
 def check_processes(trainer: Trainer, rank: Rank) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from smoke_run import ROOT, FinishedRun, call_migrl
 
@@ -137,6 +138,14 @@ if __name__ == "__main__":
 """
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie, which a container's first process may never bury."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str) -> Exception:
     """Launch two WORKERs, do something to (launcher, workers) as soon as there are two files `sign`; how it ended."""
     partial = folder / "runs/stage.partial"
@@ -145,7 +154,9 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
     recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", ["launch.processes=2", "watch.load_minutes=0.25"])
 
     def wait_and_act() -> None:
+        deadline = time.monotonic() + 300
         while len(list(partial.glob(sign))) < 2 or not all(path.read_text() for path in partial.glob("importing-*")):
+            assert time.monotonic() < deadline, "they never came so far"
             time.sleep(0.05)
         pids = [path.read_text().split() for path in sorted(partial.glob("importing-*"))]
         act(int(pids[0][1]), [int(own) for own, _ in pids])
@@ -155,7 +166,7 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
         acted = pool.submit(wait_and_act)
         with pytest.raises((Stopped, UserError)) as caught:
             launch_generation("worker", StageContext("stage", recipe, {}, partial), lambda context, rank: None)
-        acted.result(timeout=60)
+        acted.result(timeout=400)
     return caught.value
 
 
@@ -186,10 +197,10 @@ def test_processes_whose_launcher_was_killed_while_they_started_do_no_work(tmp_p
     def kill_launcher(launcher: int, workers: list[int]) -> None:
         os.kill(launcher, signal.SIGKILL)
         (tmp_path / "runs/stage.partial/go").touch()
-        gone = time.monotonic() + 60
-        while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < gone:
+        gone = time.monotonic() + 300
+        while any(map(is_alive, workers)) and time.monotonic() < gone:
             time.sleep(0.1)
-        assert not any(Path(f"/proc/{worker}").exists() for worker in workers), "they live on"
+        assert not any(map(is_alive, workers)), "they live on"
 
     ended = launch_worker(tmp_path, kill_launcher, "importing-*")
     assert isinstance(ended, UserError) and "its launcher ended with code -9" in str(ended), ended

@@ -31,7 +31,8 @@ started = [subprocess.Popen(sys.argv[1:]) for _ in range(2)]
 while all(process.poll() in (None, 0) for process in started) and any(process.poll() is None for process in started):
     time.sleep(0.1)
 codes = [process.poll() for process in started]
-[process.kill() for process in started if process.poll() is None]
+[process.terminate() for process in started if process.poll() is None]
+[process.wait() for process in started]
 sys.exit(max(code or 0 for code in codes))
 """
 

@@ -38,7 +38,8 @@ def shrink(folder: Path) -> list[str]:
         "model": {"dtype": "float32", "attention": "sdpa", "threads": 1},
         "source": source,
         "sft": {"batch": 2, "micro_batch": 1, "lora": lora, "max_pixels": 9600},
-        "select": {"rollouts": 2},
+        "select": {"rollouts": 2, "batch": 2},
+        "pass_rates": {"samples": 4},
         "grpo": {"steps": 3, "group": 2, "micro_batch": 2, "lora": lora, "max_pixels": 9600},
         "evaluate": {"batch": 2, "max_pixels": 9600, "max_new_tokens": COMPLETION},
     }

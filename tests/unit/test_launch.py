@@ -9,14 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.distributed import Backend, distributed_c10d
 from torch.utils.file_baton import FileBaton
 
 from migrl.errors import UserError
 from migrl.evidence import StageContext, write_json
-from migrl.launch import check_gpus, describe_context, drop_dead_locks, explain_error, explain_failure, read_context
+from migrl.launch import (
+    check_gpus,
+    describe_context,
+    drop_dead_locks,
+    explain_error,
+    explain_failure,
+    find_end,
+    read_context,
+)
 from migrl.models import load_processor
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
-from migrl.training import find_checkpoint
+from migrl.training import find_checkpoint, set_patience
 from migrl.vllm_rollouts import link_model, make_vllm_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +54,27 @@ def test_processes_wait_for_each_other_until_the_watchdog_has_acted() -> None:
         assert watch.stall_minutes and watch.load_minutes
         assert watch.collective_seconds > 2 * 60 * max(watch.stall_minutes, watch.load_minutes)
     assert WatchSettings(stall_minutes=1, load_minutes=None).collective_seconds == 1800, "torch's own"
+
+
+def test_every_group_of_processes_waits_as_long_not_only_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        monkeypatch.setattr(distributed_c10d, name, getattr(distributed_c10d, name))
+    set_patience(WatchSettings())
+    for backend in ("nccl", "gloo"):  # what torch's new_group asks for
+        assert (
+            distributed_c10d._get_default_timeout(Backend(backend)).total_seconds()
+            == WatchSettings().collective_seconds
+        )
+
+
+def test_launchers_that_were_ended_are_a_stop_unless_a_process_had_failed(tmp_path: Path) -> None:
+    assert find_end(tmp_path) is None
+    (tmp_path / ".ended").touch()
+    assert find_end(tmp_path) == signals.SIGTERM
+    write_json(tmp_path / ".failure-1.json", {"rank": 1, "exit_code": -15, "time": 0})
+    assert find_end(tmp_path) == signals.SIGTERM
+    write_json(tmp_path / ".failure-0.json", {"rank": 0, "exit_code": -9, "time": 0})
+    assert find_end(tmp_path) is None
 
 
 def test_processes_must_spread_evenly_over_machines_and_need_a_starter() -> None:
@@ -90,16 +120,19 @@ def test_a_failure_names_the_process_that_failed_first(tmp_path: Path, exit_code
 @pytest.mark.parametrize(
     ("stage", "change"),
     [
-        ("grpo_no_cold_start", "set one of grpo.micro_batch=4, grpo.parallel=zero3"),
+        ("grpo_no_cold_start", "set one of grpo.micro_batch=4, grpo.parallel=zero3, grpo.max_pixels=401408 (changes"),
+        ("merge", "GPU 0 has 2 GiB free); use GPUs"),
         ("evaluate", "set one of evaluate.batch_pixels=25000000, evaluate.batch=8"),
         ("pass_rates", "set one of select.batch_pixels=4000000"),
     ],
 )
 def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stage: str, change: str) -> None:
     context = StageContext(stage, load_recipe(RECIPES / "paper.yaml", []), {}, tmp_path)
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 2 GiB free. Including non-PyTorch memory, ..."
+    )
     text = explain_error(error, context)
-    assert text is not None and text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory)")
+    assert text is not None and text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to")
     assert change in text
     assert explain_error(ValueError("a defect"), context) is None
 

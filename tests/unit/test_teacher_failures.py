@@ -27,6 +27,7 @@ from migrl.records import ProgressLog
 from migrl.teachers.client import (
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
+    Line,
     Unanswered,
     ask,
     choose_wait,
@@ -106,7 +107,7 @@ def ask_once(teacher: ServerTeacher, body: bytes = b"{}") -> tuple[dict[str, Any
 
     async def run() -> tuple[dict[str, Any], Spent]:
         async with open_client(teacher, KEY) as client:
-            return await ask(client, teacher, KEY, Request("u#0", body), Random(0), reasons.append)
+            return await ask(client, teacher, KEY, Request("u#0", body), Random(0), reasons.append, Line())
 
     return *asyncio.run(run()), reasons
 
@@ -297,7 +298,7 @@ def test_a_server_that_takes_nothing_stops_the_asking_and_nothing_is_given_up(
         with pytest.raises(UserError, match=f"status {fault}.*unanswered=1 allows 100.*{remedy}"):
             ask_items(make_teacher(server.url, retries=0, unanswered=1), 50, tmp_path)
     assert not read_log(tmp_path)
-    assert len(server.bodies) == 100 if fault == "400" else len(server.bodies) < 20
+    assert len(server.bodies) < 70 if fault == "400" else len(server.bodies) < 20
     with serve(TeacherServer()) as server:
         ask_items(make_teacher(server.url), 50, tmp_path)
         assert len(server.bodies) == 100

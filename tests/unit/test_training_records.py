@@ -1,6 +1,8 @@
 """Hostile files and prose: an error that names the file, or counts that add up and no image but the true one."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,38 @@ def test_what_is_kept_has_the_image_that_the_prose_places_its_box_in(
         assert conversion.samples  # plain answers are kept
 
 
+BOX_TEXT = "<|box_start|>(1,2),(300,400)<|box_end|>"
+PLAIN_QUESTIONS = [
+    ("Common_Object", "Which object appears in each image? Locate it in the second image.", 2),
+    ("Common_Object", "One object is in more than one image. Provide its location as a box in the second image.", 2),
+    ("Common_Object", "Mark it using a bounding box in the second image.", 2),
+    ("Common_Object", "The images share an object with each other. Locate it in the third image.", 3),
+    ("Object_Tracking", "Where can it be seen in the fourth image?", 4),
+]
+MISLEADING = [
+    ("Object_Tracking", "The target is in a red box in the first image. Where does it move to at the end?", ""),
+    ("Common_Object", "Find the object of the first image in the second one.", ""),
+    ("Common_Object", "Find the dog of the first image among these pictures.", ""),
+    ("Difference", "Relative to the first image, where is the difference?", ""),
+    ("Difference", "What was added to the first image?", ""),
+    ("Difference", "What changed?", "The hat in the first image was replaced by a cap: "),
+    ("Free-Form", "Where is it?", "The cat from the first image is lying here: "),
+    ("Free-Form", "Where is it?", "It isn't in the first image, but here: "),
+]
+
+
+@pytest.mark.parametrize(("task", "question", "image"), PLAIN_QUESTIONS)
+def test_a_question_that_says_where_to_look_is_kept(task: str, question: str, image: int) -> None:
+    (sample,) = convert_record(Path("m.json"), 0, make_record(task, question, BOX_TEXT)).samples
+    assert isinstance(sample.target, BoxTarget) and sample.target.image == image
+
+
+@pytest.mark.parametrize(("task", "question", "answer"), MISLEADING)
+def test_an_image_that_is_named_for_another_reason_is_no_target(task: str, question: str, answer: str) -> None:
+    conversion = convert_record(Path("m.json"), 0, make_record(task, question, answer + BOX_TEXT))
+    assert not conversion.samples and conversion.dropped.total() == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(question=write_answers(), thought=write_answers())
 def test_a_target_of_univg_is_the_image_that_question_or_thought_places_it_in(
@@ -177,3 +211,10 @@ def test_pictures_that_cannot_be_used_cost_their_samples_or_the_run_as_the_recip
         drop_unusable(chosen, find_unusable(tmp_path, names), len(names), 0.01, tmp_path)
     with pytest.raises(UserError, match="source.training.broken_share"):
         drop_unusable(chosen, unusable, len(names), 0.0, tmp_path)
+
+
+def test_a_picture_that_claims_to_be_enormous_is_one_that_cannot_be_used(tmp_path: Path) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    assert "corrupt image" in find_unusable(tmp_path, ["huge.png"])["huge.png"]

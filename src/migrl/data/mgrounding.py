@@ -119,7 +119,7 @@ def find_target(task: str, image_count: int, question: str, answer: str) -> tupl
     if image is None:
         image, reason = place_by_answer(answer)
         if reason == NOT_NAMED and task in ASKED_IMAGE:
-            image, reason = place_by_question(question)
+            image, reason = place_by_question(question, tracked=task == "Object_Tracking")
         if image is None:
             return None, None, reason
     if not 1 <= image <= image_count:

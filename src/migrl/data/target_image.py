@@ -25,22 +25,24 @@ _NOT_READ = re.compile(
     r"\b(?:last|final|latter|former|previous|preceding|next|other|another|middle|left|right|top|bottom|upper|lower"
     rf"|\w{{1,12}}-(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)) {_IMAGE}\b"
     rf"|\b{_IMAGE}s? ?-?(?:# ?|no\. ?|number |\( ?)(?:\d|{_COUNT}\b)"
+    r"|\b(?:first|second|third|fourth|fifth|\d{1,2}(?:st|nd|rd|th)) one\b"
     rf"|\b(?:images|(?:picture|frame|photo)s?) ?-?\d|\b{_IMAGE}s?[ -]{_COUNT}\b"
     r"|\b(?:picture|photo|image) frame"  # a thing on a wall
 )
 _LETTERED = re.compile(r"\b(?i:image)[ -][A-H]\b")
 _AFTER_QUOTE = re.compile(r"[\s,]*\b(?:in|of|from|within|on)\s+(?:the\s+)?\w{1,12}(?:\s+|-)\w{1,12}")
+_EACH = re.compile(rf"\b(?:each|every|any|one|single) {_IMAGE}\b")  # names none, so nothing is said of one in passing
+_NO_BOX = r"(?! (?:a|an|the) (?:bounding )?box\b)"
 _COMPARED = (
-    r"(?<!would )(?<!'d )like|unlike|as|than|except|without|no|not|never|neither|nor|\w{1,8}n['’]t|missing|absent"
+    rf"(?<!would )(?<!'d )like|unlike|as(?! well\b){_NO_BOX}"
+    r"|than|except|without|no|not|never|neither|nor|\w{1,8}n['’]t|missing|absent"
     r"|removed|disappear(?:s|ed)?|(?:similar|identical|equal|correspond(?:s|ing)?|compared?) (?:to|with)|match(?:es)?"
-    r"|resembles?"
+    r"|resembles?|from|(?:based|relies) on|relative to|according to|added to"
 )
-_SHOWN = (
-    r"|from|marked|boxed|highlighted|circled|outlined|shown|seen|displayed|depicted|given|pictured|appear(?:s|ing)?"
-    r"|refer(?:s|ring)? to|based on|according to|using"
-)
+_MARKED = rf"|marked|boxed|highlighted|circled|outlined|given|refer(?:s|ring)? to|using{_NO_BOX}"
+_SHOWN = r"|shown|seen|displayed|depicted|pictured|appear(?:s|ing)?"
 _SHOWING = (
-    r"|\b(?:others?|elsewhere|remaining|another|counterpart)\b"
+    r"|\b(?:(?<!each )others?|elsewhere|remaining|another|counterpart|among (?:these|the))\b"
     rf"|\b{_IMAGE}(?:[ -]?\d{{1,2}})? (?:shows|contains|has|depicts|displays|features|includes)\b"
 )
 
@@ -48,11 +50,14 @@ _SHOWING = (
 def _compile_asides(words: str, more: str = "") -> re.Pattern[str]:
     """One of the words up to six words before an image, or a negation up to three words after it, or `more`."""
     between = r"(?: [\w'’-]{1,40}){0,6}?"
-    denied = r"(?:-\d{1,2})?(?: [\w'’-]{1,40}){0,3}? (?:no|not|never|lacks?|without|misses|missing|\w{1,8}n['’]t)\b"
+    denied = r"(?:-\d{1,2})?(?: [\w'’-]{1,40}){0,3}? (?:no|not|never|lacks?|without|misses|missing|\w{1,8}n['’]t"
+    denied += r"|replaced|became|becomes|turned into|gone)\b"
     return re.compile(rf"\b(?:{words}){between} {_IMAGE}\b|\b{_IMAGE}\b{denied}{more}")
 
 
-_ANSWER_ASIDES, _QUESTION_ASIDES = _compile_asides(_COMPARED), _compile_asides(_COMPARED + _SHOWN, _SHOWING)
+_ANSWER_ASIDES = _compile_asides(_COMPARED)
+_TRACKING_ASIDES = _compile_asides(_COMPARED + _MARKED, _SHOWING)
+_QUESTION_ASIDES = _compile_asides(_COMPARED + _MARKED + _SHOWN, _SHOWING)
 
 
 def place_by_answer(answer: str) -> tuple[int | None, str]:
@@ -60,14 +65,15 @@ def place_by_answer(answer: str) -> tuple[int | None, str]:
     return _place(answer, _ANSWER_ASIDES)
 
 
-def place_by_question(question: str) -> tuple[int | None, str]:
+def place_by_question(question: str, *, tracked: bool = False) -> tuple[int | None, str]:
     """(image, "") that a question, or a thought, asks for a box in, or (None, reason).
 
-    Where a question quotes a box, which is one of the first image, only what follows can name another.
+    Where a question quotes a box, which is one of the first image, only what follows can name another. What is
+    `tracked` is given in the first image, so another one is where it may be seen.
     """
     opening, _, rest = split_quote(question)
-    image, reason = _place(rest, _QUESTION_ASIDES)
-    return (None, "image named in passing") if opening and image == 1 else (image, reason)
+    image, reason = _place(rest, _TRACKING_ASIDES if tracked else _QUESTION_ASIDES)
+    return (None, "image named in passing") if image == 1 and (opening or tracked) else (image, reason)
 
 
 def split_quote(question: str) -> tuple[str, str, str]:
@@ -91,7 +97,7 @@ def _place(text: str, asides: re.Pattern[str]) -> tuple[int | None, str]:
         return None, "image named in words not read"
     if len(named) != 1:
         return None, "several images named" if named else NOT_NAMED
-    if asides.search(words.lower()):
+    if asides.search(_EACH.sub("one", words.lower())):
         return None, "image named in passing"
     return named.pop(), ""
 

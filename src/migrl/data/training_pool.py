@@ -108,6 +108,9 @@ def build_pool(
             link_pictures(folder, obtained[kind].images, data)
     unusable = find_unusable(data, shown)
     chosen, dropped = drop_unusable(chosen, unusable, len(shown), training.broken_share, source.downloads)
+    refuse_empty(chosen, {"dropped": dropped})
+    tasks = {split: Counter(sample.task for sample in samples) for split, samples in chosen.items()}
+    facts["chosen"] = {split: {task: tasks[split][task] for task in facts["chosen"][split]} for split in tasks}
     for split, samples in chosen.items():
         write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
     licences = {name: repo.licence for entry in pool.values() for name, repo in entry.repos.items()}

@@ -66,7 +66,7 @@ def find_target(item: Item, index: PoolIndex) -> tuple[int | None, str]:
     if image is None and item.task in FIXED_IMAGE:
         image, how = FIXED_IMAGE[item.task], "task"
     elif image is None:
-        (image, reason), how = place_by_question(item.question), "question"
+        (image, reason), how = place_by_question(item.question, tracked=item.task == "Object_Tracking"), "question"
         if reason == NOT_NAMED:
             (image, reason), how = place_by_question(item.thought), "thought"
     if image is None:

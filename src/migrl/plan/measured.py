@@ -19,9 +19,13 @@ from migrl.plan.workload import REHEARSAL, Workload, find_file
 
 MEASUREMENTS = "measurements.json"
 SHARED = ("model.dtype", "model.attention")
+_BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")
+_ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_completion_tokens")
 DECIDING = {
     "sft": ("sft.lora", "sft.micro_batch", "sft.max_pixels", "sft.parallel"),
-    "select": ("select.rollouts", "grpo.max_pixels", "grpo.max_completion_tokens"),
+    "merge": ("sft.max_pixels",),
+    "select": _ROLLOUTS,
+    "pass_rates": _ROLLOUTS,
     "grpo": (
         *("grpo.lora", "grpo.group", "grpo.micro_batch", "grpo.max_pixels", "grpo.max_completion_tokens"),
         *("grpo.parallel", "grpo.engine"),

@@ -1,7 +1,9 @@
 """The error for a GPU that ran out of memory in the middle of a stage: what to lower, and by how much."""
 
-from migrl.plan.changes import offer_changes, show_value
+from migrl.plan.changes import EXPERIMENT, offer_changes, show_value
 from migrl.recipe import Recipe
+
+OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")  # what a plan for other GPUs may say
 
 
 def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
@@ -9,9 +11,12 @@ def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
     kind = "select" if stage == "pass_rates" else stage.partition("_")[0]  # sft_direct is an sft
     mildest: dict[str, str] = {}
     for key, value in offer_changes(kind, recipe):
-        mildest.setdefault(key, f"{key}={show_value(value)}")
-    change = f"set one of {', '.join(mildest.values())} (this stage then begins anew), or " if mildest else ""
-    said = str(error).partition(". ")[0]
+        experiment = " (changes the experiment)" if key.endswith(EXPERIMENT) else ""
+        # The pixels of other stages would have these run anew, and change what merge itself hardly needs.
+        if key not in OTHER_MACHINE and kind != "merge":
+            mildest.setdefault(key, f"{key}={show_value(value)}{experiment}")
+    change = f"set one of {', '.join(mildest.values())}: this stage then begins anew; or " if mildest else ""
+    said = str(error).partition(" Including non-PyTorch")[0].rstrip(".")
     return (
         f"{stage}: the GPU ran out of memory ({said}); {change}use GPUs with more memory or end what else is on them "
         f"(nvidia-smi); `migrl plan --recipe {recipe.name}` prints what needs how much"

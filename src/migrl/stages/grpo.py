@@ -33,9 +33,11 @@ from migrl.training import (
     make_callbacks,
     make_lora_config,
     save_trained,
+    set_patience,
     train_resuming,
 )
 from migrl.vllm_rollouts import link_model, make_vllm_arguments
+from migrl.watch.disk import measure_folder
 
 TARGET = {
     "image": Value("int64"),
@@ -49,8 +51,10 @@ def run(context: StageContext) -> dict[str, Any]:
     """Write `adapter/` (LoRA) or `model/` (full), and `log.jsonl`."""
     start = find_start(context)
     weights = sum(path.stat().st_size for path in start.glob("*.safetensors"))
-    # Full training: three checkpoints with float32 optimizer states, eight times the weights each.
-    check_disk(context.folder, weights // 2 if context.recipe.grpo.lora else 24 * weights)
+    # Full training: three checkpoints, each with float32 optimizer states eight times the weights.
+    whole = 3 * weights if context.recipe.grpo.save_only_model else 24 * weights
+    need = weights // 2 if context.recipe.grpo.lora else whole
+    check_disk(context.folder, max(0, need - measure_folder(context.folder / "checkpoints")))
     if context.recipe.grpo.engine == "vllm":
         link_model(start, find_vllm_model(context), load_start_processor(context))
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
@@ -99,6 +103,7 @@ def train(context: StageContext, rank: Rank) -> None:
     dataset = build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs})
     rewards = make_reward_functions(settings.accuracy_reward, settings.group, recipe.model.frame)
     check_perfect_reward(items[0], processor, rewards)
+    set_patience(recipe.watch)
     config = make_config(context, processor)  # before the model: under ZeRO-3 it decides how weights are loaded
     model = load_model(start, recipe.model)
     freeze_vision_tower(model)

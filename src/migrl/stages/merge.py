@@ -19,6 +19,7 @@ from migrl.evidence import StageContext, check_disk
 from migrl.inputs import ModelInput, prepare_input
 from migrl.models import load_model, load_processor, pick_device
 from migrl.performance import measure_memory, release_memory
+from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Recipe
 from migrl.records import read_samples
 from migrl.training import VISION_TOWER
@@ -51,8 +52,11 @@ def run(context: StageContext) -> dict[str, Any]:
     base = context.inputs["fetch"] / "model"
     check_disk(context.folder, sum(path.stat().st_size for path in base.glob("*.safetensors")))
     adapter, data = context.inputs[adapter_stage] / "adapter", context.inputs["fetch"] / "data"
-    with watch_loading(context.folder, recipe.watch):
-        facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
+    try:
+        with watch_loading(context.folder, recipe.watch):
+            facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
+    except torch.OutOfMemoryError as error:
+        raise UserError(explain_out_of_memory(context.name, recipe, error)) from error
     performance = measure_memory()
     release_memory()
     return facts | {"performance": performance}

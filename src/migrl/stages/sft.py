@@ -27,6 +27,7 @@ from migrl.training import (
     make_callbacks,
     make_lora_config,
     save_trained,
+    set_patience,
     train_resuming,
 )
 
@@ -51,6 +52,7 @@ def train(context: StageContext, rank: Rank) -> None:
     messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
     dataset = build_dataset(items, {"completion": messages}, {"completion": MESSAGES})
     steps = -(-len(items) // settings.batch) * settings.epochs
+    set_patience(recipe.watch)
     arguments = SFTConfig(
         output_dir=str(context.folder / "checkpoints"),
         num_train_epochs=settings.epochs,

@@ -1,8 +1,9 @@
 """Talking to an OpenAI-compatible server: the key, the connection, one request until it is answered.
 
 Three kinds of failure are told apart. What concerns the account or the address (a wrong key) ends the run at once. An
-outage (nobody there, too many requests, overloaded) is waited for up to `outage_seconds`. Anything else is the
-request's own: refused, or failed `retries` times over, it is left unanswered, and the others go on.
+outage (nobody there, too many requests, overloaded) is waited for, up to `outage_seconds` in which no request at all is
+answered. Anything else is the request's own: refused, or failed `retries` times over, it is left unanswered, and the
+others go on.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ import httpx
 from migrl.errors import UserError
 from migrl.recipe import ServerTeacher
 from migrl.teachers.ledger import Spent
-from migrl.teachers.reply import MAX_REPLY_BYTES, Setback, clean_text, parse_reply, quote_reply
+from migrl.teachers.reply import MAX_REPLY_BYTES, OUTAGE_STATUSES, Setback, clean_text, parse_reply, quote_reply
 from migrl.teachers.request import Request
 from migrl.teachers.teacher import Reply
 
@@ -33,7 +35,8 @@ KEEP_IDLE_SECONDS = 4.0  # uvicorn, and so most servers, close after 5: a reques
 MAX_RETRY_AFTER_SECONDS = 300.0
 REFUSED_STATUSES = (400, 413, 422)
 RETRIED_STATUSES = (408, 409, 425, 429)
-OUTAGE_STATUSES = (429, 502, 503, 504, 529)
+UNLUCKY = 4  # times outage_seconds that one request waits while others are answered
+NO_MEANS = re.compile(rb'"(?:code|type)"\s*:\s*"(?:Arrearage|billing_hard_limit_reached|insufficient_quota)"')
 REMEDIES = {
     401: "put a valid key into a file and name it in synthesize.teacher.key_file",
     402: "the account has no means left",
@@ -49,6 +52,18 @@ class Unanswered(Exception):
     def __init__(self, reason: str, *, refused: bool, spent: Spent) -> None:
         super().__init__(reason)
         self.refused, self.spent = refused, spent
+
+
+@dataclass
+class Line:
+    """What the server has answered so far, by any of the places: how many requests, and when last (monotonic)."""
+
+    replies: int = 0
+    heard: float = 0.0
+
+    def note_reply(self) -> None:
+        self.replies += 1
+        self.heard = time.monotonic()
 
 
 def read_key(path: Path) -> str:
@@ -101,10 +116,11 @@ async def check_reachable(client: aiohttp.ClientSession, teacher: ServerTeacher)
     Raises:
         UserError: there is none.
     """
+    seconds = teacher.connect_seconds
+    limits = aiohttp.ClientTimeout(total=3 * seconds, sock_connect=seconds, sock_read=seconds)
     try:
-        async with asyncio.timeout(teacher.connect_seconds):
-            async with client.get(join_url(teacher, "models"), allow_redirects=False):
-                return
+        async with client.get(join_url(teacher, "models"), allow_redirects=False, timeout=limits):
+            return
     except aiohttp.InvalidURL as error:
         raise UserError(f"{teacher.base_url}: no address; correct synthesize.teacher.base_url") from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -123,19 +139,21 @@ async def ask(
     request: Request,
     rng: Random,
     tell: Callable[[str], None],
+    line: Line,
 ) -> tuple[Reply, Spent]:
     """Send one request until it is answered. `tell` is called with the reason of each attempt that failed.
 
     Raises:
-        Unanswered: the server refuses this request, or `retries` are used up.
-        UserError: the server refuses all, or an outage lasts for more than `outage_seconds`; names the request.
+        Unanswered: the server refuses this request, `retries` are used up, or others are answered for UNLUCKY times
+            `outage_seconds` and this one is not.
+        UserError: the server refuses all, or answers none for more than `outage_seconds`; names the request.
     """
     spent = Spent()
     failures, in_a_row, away_since = 0, 0, None
     while True:
         start = time.monotonic()
         try:
-            reply = await send(client, teacher, key, request.body)
+            reply = await send(client, teacher, key, request.body, line)
         except Setback as setback:
             tell(str(setback))
             spent.wasted_prompt_tokens += setback.wasted[0]
@@ -144,7 +162,11 @@ async def ask(
                 raise Unanswered(str(setback), refused=True, spent=spent) from setback
             if setback.outage:
                 away_since = start if away_since is None else away_since
-                if time.monotonic() - away_since > teacher.outage_seconds:
+                now = time.monotonic()
+                if now - away_since > UNLUCKY * teacher.outage_seconds and line.heard > away_since:
+                    reason = f"no reply for {now - away_since:.0f} s in which others were answered: {setback}"
+                    raise Unanswered(reason, refused=False, spent=spent) from setback
+                if now - max(away_since, line.heard) > teacher.outage_seconds:
                     raise UserError(
                         f"sample {request.name}: no reply for outage_seconds={teacher.outage_seconds:g}, the last "
                         f"attempt: {setback}; look after the server, or lower synthesize.teacher.concurrency if it "
@@ -159,6 +181,7 @@ async def ask(
             in_a_row += 1
             await asyncio.sleep(choose_wait(in_a_row, teacher.backoff_seconds, setback.wait, rng))
         else:
+            line.note_reply()
             spent.seconds = round(time.monotonic() - start, 3)
             return reply, spent
 
@@ -183,7 +206,9 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
         return None
 
 
-async def send(client: aiohttp.ClientSession, teacher: ServerTeacher, key: str | None, body: bytes) -> Reply:
+async def send(
+    client: aiohttp.ClientSession, teacher: ServerTeacher, key: str | None, body: bytes, line: Line
+) -> Reply:
     """Send a request once. Redirects are not followed: the key is for this server.
 
     Raises:
@@ -211,7 +236,9 @@ async def send(client: aiohttp.ClientSession, teacher: ServerTeacher, key: str |
     if status == 200:
         return parse_reply(raw, key)
     reason = f"status {status}: {quote_reply(raw, key)}"
-    if status in REFUSED_STATUSES:
+    if NO_MEANS.search(raw) and (status != 429 or b"billing" in raw):  # else a limit that passes goes by that name
+        raise UserError(f"{teacher.base_url}: {reason}; {REMEDIES[402]}; what was answered is kept")
+    if status in REFUSED_STATUSES or (status == 403 and line.replies):  # 403 is also said of what a filter flagged
         raise Setback(reason, refused=True)
     if status in RETRIED_STATUSES or status >= 500:
         wait = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))

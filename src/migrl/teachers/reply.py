@@ -9,6 +9,7 @@ from typing import Any
 
 from migrl.teachers.teacher import Reply
 
+OUTAGE_STATUSES = (429, 502, 503, 504, 529)
 MAX_REPLY_BYTES = 1 << 20  # of a reply to one question; a thousand tokens are about 5 kB
 SHORTEST_KEY = 8  # what is shorter, such as "none", guards nothing, and is a word that a completion may hold
 
@@ -48,11 +49,16 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
     usage = data.get("usage") if isinstance(data, dict) else None
     prompt, completion = (read_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     wasted = (prompt or 0, completion or 0)
+    fault = data.get("error") if isinstance(data, dict) and not data.get("choices") else None
+    if isinstance(fault, dict):  # as OpenRouter tells of an error that came after its status
+        raise Setback(quote_reply(raw, key), outage=fault.get("code") in OUTAGE_STATUSES, wasted=wasted)
     try:
         choice = data["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise Setback(f"a reply without choices: {quote_reply(raw, key)}", wasted=wasted) from error
+    if reason == "error":
+        raise Setback(f"the server broke off: {quote_reply(raw, key)}", wasted=wasted)
     if text is None:
         text = ""  # refused, or all spent on hidden thought: a completion like any other, for the filters
     if not isinstance(text, str):

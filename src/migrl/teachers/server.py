@@ -19,7 +19,7 @@ from migrl.inputs import ModelInput
 from migrl.recipe import Recipe, ServerTeacher
 from migrl.records import ProgressLog
 from migrl.teachers.bar import Bar
-from migrl.teachers.client import Unanswered, ask, check_reachable, open_client, read_key
+from migrl.teachers.client import Line, Unanswered, ask, check_reachable, open_client, read_key
 from migrl.teachers.ledger import add_up
 from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.teachers.request import Request, build_requests, name_request
@@ -99,6 +99,7 @@ async def ask_missing(
     ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=teacher.concurrency)
     finished: asyncio.Queue[Row | None] = asyncio.Queue()
     pending = iter(todo)
+    line = Line(len(log.rows))
 
     async def encode() -> None:
         for item, numbers in pending:
@@ -109,7 +110,7 @@ async def ask_missing(
         while (request := await ready.get()) is not None:
             rng = Random(f"{seed}/{request.name}")
             try:
-                reply, spent = await ask(client, teacher, key, request, rng, bar.count_failure)
+                reply, spent = await ask(client, teacher, key, request, rng, bar.count_failure, line)
             except Unanswered as error:
                 aside.add(request.name, error)
                 bar.pass_over()

@@ -14,19 +14,22 @@ from migrl.recipe import ServerTeacher
 from migrl.teachers.client import Unanswered
 
 FEWEST_IN_A_ROW = 8
+FEWEST_BEFORE_A_REPLY = 64
 
 
 class SetAside:
     """The requests of one run without a reply, at most the share `unanswered` of `total`, rounded up.
 
     As many failures in a row as there are places also end the run, for every one of them may have taken hours. Refusals
-    are quick, and can well come before the first reply: they count for the share alone.
+    are quick, and can well come before the first reply: they count for the share, and end a run without any reply.
     """
 
     def __init__(self, teacher: ServerTeacher, total: int) -> None:
         self.allowed = math.ceil(teacher.unanswered * total)
         self.most_in_a_row = max(FEWEST_IN_A_ROW, teacher.concurrency)
         self.share, self.total, self.in_a_row = teacher.unanswered, total, 0
+        self.most_before_a_reply = max(FEWEST_BEFORE_A_REPLY, teacher.concurrency)
+        self.works = False
         self.rows: list[dict[str, Any]] = []
 
     def add(self, name: str, error: Unanswered) -> None:
@@ -39,7 +42,8 @@ class SetAside:
         reply |= {"prompt_tokens": None, "completion_tokens": None}
         self.rows.append({"uid": name, "reply": reply, "spent": asdict(error.spent), "reason": str(error)})
         self.in_a_row += not error.refused
-        if len(self.rows) > self.allowed or self.in_a_row >= self.most_in_a_row or len(self.rows) == self.total:
+        nothing = len(self.rows) == self.total or (not self.works and len(self.rows) >= self.most_before_a_reply)
+        if len(self.rows) > self.allowed or self.in_a_row >= self.most_in_a_row or nothing:
             limits = "compare model, max_tokens, sft.max_pixels and the number of images with the server's limits"
             raise UserError(
                 f"sample {name}: {error}; {len(self.rows)} of {self.total} requests are without a reply, and "
@@ -50,7 +54,7 @@ class SetAside:
 
     def count_reply(self) -> None:
         """The server works."""
-        self.in_a_row = 0
+        self.works, self.in_a_row = True, 0
 
     def describe(self) -> str:
         """One line about them all."""

@@ -21,6 +21,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 WAITING = (signal.SIGUSR1,)
 STALLED = os.EX_TEMPFAIL  # 75, "temporary failure, try again" in sysexits.h
 STOPPED = ".stopped.json"
+ENDED = ".ended"  # a launcher got SIGTERM: from outside, or because another machine's failed
 
 
 class Stopped(Exception):

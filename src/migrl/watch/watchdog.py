@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -63,7 +63,7 @@ def _expect(folder: Path, settings: WatchSettings, rank: int, limit: Limit) -> I
         try:
             yield running.tick
         finally:
-            running.change(before)
+            running.change(replace(before))
         return
     held = folder / f".stacks-{rank}-held.txt"
     try:
@@ -111,14 +111,15 @@ class _Watchdog(threading.Thread):
         return None if minutes is None else minutes * 60 / LOOKS
 
     def run(self) -> None:
-        seen, quiet = self.ticks, 0
+        seen, quiet, last = self.ticks, 0, self.limit
         while not self.ended:
-            changed = self.woken.wait(self.pause)
+            self.woken.wait(self.pause)
             self.woken.clear()
             limit = self.limit
             self.set_timer()
-            quiet = 0 if changed or self.ticks != seen else quiet + 1
-            seen = self.ticks
+            # By identity: each change brings an object of its own, also back to the limit of before.
+            quiet = 0 if limit is not last or self.ticks != seen else quiet + 1
+            seen, last = self.ticks, limit
             if limit.minutes is not None and quiet and quiet % LOOKS == 0:
                 self.report(limit, limit.minutes * quiet / LOOKS, stop=self.stops and quiet >= 2 * LOOKS)
 
