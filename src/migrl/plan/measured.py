@@ -23,14 +23,14 @@ _BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")
 _ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_completion_tokens")
 DECIDING = {
     "sft": ("sft.lora", "sft.micro_batch", "sft.max_pixels", "sft.parallel"),
-    "merge": ("sft.max_pixels",),
     "select": _ROLLOUTS,
-    "pass_rates": _ROLLOUTS,
     "grpo": (
         *("grpo.lora", "grpo.group", "grpo.micro_batch", "grpo.max_pixels", "grpo.max_completion_tokens"),
         *("grpo.parallel", "grpo.engine"),
     ),
     "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
+    "pass_rates": _ROLLOUTS,
+    "merge": ("sft.max_pixels",),
 }
 """The settings that decide a stage's rate and its peak, beside the model's shape and, in RL, a process's share."""
 _File = TypeVar("_File", bound=BaseModel)
