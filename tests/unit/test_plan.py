@@ -278,7 +278,7 @@ ALL = {"sft", "select", "grpo", "evaluate", "pass_rates"}
         (["model.attention=sdpa"], [], ALL, "sft with model.attention=sdpa; select with"),
         ([], ["model.attention=sdpa"], ALL, "grpo with model.attention=flash_attention_2"),
         ([], ["sft.micro_batch=4"], {"sft"}, "not used: sft with sft.micro_batch=2$"),
-        (["select.batch=2"], [], {"select", "pass_rates"}, "select with select.batch=2; pass_rates with select.batch=2$"),
+        (["select.batch=2"], [], {"select", "pass_rates"}, "select.batch=2; pass_rates with select.batch=2$"),
         ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
         ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 16 completions a process$"),
         (["model.dtype=float32"], [], ALL, "evaluate with model.dtype=float32"),
