@@ -122,9 +122,14 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
 
 def find_end(folder: Path) -> signal.Signals | None:
     """SIGTERM if that is what ended the launchers, and not what ended the rest after one process had failed."""
-    codes = [read_json(path)["exit_code"] for path in folder.glob(FAILURE.format(rank="*"))]
+    codes = [failure["exit_code"] for failure in read_failures(folder)]
     ended = (folder / ENDED).exists() and all(code == -signal.SIGTERM for code in codes)
     return signal.SIGTERM if ended else None
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """The launchers' words of processes that ended badly: `rank`, `exit_code` and `time`."""
+    return [read_json(path) for path in folder.glob(FAILURE.format(rank="*"))]
 
 
 def check_gpus(processes: int) -> None:
@@ -199,7 +204,7 @@ def make_environment(recipe: Recipe) -> dict[str, str]:
 
 def explain_failure(module: str, folder: Path, code: int) -> str:
     """The error for processes that left no word themselves: the first that failed, as the launcher saw it."""
-    failures = [read_json(path) for path in folder.glob(FAILURE.format(rank="*"))]
+    failures = read_failures(folder)
     what = f"its launcher ended with code {code}"
     if failures:
         first = min(failures, key=lambda failure: (failure["time"], failure["rank"]))

@@ -28,8 +28,7 @@ def main() -> None:
     for name in ("address", "port", "id", "module", "processes"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
-    home = options.context.parent.parent
-    await_requests(home)
+    await_requests(options.context.parent.parent)
 
     def end(number: int, frame: FrameType | None) -> None:
         # Whoever ends a whole SLURM step ends the launchers and not `migrl`; SLURM also does it when one has failed.

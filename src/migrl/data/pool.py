@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,10 +101,15 @@ class Choice:
         both splits show in different sets."""
         chosen: dict[Split, list[Sample]] = {"cot": self.list_samples("cot"), "rl": self.list_samples("rl")}
         shown = [{image for sample in samples for image in sample.images} for samples in chosen.values()]
-        tasks = {split: Counter(sample.task for sample in samples) for split, samples in chosen.items()}
-        counts = {split: {task: tasks[split][task] for task in sorted(self.sizes.tasks)} for split in tasks}
         withdrawn = sum(sample is None for kept in self._kept.values() for sample in kept.values())
+        counts = count_tasks(chosen, self.sizes.tasks)
         return {"chosen": counts, "withdrawn": withdrawn, "pictures_in_both": len(shown[0] & shown[1])}
+
+
+def count_tasks(chosen: Mapping[Split, list[Sample]], tasks: Iterable[str]) -> dict[Split, dict[str, int]]:
+    """Samples of each split by task, also where there are none; tasks by name."""
+    found = {split: Counter(sample.task for sample in samples) for split, samples in chosen.items()}
+    return {split: {task: found[split][task] for task in sorted(tasks)} for split in chosen}
 
 
 def identify_picture(path: str) -> str | None:

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from migrl.data.layout import describe_files, link_pictures, move_images
 from migrl.data.mgrounding import choose_samples
-from migrl.data.pool import Drops, PoolSizes, Split
+from migrl.data.pool import Drops, PoolSizes, Split, count_tasks
 from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
 from migrl.data.world_source import TRAINING_SPLITS
@@ -109,8 +109,7 @@ def build_pool(
     unusable = find_unusable(data, shown)
     chosen, dropped = drop_unusable(chosen, unusable, len(shown), training.broken_share, source.downloads)
     refuse_empty(chosen, {"dropped": dropped})
-    tasks = {split: Counter(sample.task for sample in samples) for split, samples in chosen.items()}
-    facts["chosen"] = {split: {task: tasks[split][task] for task in facts["chosen"][split]} for split in tasks}
+    facts["chosen"] = count_tasks(chosen, sizes.tasks)
     for split, samples in chosen.items():
         write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
     licences = {name: repo.licence for entry in pool.values() for name, repo in entry.repos.items()}

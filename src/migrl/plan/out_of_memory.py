@@ -10,10 +10,10 @@ def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
     """Names the stage, what torch said, and the mildest change of each key that its memory grows with."""
     kind = "select" if stage == "pass_rates" else stage.partition("_")[0]  # sft_direct is an sft
     mildest: dict[str, str] = {}
-    for key, value in offer_changes(kind, recipe):
+    # Merge has no key of its own: the pixels that a plan offers would have sft run anew.
+    for key, value in () if kind == "merge" else offer_changes(kind, recipe):
         experiment = " (changes the experiment)" if key.endswith(EXPERIMENT) else ""
-        # The pixels of other stages would have these run anew, and change what merge itself hardly needs.
-        if key not in OTHER_MACHINE and kind != "merge":
+        if key not in OTHER_MACHINE:
             mildest.setdefault(key, f"{key}={show_value(value)}{experiment}")
     change = f"set one of {', '.join(mildest.values())}: this stage then begins anew; or " if mildest else ""
     said = str(error).partition(" Including non-PyTorch")[0].rstrip(".")
