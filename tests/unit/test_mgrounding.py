@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mgrounding_records import make_record
 
 from migrl.data import json_stream, mgrounding
 from migrl.data.json_stream import stream_records
@@ -20,15 +21,6 @@ from migrl.records import BoxTarget, read_samples, write_jsonl
 
 BOX = "<|box_start|>(100,200),(300,400)<|box_end|>"
 CAT = "Find <|object_ref_start|>the cat<|object_ref_end|>."
-
-
-def make_record(task: str, *turns: tuple[str, str], images: int = 4, folder: str = "s") -> dict[str, Any]:
-    names = [f"./MGrounding-630k/{task}/{folder}/{number}.jpg" for number in range(images)]
-    values = [text for turn in turns for text in turn]
-    values[0] = "<image>\n" * images + values[0]
-    speakers = ("human", "gpt") * len(turns)
-    said = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=True)]
-    return {"id": "1", "type": "x", "images": names, "conversations": said}
 
 
 def make_sizes(cot: int | dict[str, int], rl: int, seed: int, tasks: tuple[str, ...] = TASKS) -> PoolSizes:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mgrounding_records import make_record
 from PIL import Image
 
 from migrl.data.json_stream import Tally
@@ -59,12 +60,6 @@ def say(text: str, image: int) -> str:
     return text.replace("<nth>", WORDS[image - 1]).replace("<n>", str(image))
 
 
-def make_record(task: str, question: str, answer: str, images: int = 5) -> dict[str, Any]:
-    names = [f"./MGrounding-630k/{task}/s/{number}.jpg" for number in range(images)]
-    said = (("human", "<image>\n" * images + question), ("gpt", answer))
-    return {"id": "1", "images": names, "conversations": [{"from": name, "value": text} for name, text in said]}
-
-
 @st.composite
 def write_answers(draw: st.DrawFn) -> tuple[str, int, bool]:
     """(prose, the image it places its box in, whether nothing in it is meant to mislead)."""
@@ -82,7 +77,7 @@ def test_what_is_kept_has_the_image_that_the_prose_places_its_box_in(
     task: str, answer: tuple[str, int, bool], question: tuple[str, int, bool], box: int
 ) -> None:
     prose = f"{answer[0]} <|box_start|>({box},5),({box + 100},1000)<|box_end|>"
-    conversion = convert_record(Path("m.json"), 0, make_record(task, question[0] or "Find it.", prose))
+    conversion = convert_record(Path("m.json"), 0, make_record(task, (question[0] or "Find it.", prose), images=5))
     assert len(conversion.samples) + conversion.dropped.total() == 1
     fixed = {"Region_Locating": 1, "Referring_Grounding": 2}.get(task)
     for sample in conversion.samples:
@@ -115,13 +110,13 @@ MISLEADING = [
 
 @pytest.mark.parametrize(("task", "question", "image"), PLAIN_QUESTIONS)
 def test_a_question_that_says_where_to_look_is_kept(task: str, question: str, image: int) -> None:
-    (sample,) = convert_record(Path("m.json"), 0, make_record(task, question, BOX_TEXT)).samples
+    (sample,) = convert_record(Path("m.json"), 0, make_record(task, (question, BOX_TEXT), images=5)).samples
     assert isinstance(sample.target, BoxTarget) and sample.target.image == image
 
 
 @pytest.mark.parametrize(("task", "question", "answer"), MISLEADING)
 def test_an_image_that_is_named_for_another_reason_is_no_target(task: str, question: str, answer: str) -> None:
-    conversion = convert_record(Path("m.json"), 0, make_record(task, question, answer + BOX_TEXT))
+    conversion = convert_record(Path("m.json"), 0, make_record(task, (question, answer + BOX_TEXT), images=5))
     assert not conversion.samples and conversion.dropped.total() == 1
 
 
@@ -139,7 +134,10 @@ def test_a_target_of_univg_is_the_image_that_question_or_thought_places_it_in(
 
 
 GOOD = json.dumps(
-    [make_record(TASKS[number % 7], "Find it.", f"It's in the {WORDS[number % 5]} image.") for number in range(6)]
+    [
+        make_record(TASKS[number % 7], ("Find it.", f"It's in the {WORDS[number % 5]} image."), images=5)
+        for number in range(6)
+    ]
 ).encode()
 INSERTED = st.sampled_from(
     [
