@@ -21,7 +21,7 @@ from migrl.not_run import render_not_run
 from migrl.recipe import Recipe, is_trained, load_recipe
 from migrl.references import check_deltas, load_references
 from migrl.report.markdown import write_markdown
-from migrl.report.measurements import render_measurements
+from migrl.report.measurements import CARDS, MEASUREMENTS, PAGE, render_measurements
 from migrl.report.scores import list_score_lines
 from migrl.report.text import order_arms
 from migrl.scores import Row, compute_scores, load_rows, name_arm, rescore_row
@@ -31,7 +31,6 @@ from migrl.verdicts import judge_claims, judge_levels
 
 SAMPLES = "samples.jsonl.gz"
 RECIPES = CLAIMS_FILE.parent / "recipes"
-PAGE = "report.md"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
 SCORED_KEYS = ("status", "image", "boxes", "letter", "iou", "hit")
@@ -42,6 +41,7 @@ MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
 MOST_RESAMPLES = 1_000_000  # a hundred times what verdicts use; far above it there is no memory for them
 JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
 """What a folder of measured costs cannot hold, for nothing there would be checked by its rows."""
+PARTS_FILES = (MEASUREMENTS, PAGE)
 NOT_RUN_FILES = ("README.md", "claims.json", "levels.json")
 
 
@@ -168,12 +168,24 @@ def render_page(
 
 def recompute_costs(folder: Path) -> tuple[str, list[str]]:
     """The same for a folder of a recipe without claims, which holds what its stages cost."""
-    text = render_measurements(read_object(folder / "measurements.json", dict))
-    differences = list(compare_text(folder / PAGE, text, "measurements.json gives"))
+    text = render_measurements(read_object(folder / MEASUREMENTS, dict))
+    differences = list(compare_text(folder / PAGE, text, f"{MEASUREMENTS} gives"))
     for name in JUDGED_FILES:
         if (folder / name).exists():
             differences.append(f"{name}: cannot lie here, the manifest's settings.claims is 'none'")
     return f"measured costs and no claim, {PAGE} written again", differences
+
+
+def recompute_parts(folder: Path) -> tuple[str, list[str]]:
+    """The same for a folder of parts that were measured alone, beside which no stage's figures can stand."""
+    data = read_object(folder / MEASUREMENTS, dict)
+    differences = list(compare_text(folder / PAGE, render_measurements(data), f"{MEASUREMENTS} gives"))
+    if set(data) != {CARDS}:
+        differences.append(
+            f"{MEASUREMENTS}: holds more than {CARDS!r}, and no {MANIFEST} says what the rest is made of"
+        )
+    differences += [f"{name}: belongs to no such folder" for name in list_files(folder) if name not in PARTS_FILES]
+    return f"measured parts and no claim, {PAGE} written again", differences
 
 
 def recompute_calibration(folder: Path) -> tuple[str, list[str]]:

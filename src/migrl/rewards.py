@@ -17,6 +17,7 @@ from migrl.boxes import Frame
 from migrl.scores import score_completion
 
 AccuracyKind = Literal["iou", "gated_iou", "hit"]
+RewardFunction = Callable[..., list[float]]
 
 
 def compute_accuracy_reward(score: dict[str, Any], kind: AccuracyKind) -> float:
@@ -39,7 +40,7 @@ def measure_zero_variance(hits: list[bool], group: int) -> float:
     return sum(len(set(some)) == 1 for some in groups) / len(groups)
 
 
-def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame) -> list[Callable[..., list[float]]]:
+def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame) -> list[RewardFunction]:
     """The two reward functions in trl's form: `(prompts, completions, <dataset columns>) -> rewards`.
 
     The columns `target`, `sizes` and `resized_sizes` come from the RL data set; rows of one group are

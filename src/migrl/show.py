@@ -48,9 +48,9 @@ def list_claim_cells(claim: dict[str, Any]) -> tuple[str, str, str, str, str]:
 
 def print_measurements(folder: Path, console: Console) -> None:
     """Print what the stages of a rehearsal cost."""
-    from migrl.report.measurements import COLUMNS, MEASURED, list_cells
+    from migrl.report.measurements import COLUMNS, MEASURED, MEASUREMENTS, list_cells
 
-    data = read_json(folder / "measurements.json")
+    data = read_json(folder / MEASUREMENTS)
     table = Table("stage", *COLUMNS.values(), title=f"{folder.name} on {data['device']}", title_justify="left")
     for name in MEASURED:
         table.add_row(name, *list_cells(name, data))

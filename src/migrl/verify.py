@@ -14,7 +14,15 @@ from pathlib import Path
 from migrl.claims import CLAIMS_FILE
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
-from migrl.recompute import SAMPLES, recompute_calibration, recompute_not_run, recompute_reference, recompute_run
+from migrl.recompute import (
+    SAMPLES,
+    recompute_calibration,
+    recompute_not_run,
+    recompute_parts,
+    recompute_reference,
+    recompute_run,
+)
+from migrl.report.measurements import MEASUREMENTS
 from migrl.seal import STATING_FILES, TREE, check_in_tree, check_manifest, check_tree, find_sealed, list_files
 from migrl.stored import read_object
 
@@ -65,7 +73,7 @@ def verify(path: Path, *, claims_file: Path = CLAIMS_FILE) -> Verification:
         return verify_folder(path, claims_file)
     if find_sealed(path):
         return verify_tree(path, claims_file)
-    if is_not_run(path):
+    if is_not_run(path) or has_parts_only(path):
         return verify_folder(path, claims_file)
     raise UserError(
         f"{path}: holds neither {TREE} nor {MANIFEST} nor claims, so there is nothing to check it by; "
@@ -97,6 +105,8 @@ def verify_tree(results: Path, claims_file: Path = CLAIMS_FILE) -> Verification:
             checks.append(_recompute(name, recompute_reference, results / name))
         elif is_not_run(results / name):
             checks.append(_recompute(name, recompute_not_run, results / name, claims_file))
+        elif has_parts_only(results / name):
+            checks.append(_recompute(name, recompute_parts, results / name))
         else:
             checks.append(Check(name, "", (f"{MANIFEST}: missing, so nothing says what its results were made from",)))
     return Verification(tuple(checks), _read_root(results / TREE))
@@ -107,6 +117,8 @@ def verify_folder(folder: Path, claims_file: Path = CLAIMS_FILE) -> Verification
     beside = Check(".", "", _collect(check_in_tree, folder))
     if is_not_run(folder):
         return Verification((beside, _recompute(".", recompute_not_run, folder, claims_file)), None)
+    if has_parts_only(folder):
+        return Verification((beside, _recompute(".", recompute_parts, folder)), None)
     hashes = Check(".", f"{len(list_files(folder))} files by their hashes", _collect(check_manifest, folder))
     references = folder.resolve().parent / REFERENCES
     numbers = _recompute(".", recompute_run, folder, references, claims_file)
@@ -122,6 +134,12 @@ def is_not_run(folder: Path) -> bool:
     """Whether a folder states claims and holds no evidence at all: the recipe has not been run."""
     evidence = {MANIFEST, *STATING_FILES} - {"claims.json"}
     return (folder / "claims.json").is_file() and not any((folder / name).exists() for name in evidence)
+
+
+def has_parts_only(folder: Path) -> bool:
+    """Whether a folder holds what `make gpu` measured, and nothing that a recipe's stages made."""
+    others = {MANIFEST, *STATING_FILES} - {MEASUREMENTS}
+    return (folder / MEASUREMENTS).is_file() and not any((folder / name).exists() for name in others)
 
 
 def _recompute(place: str, recompute: Callable[..., tuple[str, list[str]]], *arguments: Path) -> Check:

@@ -12,6 +12,7 @@ from migrl.errors import UserError
 from migrl.evidence import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
+from migrl.report.measurements import read_cards, write_cards
 from migrl.seal import check_place, write_entries
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
@@ -31,11 +32,16 @@ def reproduce(
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     target = results / settings.name
-    publish_report(report, target)
     if settings.claims == "none":
+        cards = read_cards(target)
+        publish_report(report, target)
+        if cards:  # what `make gpu` measured stays
+            write_cards(target, cards)
+            write_entries(target)
         print_measurements(target, console)
         console.print(f"report: {target / 'report.md'}")
         return
+    publish_report(report, target)
     print_claims(target, console)
     console.print(f"report: {target / 'report.html'}")
 

@@ -122,7 +122,7 @@ def write_text(start: str, tokens: int, tokenizer: PreTrainedTokenizerBase, rng:
 
 
 def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: str, folder: Path) -> dict[str, Any]:
-    """Draw weights from `source.seed` on the accelerator if there is one; save them, sharded, with the processor.
+    """Draw weights from `source.seed`; save them, sharded, with the processor.
 
     Raises:
         UserError: no such shapes, a vocabulary smaller than the tokenizer's, or too little disk.
@@ -138,14 +138,21 @@ def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: s
         )
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, parameters * kind.itemsize)
-    torch.manual_seed(source.seed)
-    with torch.device(pick_device()):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=kind)
-    model.save_pretrained(folder, max_shard_size="5GB")
+    draw_model(source, config, dtype).save_pretrained(folder, max_shard_size="5GB")
     processor.save_pretrained(folder)
-    del model
     release_memory()
     return {"parameters": parameters, "weights": "random"}
+
+
+def draw_model(
+    source: RehearsalSource, config: Qwen2_5_VLConfig, dtype: str, attention: str | None = None
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A model with weights drawn from `source.seed` where it will work: on the accelerator if there is one."""
+    torch.manual_seed(source.seed)
+    with torch.device(pick_device()):
+        return Qwen2_5_VLForConditionalGeneration._from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
 
 
 def read_shapes(path: Path, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,10 +29,11 @@ class Gpu(Frozen):
 
 
 class Efficiency(Frozen):
-    """The share of a peak that is reached, from low to high, and where that is from."""
+    """The share of a peak that is reached, from low to high, where that is from, and whether somebody measured it."""
 
     range: tuple[Positive, Positive]
     source: str
+    basis: Literal["assumed", "measured"] = "assumed"
 
     @model_validator(mode="after")
     def check_order(self) -> Self:

@@ -87,6 +87,8 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     asked, recipe = recipe.launch.processes, reduce_processes(recipe, machine)
     workload = replace(workload, recipe=recipe)
     measured = read_measured(results, workload, machine)
+    efficiency = assumptions.efficiency.model_copy(update=measured.shares)
+    workload = replace(workload, assumptions=assumptions.model_copy(update={"efficiency": efficiency}))
     stages, more, needs_gpu = [], [], recipe.model.needs_gpu
     for stage in plan_stages(recipe):
         if not workload.recipe.trains and stage.name not in UNTRAINED:
@@ -185,7 +187,7 @@ def reduce_processes(recipe: Recipe, machine: Machine) -> Recipe:
 
 def list_notes(workload: Workload, machine: Machine, measured: Measured) -> list[str]:
     """What the reader should know about the figures."""
-    notes = [measured.note] if machine.gpus else []
+    notes = list(measured.notes) if machine.gpus else []
     if machine.gpus > workload.gpus:
         idle = machine.gpus - workload.gpus
         notes.append(f"{idle} of {machine.gpus} GPUs stay idle: launch.processes={workload.gpus}")

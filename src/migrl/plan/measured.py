@@ -1,23 +1,26 @@
-"""Measurements that hold for a plan: the rehearsal's rates, and what an earlier run of this very recipe took.
+"""Measurements that hold for a plan: shares of a peak, the rehearsal's rates, and what this very recipe took before.
 
-A rate is used where GPU, number type, attention, the model's shape and the settings that decide it are those of the
-plan; what is not used is named.
+A share that `make gpu` measured is used where GPU, number type, attention and the model's shape are those of the plan,
+a rate where the settings that decide it are, too; what is not used is named.
 """
 
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
+from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
+from migrl.plan.shares import pick_shares
 from migrl.plan.workload import REHEARSAL, Workload, find_file
+from migrl.report.gpu_parts import Card
+from migrl.report.measurements import MEASUREMENTS
 
-MEASUREMENTS = "measurements.json"
 SHARED = ("model.dtype", "model.attention")
 _BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")
 _ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_completion_tokens")
@@ -50,12 +53,21 @@ class Rate(_Lenient):
     peak_memory_gb: float | None
 
 
-class Rates(_Lenient):
-    """measurements.json."""
+class Measurements(_Lenient):
+    """measurements.json: the rehearsal's device and stages, if there was one, and the cards of `make gpu`."""
 
-    device: str
-    not_run: bool
-    stages: dict[str, Rate]
+    device: str | None = None
+    not_run: bool = False
+    stages: Annotated[dict[str, Rate], Field(validate_default=True)] = {}
+    cards: dict[str, Card] = {}
+
+    @field_validator("stages", mode="after")
+    @classmethod
+    def check_device(cls, stages: dict[str, Rate], info: ValidationInfo) -> dict[str, Rate]:
+        """Stages and their device stand together."""
+        if (info.data.get("device") is None) != (not stages):
+            raise ValueError("neither device nor stages can stand alone")
+        return stages
 
 
 class Performance(_Lenient):
@@ -83,11 +95,15 @@ class Manifest(_Lenient):
 
 @dataclass(frozen=True)
 class Measured:
-    """The rehearsal's stages and this recipe's own, as far as they hold, and what the reader should know of them."""
+    """The rehearsal's stages, shares of a peak and this recipe's own stages, as far as they hold.
+
+    `notes` are what the reader should know of them.
+    """
 
     stages: dict[str, Rate] = field(default_factory=dict)
+    shares: dict[str, Efficiency] = field(default_factory=dict)
     own: dict[str, OwnStage] = field(default_factory=dict)
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_measured(results: Path, workload: Workload, machine: Machine) -> Measured:
@@ -96,36 +112,43 @@ def read_measured(results: Path, workload: Workload, machine: Machine) -> Measur
     Raises:
         UserError: a file of measurements that is broken.
     """
-    stages, note = read_rehearsal(results / REHEARSAL, workload, machine)
+    path = results / REHEARSAL / MEASUREMENTS
+    found = read_file(Measurements, path) or Measurements()
+    stages, note = pick_rates(found, path, workload, machine)
+    cards = {device: card for device, card in found.cards.items() if is_device(device, workload, machine)}
+    shares, words = pick_shares(cards, workload, machine)
+    if found.cards and not cards:
+        words = f"parts measured on {', '.join(found.cards)}, not on {machine.device}, so not used"
+    notes = tuple(text for text in (note, words and f"{path}: {words}") if text)
+    if not notes:
+        notes = (f"no {REHEARSAL}/{MEASUREMENTS} below {results}: nothing was measured on a GPU",)
     manifest = read_file(Manifest, results / workload.recipe.name / MANIFEST)
     # Other seeds leave what a stage costs as it is.
     settings = workload.recipe.model_dump(mode="json", exclude={"seeds"})
     if manifest is None or not agrees(manifest.settings, settings):
-        return Measured(stages, {}, note)
+        return Measured(stages, shares, {}, notes)
     devices = {stage.facts.performance.device for stage in manifest.stages.values() if stage.facts.performance}
     own = manifest.stages if all(is_device(device, workload, machine) for device in devices) else {}
-    return Measured(stages, own, note)
+    return Measured(stages, shares, own, notes)
 
 
-def read_rehearsal(folder: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Rate], str]:
+def pick_rates(found: Measurements, path: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Rate], str]:
     """The rehearsal's stages that hold, and where they are from or why they do not."""
-    path = folder / MEASUREMENTS
-    rates = read_file(Rates, path)
-    if rates is None:
-        return {}, f"no {REHEARSAL}/{MEASUREMENTS} below {folder.parent}: nothing was measured on a GPU"
-    if rates.not_run or not is_device(rates.device, workload, machine):
-        return {}, f"{path}: measured on {rates.device}, not on {machine.device}, so not used"
-    manifest = read_file(Manifest, folder / MANIFEST)
+    if found.device is None:
+        return {}, ""
+    if found.not_run or not is_device(found.device, workload, machine):
+        return {}, f"{path}: measured on {found.device}, not on {machine.device}, so not used"
+    manifest = read_file(Manifest, path.parent / MANIFEST)
     if manifest is None:
-        raise UserError(f"{folder / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
+        raise UserError(f"{path.parent / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
     shapes = manifest.settings.get("source", {}).get("shapes")
     if shapes is None or read_shape(find_file(Path(shapes))) != workload.shape:
         return {}, f"{path}: measured on a model of another shape, so not used"
     here = workload.recipe.model_dump(mode="json")
     differing = {stage: list_differences(stage, manifest.settings, here) for stage in DECIDING}
     left = "; ".join(f"{stage} with {', '.join(keys)}" for stage, keys in differing.items() if keys)
-    note = f"{path}: measured on {rates.device}" + (f"; other settings, so not used: {left}" if left else "")
-    return {stage: rate for stage, rate in rates.stages.items() if not differing.get(stage)}, note
+    note = f"{path}: measured on {found.device}" + (f"; other settings, so not used: {left}" if left else "")
+    return {stage: rate for stage, rate in found.stages.items() if not differing.get(stage)}, note
 
 
 def list_differences(stage: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:

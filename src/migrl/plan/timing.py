@@ -49,7 +49,7 @@ def time_compute(what: str, flops: float, share: Efficiency, machine: Machine, g
     low, high = share.range
     ideal = flops / (machine.peak_flops * gpus)
     words = f"{what} {show_power(flops)} FLOPs / ({gpus} x {machine.peak_flops / 1e12:g} TFLOP/s x {show_share(share)})"
-    return Duration(ideal / high, ideal / low, gpus, words)
+    return Duration(ideal / high, ideal / low, gpus, words, share.basis)
 
 
 def time_decoding(decoding: Decoding, share: Efficiency, machine: Machine, gpus: int) -> Duration | None:
@@ -63,7 +63,7 @@ def time_decoding(decoding: Decoding, share: Efficiency, machine: Machine, gpus:
         f"decoding {decoding.batches:,.0f} batches / {gpus} x {show_span(short, long)} steps x "
         f"{decoding.bytes / 1e9:.1f} GB / ({machine.bandwidth / 1e12:g} TB/s x {show_share(share)})"
     )
-    return Duration(each * short / high, each * long / low, gpus, words)
+    return Duration(each * short / high, each * long / low, gpus, words, share.basis)
 
 
 def time_measured(stage: str, tokens: tuple[float, float], measured: Measured, gpus: int) -> Duration | None:
@@ -84,7 +84,8 @@ def add_durations(*parts: Duration | None) -> Duration | None:
         return None
     words = " + ".join(part.words for part in known)
     low, high = sum(part.low for part in known), sum(part.high for part in known)
-    return Duration(low, high, max(part.gpus for part in known), words)
+    basis = "measured" if all(part.basis == "measured" for part in known) else "assumed"
+    return Duration(low, high, max(part.gpus for part in known), words, basis)
 
 
 def show_span(low: float, high: float) -> str:

@@ -1,11 +1,23 @@
-"""The rehearsal's report: what each stage cost, as `measurements.json` and as a table.
+"""`measurements.json` and its page: what `make rehearsal` measured of whole stages, and `make gpu` of their parts.
 
-`migrl plan` reads the file. Without a measurement on a GPU there is no file, and the table says "not run".
+Both write into the same file and leave the other's figures in place; `migrl plan` reads it. What was not measured on a
+GPU says "not run".
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from migrl.errors import UserError
+from migrl.evidence import MANIFEST, read_json, write_json
+from migrl.report.gpu_parts import Card, Part, render_cards
+from migrl.seal import make_file_hashes, seal
+
+MEASUREMENTS = "measurements.json"
+PAGE = "report.md"
+CARDS = "cards"
 DEFINITIONS = {
     "seconds_per_step": "median of the timed steps, after the warm-up; waiting for data counts, checkpoints do not",
     "tokens_per_second": "sft, grpo: tokens trained on, prompts and image tokens included, rollouts in the time; "
@@ -37,10 +49,11 @@ MEASURED: dict[str, tuple[str, tuple[str, ...]]] = {
     "pass_rates": ("batch", tuple(COLUMNS)),
 }
 """For each stage what one step of it is, and the columns that apply to it."""
+_CARDS = TypeAdapter(dict[str, Card])
 
 
 def collect_measurements(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of measurements.json, from the manifests of a recipe's stages."""
+    """What a rehearsal's stages cost, from their manifests."""
     stages = {}
     for name in (name for name in MEASURED if name in manifests):
         whole = {"step": "stage", "steps": 1, "processes": 1, "seconds_per_step": manifests[name]["seconds"]}
@@ -58,14 +71,60 @@ def collect_measurements(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
 
 
+def read_cards(folder: Path) -> dict[str, Card]:
+    """The cards of a folder's `measurements.json`; none without the file.
+
+    Raises:
+        UserError: no JSON, or records of another form; it names the file and the key.
+    """
+    path = folder / MEASUREMENTS
+    if not path.exists():
+        return {}
+    data = read_json(path)
+    try:
+        return _CARDS.validate_python(data.get(CARDS, {}) if isinstance(data, dict) else data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, (CARDS, *fault["loc"])))
+        raise UserError(f"{path}: {where}: {fault['msg']}; delete it, or restore it from the repository") from error
+
+
+def add_part(folder: Path, device: str, memory_gb: float, name: str, part: Part) -> Card:
+    """Put one part of a card into the folder's file, at once and whole; return the card with it."""
+    cards = read_cards(folder)
+    card = cards.get(device, Card(memory_gb=memory_gb))
+    card = card.model_copy(update={"memory_gb": memory_gb, "parts": {**card.parts, name: part}})
+    write_cards(folder, {**cards, device: card})
+    return card
+
+
+def write_cards(folder: Path, cards: Mapping[str, Card]) -> None:
+    """Put the cards into the folder's `measurements.json`, write its page anew, and its manifest if it has one."""
+    path, manifest = folder / MEASUREMENTS, folder / MANIFEST
+    folder.mkdir(parents=True, exist_ok=True)
+    data = read_json(path) if path.exists() else {}
+    data[CARDS] = {device: card.model_dump(mode="json", exclude_defaults=True) for device, card in cards.items()}
+    write_json(path, data)
+    page = folder / f"{PAGE}.tmp"
+    page.write_text(render_measurements(data), encoding="utf-8")
+    page.replace(folder / PAGE)
+    if manifest.exists():
+        write_json(manifest, seal({**read_json(manifest), "files": make_file_hashes(folder)}))
+
+
 def render_measurements(data: Mapping[str, Any] | None) -> str:
-    """The table as Markdown; `data` None is a rehearsal that was not run."""
-    lines = ["# Rehearsal: what the stages of the paper recipe cost on one GPU", ""]
-    if data is None:
-        lines += ["**Not run on a GPU so far.** On a GPU server `make rehearsal` runs it and fills this folder:"]
-        lines += [
-            "this table, and `measurements.json`, which `migrl plan` reads. Without it plan uses its formulas alone."
-        ]
+    """The page as Markdown; of what `data` lacks it says "not run"."""
+    cards = _CARDS.validate_python((data or {}).get(CARDS, {}))
+    lines = ["# What the paper recipe costs on one GPU", "", *render_cards(cards), "", *render_stages(data)]
+    return "\n".join([*lines, ""])
+
+
+def render_stages(data: Mapping[str, Any] | None) -> list[str]:
+    """The rehearsal's table; without its stages it was not run."""
+    lines = ["## Rehearsal: whole stages", ""]
+    if data is None or "stages" not in data:
+        lines += ["**Not run on a GPU so far.** `make rehearsal` runs every stage of the pipeline for a few steps."]
+        data = None
     else:
         dirty = " (with uncommitted changes)" if data["dirty"] else ""
         lines += [f"Device: {data['device']}; revision {data['git_revision']}{dirty}."]
@@ -74,12 +133,12 @@ def render_measurements(data: Mapping[str, Any] | None) -> str:
     names = MEASURED if data is None else data["stages"]
     lines += [f"| {name} | {' | '.join(list_cells(name, data))} |" for name in names]
     lines += ["", *(f"- `{name}`: {text}." for name, text in DEFINITIONS.items())]
-    lines += [
+    return [
+        *lines,
         "",
-        "Random weights, drawn pictures; completions nearly always run to their limit, so generation is at its",
+        "In both, weights are random, pictures drawn, and completions nearly always run to their limit, so generation",
+        "is at its slowest. Shapes and batches: reproduce/recipes/rehearsal.yaml.",
     ]
-    lines += ["slowest. Shapes and batches: reproduce/recipes/rehearsal.yaml."]
-    return "\n".join([*lines, ""])
 
 
 def list_cells(name: str, data: Mapping[str, Any] | None) -> list[str]:

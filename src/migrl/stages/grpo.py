@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import List, Value
-from transformers import Qwen2_5_VLProcessor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from migrl.answers import format_box_answer, format_choice_answer
@@ -22,8 +22,9 @@ from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
 from migrl.models import list_vision_token_ids, load_model, load_processor
 from migrl.performance import StepMeter, read_performance
+from migrl.recipe import Recipe
 from migrl.records import BoxTarget, read_samples
-from migrl.rewards import make_reward_functions
+from migrl.rewards import RewardFunction, make_reward_functions
 from migrl.training import (
     build_dataset,
     check_processes,
@@ -93,29 +94,11 @@ def train(context: StageContext, rank: Rank) -> None:
             "enlarge the RL pool or look at pass_rates.json beside it"
         )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
-    asked = [item.describe() for item in items]
-    columns = {
-        "target": [{key: row["target"].get(key) for key in TARGET} for row in asked],
-        "sizes": [row["sizes"] for row in asked],
-        "resized_sizes": [row["resized_sizes"] for row in asked],
-    }
-    pairs = List(List(Value("int64")))
-    dataset = build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs})
-    rewards = make_reward_functions(settings.accuracy_reward, settings.group, recipe.model.frame)
-    check_perfect_reward(items[0], processor, rewards)
+    check_perfect_reward(items[0], processor, make_rewards(recipe))
     set_patience(recipe.watch)
-    config = make_config(context, processor)  # before the model: under ZeRO-3 it decides how weights are loaded
-    model = load_model(start, recipe.model)
-    freeze_vision_tower(model)
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=dataset,
-        processing_class=processor,
-        peft_config=make_lora_config(settings.lora) if settings.lora else None,
-        callbacks=make_callbacks(context, settings.alarms),
-    )
+    config = make_config(recipe, context.folder / "checkpoints", processor)
+    callbacks = make_callbacks(context, settings.alarms)
+    trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks)
     check_processes(trainer, rank)
     trainable = check_trainable(trainer.model)
     if trainer.processing_class.tokenizer.padding_side != "left":
@@ -130,12 +113,48 @@ def train(context: StageContext, rank: Rank) -> None:
     save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"), context.folder / "checkpoints")
 
 
-def make_config(context: StageContext, processor: Qwen2_5_VLProcessor) -> GRPOConfig:
-    """The recipe in trl's words. `steps_per_generation` covers one optimizer step: rollouts are on-policy."""
-    recipe, settings = context.recipe, context.recipe.grpo
+def make_rewards(recipe: Recipe) -> list[RewardFunction]:
+    """The recipe's rewards as trl calls them."""
+    return make_reward_functions(recipe.grpo.accuracy_reward, recipe.grpo.group, recipe.model.frame)
+
+
+def build_trainer(
+    recipe: Recipe,
+    config: GRPOConfig,
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    items: list[ModelInput],
+    callbacks: list[TrainerCallback],
+) -> GRPOTrainer:
+    """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
+    freeze_vision_tower(model)
+    asked = [item.describe() for item in items]
+    columns = {
+        "target": [{key: row["target"].get(key) for key in TARGET} for row in asked],
+        "sizes": [row["sizes"] for row in asked],
+        "resized_sizes": [row["resized_sizes"] for row in asked],
+    }
+    pairs = List(List(Value("int64")))
+    return GRPOTrainer(
+        model=model,
+        reward_funcs=make_rewards(recipe),
+        args=config,
+        train_dataset=build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs}),
+        processing_class=processor,
+        peft_config=make_lora_config(recipe.grpo.lora) if recipe.grpo.lora else None,
+        callbacks=callbacks,
+    )
+
+
+def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcessor) -> GRPOConfig:
+    """The recipe in trl's words; made before the model is loaded, as under ZeRO-3 it decides how that is done.
+
+    `steps_per_generation` covers one optimizer step: rollouts are on-policy.
+    """
+    settings = recipe.grpo
     micro_steps = settings.completions_per_step // settings.micro_batch // recipe.launch.processes
     return GRPOConfig(
-        output_dir=str(context.folder / "checkpoints"),
+        output_dir=str(checkpoints),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.micro_batch,
         gradient_accumulation_steps=micro_steps,
@@ -172,7 +191,7 @@ def suppress_vision(processor: Qwen2_5_VLProcessor) -> dict[str, Any]:
     return {"generation_kwargs": {"suppress_tokens": list_vision_token_ids(processor)}}
 
 
-def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewards: list[Any]) -> None:
+def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewards: list[RewardFunction]) -> None:
     """Encode and decode a perfect completion as the trainer does, and ask every reward for its maximum.
 
     Tags that are special tokens vanish in decoding, and every reward would silently be 0.

@@ -18,7 +18,7 @@ from migrl.recipe import Recipe, WorldSource
 from migrl.records import read_jsonl
 from migrl.references import REFERENCE_RUNS, load_references
 from migrl.report.build import ReportLogs, write_report
-from migrl.report.measurements import collect_measurements, render_measurements
+from migrl.report.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
 from migrl.scores import Row, compute_scores
 from migrl.seal import make_file_hashes, seal
 from migrl.seeds import join_files, join_lists, read_evaluated_rows
@@ -99,8 +99,8 @@ def report_costs(context: StageContext) -> dict[str, Any]:
     """Write `measurements.json` and `report.md`; return the device they are of."""
     out = context.folder
     measurements = collect_measurements({name: read_manifest(folder) for name, folder in context.inputs.items()})
-    write_json(out / "measurements.json", measurements)
-    (out / "report.md").write_text(render_measurements(measurements), encoding="utf-8")
+    write_json(out / MEASUREMENTS, measurements)
+    (out / PAGE).write_text(render_measurements(measurements), encoding="utf-8")
     write_json(out / "evidence.json", seal({**collect_facts(context), "files": hash_results(out)}))
     return {"device": measurements["device"]}
 

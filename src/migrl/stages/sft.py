@@ -7,7 +7,7 @@ step. Stage `sft_direct` is the same training on answers without reasoning, aske
 from pathlib import Path
 from typing import Any
 
-from transformers import Qwen2_5_VLProcessor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from migrl.errors import UserError
@@ -16,6 +16,7 @@ from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
 from migrl.models import load_model, load_processor
 from migrl.performance import StepMeter, read_performance
+from migrl.recipe import Recipe
 from migrl.records import parse_sample, read_jsonl
 from migrl.training import (
     MESSAGES,
@@ -49,18 +50,35 @@ def train(context: StageContext, rank: Rank) -> None:
     base = context.inputs["fetch"] / "model"
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
     items, completions = load_cot(context, processor, reasoning=context.name != "sft_direct")
-    messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
-    dataset = build_dataset(items, {"completion": messages}, {"completion": MESSAGES})
-    steps = -(-len(items) // settings.batch) * settings.epochs
     set_patience(recipe.watch)
-    arguments = SFTConfig(
-        output_dir=str(context.folder / "checkpoints"),
+    config = make_config(recipe, context.folder / "checkpoints", len(items))
+    trainer = build_trainer(
+        recipe, config, load_model(base, recipe.model), processor, items, completions, make_callbacks(context)
+    )
+    check_processes(trainer, rank)
+    trainable = check_trainable(trainer.model)
+    loss_tokens = check_labels(trainer, processor, completions)
+    meter = StepMeter(settings.lora)
+    trainer.add_callback(meter)
+    train_resuming(trainer, context.folder / "checkpoints")
+    meter.save(context.folder)
+    facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
+    if trainer.is_world_process_zero():
+        write_json(context.folder / "facts.json", facts)
+    save_trained(trainer, context.folder / "adapter", context.folder / "checkpoints")
+
+
+def make_config(recipe: Recipe, checkpoints: Path, samples: int) -> SFTConfig:
+    """The recipe in trl's words; made before the model is loaded, as under ZeRO-3 it decides how that is done."""
+    settings = recipe.sft
+    return SFTConfig(
+        output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.micro_batch,
         gradient_accumulation_steps=settings.batch // settings.micro_batch // recipe.launch.processes,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_ratio * steps),
+        warmup_steps=round(settings.warmup_ratio * -(-samples // settings.batch) * settings.epochs),
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.dtype == "bfloat16",
         max_length=None,  # over-long samples are dropped with a count, never cut through image tokens
@@ -76,27 +94,28 @@ def train(context: StageContext, rank: Rank) -> None:
         remove_unused_columns=False,
         disable_tqdm=False,
     )
-    model = load_model(base, recipe.model)
+
+
+def build_trainer(
+    recipe: Recipe,
+    config: SFTConfig,
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    items: list[ModelInput],
+    completions: list[str],
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    """The trainer of `model` on the completions of `items`, its vision tower frozen and its language model adapted."""
     freeze_vision_tower(model)
-    trainer = SFTTrainer(
+    messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
+    return SFTTrainer(
         model=model,
-        args=arguments,
-        train_dataset=dataset,
+        args=config,
+        train_dataset=build_dataset(items, {"completion": messages}, {"completion": MESSAGES}),
         processing_class=processor,
-        peft_config=make_lora_config(settings.lora),
-        callbacks=make_callbacks(context),
+        peft_config=make_lora_config(recipe.sft.lora),
+        callbacks=callbacks,
     )
-    check_processes(trainer, rank)
-    trainable = check_trainable(trainer.model)
-    loss_tokens = check_labels(trainer, processor, completions)
-    meter = StepMeter(settings.lora)
-    trainer.add_callback(meter)
-    train_resuming(trainer, context.folder / "checkpoints")
-    meter.save(context.folder)
-    facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
-    if trainer.is_world_process_zero():
-        write_json(context.folder / "facts.json", facts)
-    save_trained(trainer, context.folder / "adapter", context.folder / "checkpoints")
 
 
 def load_cot(

@@ -1,0 +1,175 @@
+"""Generation as select and evaluate do it, in its phases: preparing, vision tower, reading the prompt, decoding."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import get_peft_model
+from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
+from migrl.flops import count_forward
+from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.inputs import ModelInput
+from migrl.performance import read_clock
+from migrl.plan.costs import make_decoding
+from migrl.plan.memory import Memory
+from migrl.plan.peaks import generate, make_batch
+from migrl.plan.timing import time_compute, time_decoding
+from migrl.report.gpu_parts import Bound, Figure, Part
+from migrl.training import make_lora_config
+
+REPETITIONS = 2
+WARMUP_TOKENS = 4
+
+
+@dataclass
+class Phases:
+    """When the first pass through the model and its vision tower began and ended, on `read_clock`'s clock."""
+
+    marks: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def watch(self, model: Qwen2_5_VLForConditionalGeneration) -> Iterator[None]:
+        """Note the marks while one batch is generated; later passes change nothing."""
+        self.marks = {"start": read_clock()}
+        hooks = []
+        for name, module in (("reading", model), ("vision", model.model.visual)):
+            hooks += [
+                module.register_forward_pre_hook(self.make_hook(f"{name} began")),
+                module.register_forward_hook(self.make_hook(f"{name} ended")),
+            ]
+        try:
+            yield
+        finally:
+            self.marks["end"] = read_clock()
+            for hook in hooks:
+                hook.remove()
+
+    def make_hook(self, name: str) -> Any:
+        def note(module: nn.Module, *args: Any) -> None:
+            if name not in self.marks:
+                self.marks[name] = read_clock()
+
+        return note
+
+    def read(self) -> dict[str, float]:
+        """Seconds of each phase; reading is the vision tower and the prompt's pass through the language model."""
+        marks = self.marks
+        vision = marks["vision ended"] - marks["vision began"]
+        reading = marks["reading ended"] - marks["reading began"]
+        return {
+            "preparing": marks["reading began"] - marks["start"],
+            "vision": vision,
+            "prefill": reading - vision,
+            "reading": reading,
+            "decoding": marks["end"] - marks["reading ended"],
+            "whole": marks["end"] - marks["start"],
+        }
+
+
+def measure_rollouts(
+    bench: Bench, attention: str, formulas: Formulas, *, pictures: int, adapter: bool = False
+) -> Iterator[Part]:
+    """A group's rollouts for one question with so many pictures, as select makes them.
+
+    With `adapter` an unmerged LoRA lies on the model, as in GRPO's own rollouts.
+    """
+    recipe = bench.recipe
+    settings = GenerationSettings(
+        recipe.grpo.max_completion_tokens, recipe.select.temperature, recipe.select.rollouts, recipe.select.seed
+    )
+    batch = bench.list_items("rl", bench.processor, pictures)[:1]
+    rank = recipe.grpo.lora.rank if adapter and recipe.grpo.lora else 0
+    yield from measure_batch(bench, attention, formulas, batch, settings, rank)
+
+
+def measure_greedy(bench: Bench, attention: str, formulas: Formulas) -> Iterator[Part]:
+    """A batch of the evaluation: as many questions as the recipe puts into one."""
+    evaluate = bench.recipe.evaluate
+    items = bench.list_items("rehearsal", bench.load_processor(evaluate.max_pixels))
+    batches = make_batches(items, evaluate.batch, evaluate.batch_pixels)
+    batch = max(batches, key=len)
+    yield from measure_batch(bench, attention, formulas, batch, GenerationSettings(evaluate.max_new_tokens), 0)
+
+
+def measure_batch(
+    bench: Bench,
+    attention: str,
+    formulas: Formulas,
+    batch: list[ModelInput],
+    settings: GenerationSettings,
+    rank: int,
+) -> Iterator[Part]:
+    """Generate one batch several times; every repetition is in the record as soon as it is done."""
+    tokens, rollouts = settings.max_new_tokens, settings.rollouts
+    described = {"prompts": len(batch), "rollouts": rollouts, "new_tokens": tokens, "adapter_rank": rank}
+    described |= {"temperature": settings.temperature, "pictures": sum(len(item.paths) for item in batch)}
+    part = bench.describe(attention, {**described, "max_pixels": bench.recipe.grpo.max_pixels})
+    yield part
+    model = bench.build_model(attention)
+    if rank:
+        get_peft_model(model, make_lora_config(bench.recipe.grpo.lora)).eval()  # changes the model's own layers
+    short = GenerationSettings(WARMUP_TOKENS, settings.temperature, rollouts, settings.seed)
+    generate_batch(model, bench.processor, batch, short)
+    phases = Phases()
+    timed: list[dict[str, float]] = []
+    for number in range(REPETITIONS):
+        with phases.watch(model):
+            completions = generate_batch(model, bench.processor, batch, settings)
+        timed.append(phases.read())
+        lengths = [completion.tokens for some in completions for completion in some]
+        figures, memory = describe_phases(bench, formulas, batch, rollouts, lengths, timed, rank)
+        yield close_part(part, figures, memory, complete=number == REPETITIONS - 1)
+
+
+def describe_phases(
+    bench: Bench,
+    formulas: Formulas,
+    batch: list[ModelInput],
+    rollouts: int,
+    lengths: list[int],
+    timed: list[dict[str, float]],
+    rank: int,
+) -> tuple[dict[str, Figure], Memory]:
+    """A figure for each phase, with the work that plan counts for it: every rollout reads the prompt by itself."""
+    workload, machine, shares = formulas.workload, formulas.machine, formulas.shares
+    prompts, sequences = measure_prompts(batch, bench.processor), len(lengths)
+    patch = bench.processor.image_processor.patch_size
+    patches = [count for item in batch for count in count_patches(item, patch)] * rollouts
+    read = count_forward(workload.shape, [round(prompts.tokens)] * sequences, sequences, patches, lora_rank=rank)
+    steps = max(lengths) - 1
+    decoding = make_decoding(workload.shape, prompts, 1, sequences, (steps, steps), rank)
+    bound: Bound = "decode_adapter" if rank else "decode_transformers"
+    words = f"{sequences} x {prompts.tokens:,.0f} tokens, {prompts.images:.3g} pictures each"
+
+    def make(name: str, what: str, **work: Any) -> Figure:
+        return Figure(what=what, seconds=tuple(some[name] for some in timed), **work)
+
+    figures = {
+        "preparing": make("preparing", f"{len(batch)} prompts: pictures and words to numbers", items=len(batch)),
+        "vision": make("vision", f"{len(patches)} pictures of {patches[0]:,} patches", flops=read.vision),
+        "prefill": make("prefill", words, flops=read.total - read.vision, tokens=round(prompts.tokens * sequences)),
+        "reading": make(
+            "reading",
+            "vision and prefill together",
+            flops=read.total,
+            bound="prefill",
+            formula=to_formula(time_compute("reading", read.total, shares.prefill, machine, 1)),
+        ),
+        "decoding": make(
+            "decoding",
+            f"{sequences} completions of {max(lengths)} tokens",
+            bytes=decoding.bytes * steps,
+            tokens=sum(lengths),
+            bound=bound,
+            formula=to_formula(time_decoding(decoding, getattr(shares, bound), machine, 1)),
+        ),
+        "whole": make(
+            "whole", f"{len(batch)} questions, {sequences} completions", items=len(batch), tokens=sum(lengths)
+        ),
+    }
+    memory = generate(workload, workload.shape, make_batch(prompts, sequences, max(lengths)))
+    return figures, memory
