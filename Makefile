@@ -1,7 +1,7 @@
 # What people run. CI runs the nox sessions (noxfile.py), which call the same things.
 #
 #   make smoke                      environment, whole tiny pipeline, verdict table
-#   make test                       every test that needs no GPU
+#   make test                       every test; those of a GPU are skipped without one
 #   make reproduce                  the paper recipe, on a GPU server
 #   make sft RECIPE=tiny            any stage alone
 #   make grpo RECIPE=tiny SET="grpo.steps=5"
@@ -25,7 +25,7 @@ TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers rep
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-gpu lock smoke test browser seeds publish readme reproduce rehearsal $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test browser seeds publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,8 +76,8 @@ lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock and the lo
 smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table (CPU)
 	$(BIN)/migrl reproduce --recipe tiny $(SET)
 
-test: $(STAMP) ## every test that needs no GPU: unit, golden, claims, and the pipeline on the test recipe
-	$(BIN)/python -m pytest tests --ignore=tests/gpu
+test: $(STAMP) ## every test: unit, golden, claims, the pipeline on the test recipe; without a GPU its own are skipped
+	$(BIN)/python -m pytest tests
 
 browser: ## Debian's Chromium, for the tests of the report's page (needs root; without it they are skipped)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
@@ -101,6 +101,9 @@ reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE
 
 rehearsal: $(STAMP) ## what the paper recipe's stages cost on this GPU, into results/rehearsal
 	$(BIN)/migrl reproduce --recipe rehearsal $(SET)
+
+gpu: $(STAMP) ## what the paper recipe's expensive parts cost on this GPU, in seven minutes (ARGS="--seconds 400")
+	$(BIN)/python perf/gpu.py $(ARGS)
 
 $(STAGES) report: $(STAMP)
 	$(BIN)/migrl $@ --recipe $(RECIPE) $(SET)
@@ -144,3 +147,4 @@ clean: ## remove runs/, the working state; nothing else
 	rm -rf runs
 
 include reproduce/container/image.mk
+include reproduce/offline/offline.mk

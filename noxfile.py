@@ -54,9 +54,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
-    """Unit, golden and claims tests: seconds, no GPU."""
+    """Unit, golden and claims tests: seconds, no GPU. Those of a GPU are skipped without one."""
     install_lock(session)
-    session.run("pytest", "tests", "--ignore=tests/smoke", "--ignore=tests/gpu", *session.posargs)
+    session.run("pytest", "tests", "--ignore=tests/smoke", *session.posargs)
 
 
 @nox.session(python=PYTHONS)

@@ -5,12 +5,13 @@
     python perf/gpu.py --only sft sft.micro_batch=4
 
 The 7B's shapes with random weights, built on the GPU; nothing is downloaded, and nothing large is written. Parts come
-in the order of their value. Each figure goes into `results/rehearsal/measurements.json`, where `migrl plan` reads it, as
-soon as it is measured; what was cut off, or not reached, is measured by the next call. A part that does not fit the
+in the order of their value. Each figure goes into `results/rehearsal/measurements.json`, where `migrl plan` reads it,
+as soon as it is measured; what was cut off, or not reached, is measured by the next call. A part that does not fit the
 card, or fails, says so, and the others go on.
 """
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -35,6 +36,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from migrl.errors import UserError
+from migrl.launch import choose_gpu
 from migrl.performance import release_memory
 from migrl.plan.changes import change_recipe
 from migrl.recipe import Recipe, load_recipe
@@ -78,11 +80,12 @@ def main() -> None:
     """Measure what is not measured yet, and print the table."""
     options = read_options()
     tiny = options.tiny
+    os.environ["CUDA_VISIBLE_DEVICES"] = choose_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))  # before CUDA is asked for
     if not tiny and not torch.cuda.is_available():
         raise UserError("perf/gpu.py: no GPU here; `python perf/gpu.py --tiny` runs the kit shrunken on a processor")
     logging.set_verbosity_error()
     budget = Budget(options.seconds - (time.time() - psutil.Process().create_time()))
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     folder = options.results or (TINY_RESULTS if tiny else ROOT / "results" / "rehearsal")
     sizes = Sizes(steps=2, side=512, copied=50_000_000, new_tokens=12) if tiny else Sizes()
     recipe = choose_recipe(sizes, [*(TINY if tiny else ()), *options.overrides])
@@ -222,14 +225,18 @@ def set_torn_aside(folder: Path, console: Console) -> None:
 
 
 def print_card(folder: Path, device: str, console: Console) -> None:
-    """The table of this device."""
+    """The table of this device, without the column that says in words what was timed."""
     card = read_cards(folder).get(device)
-    table = Table(title=device, title_justify="left", box=box.SIMPLE)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=column != "what", justify="left" if column in COLUMNS[:2] else "right")
+    first, words, *others = COLUMNS
+    table = Table(first, title=device, title_justify="left", box=box.SIMPLE)
+    for column in others:
+        table.add_column(column, no_wrap=True, justify="right")
     for name, part in card.parts.items() if card else ():
-        for row in list_rows(name, part, card):
-            table.add_row(*row)
+        for label, what, *cells in list_rows(name, part, card):
+            if label == name:  # it was not measured
+                console.print(f"{name}: {what}")
+            else:
+                table.add_row(label, *cells)
     console.print(table)
 
 

@@ -67,7 +67,9 @@ def launch_training(module: str, context: StageContext, parallel: Parallel) -> N
     """
     check_trackers(context.recipe.trackers)
     processes = context.recipe.launch.processes
-    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, processes)
+    # Of several GPUs that it sees, a process alone would train on all, with torch's DataParallel.
+    gpus = {"CUDA_VISIBLE_DEVICES": choose_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))} if processes == 1 else {}
+    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, processes, gpus)
 
 
 def launch_generation(module: str, context: StageContext, generate: Callable[[StageContext, Rank], None]) -> None:
@@ -87,7 +89,9 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
     _launch(module, context, "ddp" if processes > 1 else "none", processes)
 
 
-def _launch(module: str, context: StageContext, config: str, processes: int) -> None:
+def _launch(
+    module: str, context: StageContext, config: str, processes: int, gpus: dict[str, str] | None = None
+) -> None:
     settings = context.recipe.launch
     check_gpus(processes // settings.machines)
     drop_dead_locks()
@@ -102,7 +106,7 @@ def _launch(module: str, context: StageContext, config: str, processes: int) -> 
     command += ["--id", uuid.uuid4().hex]  # a launcher that another start left behind meets nobody
     result = subprocess.run(
         command,
-        env=make_environment(context.recipe) | make_tracker_environment(folder),
+        env=make_environment(context.recipe) | make_tracker_environment(folder) | (gpus or {}),
         check=False,
         preexec_fn=prepare_launcher,
         start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
@@ -200,6 +204,11 @@ def make_environment(recipe: Recipe) -> dict[str, str]:
         environment["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else "cpu:0", to which torch.load cannot load a checkpoint
     environment["OMP_NUM_THREADS"] = str(threads)
     return environment
+
+
+def choose_gpu(visible: str | None) -> str:
+    """The first of the GPUs that CUDA_VISIBLE_DEVICES shows, which may be none; or of all where it is not set."""
+    return "0" if visible is None else visible.split(",")[0]
 
 
 def explain_failure(module: str, folder: Path, code: int) -> str:

@@ -39,6 +39,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.allow_tf32 = False  # a GPU would round what convolutions in float32 read to 10 bits
     logging.disable_progress_bar()
     try:
         model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(

@@ -133,9 +133,10 @@ class StepMeter(TrainerCallback):
         warmup = min(WARMUP_STEPS, len(together) - 1)
         # Processes wait for each other in every step, so the first one's clock is everyone's.
         steps = [replace(step, seconds=own.seconds) for step, own in zip(together, ranks[0], strict=True)]
-        saves = {"seconds_per_save": median(self.save_seconds) if self.save_seconds else None}
         found = describe("optimizer step", steps[warmup:], steps[:warmup], len(ranks), memory, dtype=self._dtype)
-        return found | saves
+        saves = median(self.save_seconds) if self.save_seconds else None
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        return {**found, "seconds_per_save": saves, "backend": backend}
 
 
 class GenerationMeter:

@@ -74,7 +74,7 @@ step "make setup finds nothing to do, and the source is read-only"
 in_image 'make setup | grep "Nothing to be done" && ! touch src/migrl/x 2>/dev/null && id -u'
 
 step "unit, golden and claims tests"
-in_image 'python -m pytest -q tests --ignore=tests/smoke --ignore=tests/gpu'
+in_image 'python -m pytest -q tests --ignore=tests/smoke'
 
 step "the whole pipeline on the test recipe, and what it would publish"
 in_image 'migrl reproduce --recipe test && migrl publish --recipe test --to owner/name --allow-dirty'

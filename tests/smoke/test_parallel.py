@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import find_rank
 from safetensors.torch import load_file
 from smoke_run import ROOT, FinishedRun, call_migrl
 
@@ -129,20 +130,6 @@ def kill_rank(rank: int, stage: str, runs: Path, settings: tuple[str, ...], sign
     finally:
         process.kill()
         process.wait()
-
-
-def find_rank(rank: int, partial: Path) -> int | None:
-    """Process id of one rank of the stage that works in `partial`."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_text().split("\0")
-            if str(partial / ".context.json") in command and f"RANK={rank}" in (entry / "environ").read_text().split(
-                "\0"
-            ):
-                return int(entry.name)
-        except OSError:
-            continue  # it ended meanwhile
-    return None
 
 
 def test_generation_gives_the_same_bits_on_two_machines(finished: FinishedRun, tmp_path: Path) -> None:

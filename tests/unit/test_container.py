@@ -155,6 +155,7 @@ def test_outside_of_git_the_revision_is_the_image_s_if_the_source_is_the_image_s
 def put_engines(folder: Path, **answers: int) -> dict[str, str]:
     """Recording stand-ins for engines, found before real ones; `docker=0` runs, the others are clients without one."""
     shutil.copytree(ROOT / "reproduce/container", folder / "reproduce/container")
+    shutil.copytree(ROOT / "reproduce/offline", folder / "reproduce/offline")
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "Dockerfile", folder)
     for name, status in {"docker": 1, "podman": 1, "buildah": 1, **answers}.items():

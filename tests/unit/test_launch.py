@@ -16,6 +16,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext, write_json
 from migrl.launch import (
     check_gpus,
+    choose_gpu,
     describe_context,
     drop_dead_locks,
     explain_error,
@@ -46,6 +47,11 @@ def test_a_lock_of_a_killed_compilation_is_dropped_and_that_of_one_at_work_is_no
     drop_dead_locks()
     assert not dead.exists() and held.exists()
     baton.release()
+
+
+@pytest.mark.parametrize(("visible", "chosen"), [(None, "0"), ("3,5", "3"), ("GPU-8ab,GPU-9cd", "GPU-8ab"), ("", "")])
+def test_a_process_alone_trains_on_the_first_gpu_that_it_may_see(visible: str | None, chosen: str) -> None:
+    assert choose_gpu(visible) == chosen
 
 
 def test_processes_wait_for_each_other_until_the_watchdog_has_acted() -> None:

@@ -115,7 +115,8 @@ def read_measured(results: Path, workload: Workload, machine: Machine) -> Measur
     path = results / REHEARSAL / MEASUREMENTS
     found = read_file(Measurements, path) or Measurements()
     stages, note = pick_rates(found, path, workload, machine)
-    cards = {device: card for device, card in found.cards.items() if is_device(device, workload, machine)}
+    known = {device: card for device, card in found.cards.items() if card.memory_gb}
+    cards = {device: card for device, card in known.items() if is_device(device, workload, machine)}
     shares, words = pick_shares(cards, workload, machine)
     if found.cards and not cards:
         words = f"parts measured on {', '.join(found.cards)}, not on {machine.device}, so not used"
