@@ -8,11 +8,22 @@ from smoke_run import ROOT, call_migrl
 from transformers import AutoTokenizer
 
 from migrl.records import read_samples
-from migrl.report.measurements import MEASURED
+from migrl.report.gpu_parts import Conditions, Figure, Part
+from migrl.report.measurements import MEASURED, add_part, read_cards
 
 RUN = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 QUESTION, THOUGHT, COMPLETION = 24, 32, 6
 IMAGE_TOKENS = 6  # 84 x 56 px
+CARD = "NVIDIA H100 80GB HBM3"
+PART = Part(
+    conditions=Conditions(
+        dtype="bfloat16", attention="sdpa", shapes="a.json", settings={}, driver="580.1", versions={"torch": "2.11.0"}
+    ),
+    revision=None,
+    dirty=None,
+    complete=True,
+    figures={"step": Figure(what="made up", seconds=(1.0, 2.0), flops=1e12)},
+)
 
 
 def write_shapes(path: Path) -> Path:
@@ -68,9 +79,18 @@ def rehearse(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rehearsal beside what `make gpu` has measured before."""
     place = tmp_path_factory.mktemp("rehearsal")
+    add_part(place / "results/rehearsal", CARD, 80.0, "sft", PART)
     rehearse(place)
     return place
+
+
+def test_what_was_measured_part_by_part_stays_and_is_sealed_with_the_rest(folder: Path) -> None:
+    assert read_cards(folder / "results/rehearsal")[CARD].parts == {"sft": PART}
+    report = (folder / "results/rehearsal/report.md").read_text()
+    assert f"**{CARD}**, 80 GB" in report and "| sft: step | made up |" in report
+    assert call_migrl("verify", folder / "results").returncode == 0
 
 
 def test_every_stage_is_measured_and_what_only_a_gpu_can_tell_is_null(folder: Path) -> None:
