@@ -7,7 +7,7 @@ number and a box, or one bracketed letter. What was found is said by `status`, a
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from migrl.boxes import Box, BoxError, check_box
@@ -54,6 +54,7 @@ def parse_box_answer(
     frame_limits: Sequence[tuple[float, float]],
     truncated: bool = False,
     default_image: int | None = None,
+    tagged: bool = True,
 ) -> Answer:
     """Read image number and box from a completion: one JSON object, or numbers as `[x, y, x, y]` or `(x, y), (x, y)`.
 
@@ -62,7 +63,18 @@ def parse_box_answer(
         frame_limits: (width, height) of each input image in the frame the model writes in.
         default_image: the image meant where the answer names none (1-based); a single image needs no name.
         truncated: whether the text stopped at the token limit; matters only if no answer is found.
+        tagged: False reads the whole reply by the same rule where no answer block holds an answer; then never "ok".
     """
+    if not tagged:
+        answer = parse_box_answer(
+            completion, frame_limits=frame_limits, truncated=truncated, default_image=default_image
+        )
+        if answer.readable:
+            return answer
+        whole = parse_box_answer(
+            _open_reply(completion), frame_limits=frame_limits, truncated=truncated, default_image=default_image
+        )
+        return replace(_blur(whole), thought=answer.thought)
     thought = _find_thought(completion)
     block, blocks = _find_short_block(completion)
     if block is None:
@@ -99,8 +111,14 @@ def parse_box_answer(
     return Answer(status, thought=thought, image=image, box=box)
 
 
-def parse_choice_answer(completion: str, *, options: int, truncated: bool = False) -> Answer:
-    """Read the chosen letter. `options` is how many letters are legal, from A."""
+def parse_choice_answer(completion: str, *, options: int, truncated: bool = False, tagged: bool = True) -> Answer:
+    """Read the chosen letter. `options` is how many letters are legal, from A; `tagged` as in `parse_box_answer`."""
+    if not tagged:
+        answer = parse_choice_answer(completion, options=options, truncated=truncated)
+        if answer.readable:
+            return answer
+        whole = parse_choice_answer(_open_reply(completion), options=options, truncated=truncated)
+        return replace(_blur(whole), thought=answer.thought)
     thought = _find_thought(completion)
     block, blocks = _find_short_block(completion)
     if block is None:
@@ -133,6 +151,16 @@ def format_box_answer(image: int, box: Sequence[float]) -> str:
 def format_choice_answer(letter: str) -> str:
     """The answer block for a choice."""
     return f"<answer>({letter})</answer>"
+
+
+def _open_reply(completion: str) -> str:
+    """What stands after the thought, else all of it, as one answer block."""
+    reply = completion.rpartition("</think>")[2].replace("<answer>", "").replace("</answer>", "")
+    return f"<answer>{reply[-MAX_ANSWER_CHARS:]}</answer>"
+
+
+def _blur(answer: Answer) -> Answer:
+    return replace(answer, status="repaired") if answer.status == "ok" else answer
 
 
 def _find_thought(completion: str) -> str | None:
