@@ -18,8 +18,8 @@ UV_VERSION := 0.13.9
 STAGES := fetch synthesize sft merge select grpo evaluate pass_rates
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
-VOCABULARY := boxes answers prompts records errors yaml_file resample stats tables scores official rescore claims verdicts \
-  references power evidence pipeline seeds pictures mentions flops not_run readme verify recompute stored seal evaluations \
+VOCABULARY := boxes answers prompts records errors yaml_file resample stats tables scores official rescore claims paired \
+  verdicts references power evidence pipeline seeds pictures mentions flops not_run readme verify recompute stored seal evaluations \
   provenance gpus watch/alarms watch/signals watch/watchdog watch/disk preflight
 TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers report compare calibrate
 

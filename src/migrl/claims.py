@@ -21,7 +21,8 @@ CLAIMS_FILE = Path(__file__).resolve().parents[2] / "reproduce" / "claims.yaml"
 Verdict = Literal["reproduced", "direction only", "not reproduced", "inconclusive", "not run"]
 Version = Literal["v1", "v2", "v3"]
 Averaging = Literal["macro", "micro", "benchmarks"]
-Rule = Literal["strict", "official"]
+Rule = Literal["strict", "official", "untagged"]
+Compared = Literal["all", "readable"]
 _Text = Annotated[str, Field(min_length=1)]
 _Names = Annotated[tuple[_Text, ...], Field(min_length=1)]
 _Points = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,6 +41,7 @@ class Scope:
     tasks: tuple[str, ...] | None
     averaging: Averaging
     rule: Rule
+    pairs: Compared
     minuend: str
     subtrahend: str
 
@@ -53,6 +55,7 @@ class Reading(_Data):
     tasks: _Names | None = None
     averaging: Averaging | None = None
     rule: Rule | None = None
+    pairs: Compared | None = None
     minuend: _Text | None = None
     subtrahend: _Text | None = None
 
@@ -61,9 +64,11 @@ class Claim(_Data):
     """One claimed difference: average accuracy of `minuend` less that of `subtrahend`.
 
     `benchmarks` are pooled; with `tasks`, these alone count. `averaging` is the mean over their tasks (macro), over
-    samples (micro), or over benchmarks, each the mean of its tasks. `rule` is our strict reading of a completion or the
-    official script's. `expected` is the claimed difference in percentage points; without it only the direction is
-    claimed. `attested` says which versions of the paper state it, and where. `gap` says why it cannot be judged here.
+    samples (micro), or over benchmarks, each the mean of its tasks. `rule` is our strict reading of a completion, the
+    official script's, or `untagged`: strict, but of the whole reply where no answer block holds an answer. `pairs` are
+    all samples, or only those that both arms answered readably by that rule. `expected` is the claimed difference in
+    percentage points; without it only the direction is claimed. `attested` says which versions of the paper state it,
+    and where. `gap` says why it cannot be judged here.
     """
 
     id: _Text
@@ -75,6 +80,7 @@ class Claim(_Data):
     metric: Literal["hit"] = "hit"
     averaging: Averaging = "macro"
     rule: Rule = "strict"
+    pairs: Compared = "all"
     minuend: _Text
     subtrahend: _Text
     expected: _Points | None = None
@@ -103,7 +109,7 @@ class Claim(_Data):
     @property
     def scope(self) -> Scope:
         """The reading taken."""
-        return Scope(self.benchmarks, self.tasks, self.averaging, self.rule, self.minuend, self.subtrahend)
+        return Scope(self.benchmarks, self.tasks, self.averaging, self.rule, self.pairs, self.minuend, self.subtrahend)
 
     def read(self, reading: Reading) -> Scope:
         """The scope of an alternative reading."""

@@ -60,9 +60,9 @@ def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Se
         "Power, from the size of the benchmark (`reproduce/designs.yaml`, `results/calibration`): the smallest true",
         'difference that 95 % of runs would show to be above 0; how often a run says "reproduced" if the claim holds.',
     ]
-    lines += ["", "| claim | read otherwise | ours | verdict |", "|---|---|---:|---|"]
+    lines += ["", "| claim | read otherwise | ours | n | verdict |", "|---|---|---:|---:|---|"]
     for entry in entries:
-        lines += [f"| `{entry['id']}` | {r['differs']} | {NOT_RUN} | {NOT_RUN} |" for r in entry["readings"]]
+        lines += [f"| `{entry['id']}` | {r['differs']} |" + f" {NOT_RUN} |" * 3 for r in entry["readings"]]
     lines += ["", "Claims that the recipe cannot judge:", ""]
     lines += [
         f"- `{entry['id']}`: {entry['reason']}." for entry in entries if not entry["reason"].startswith("no rows")

@@ -49,12 +49,17 @@ def describe_scope(entry: Mapping[str, Any]) -> str:
 
 
 def show_measured(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Delta with its interval, and n, of a claim or a reading; dashes where nothing was measured."""
+    """Delta with its interval, and n, of a claim or a reading; dashes where nothing was measured.
+
+    Tasks that a reading has to leave out are named beside its n.
+    """
     if entry["delta"] is None:
         return "–", "–"
+    left_out = entry.get("tasks_left_out")
+    n = f"{entry['n']}, without {', '.join(left_out)}" if left_out else str(entry["n"])
     if entry["low"] is None:
-        return f"{entry['delta']:+.1f}", str(entry["n"])
-    return f"{entry['delta']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})", str(entry["n"])
+        return f"{entry['delta']:+.1f}", n
+    return f"{entry['delta']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})", n
 
 
 def describe_power(entry: Mapping[str, Any]) -> str:

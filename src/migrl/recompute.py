@@ -16,7 +16,7 @@ from rich.progress import Progress
 from migrl.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_claims, select_levels
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, Evaluation, check_rows_fit, read_evaluations
-from migrl.evidence import MANIFEST
+from migrl.evidence import MANIFEST, hash_json
 from migrl.not_run import render_not_run
 from migrl.recipe import Recipe, is_trained, load_recipe
 from migrl.references import check_deltas, load_references
@@ -34,8 +34,9 @@ RECIPES = CLAIMS_FILE.parent / "recipes"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
 SCORED_KEYS = ("status", "image", "boxes", "letter", "iou", "hit")
-ARM_STAGES = {"base": "fetch", "sft": "merge", "sft_direct": "merge_direct"}
-"""The stage that made an arm's weights; those of `rl...` are made by `grpo...`."""
+ARM_STAGES = {"base": ("fetch", None), "sft": ("merge", None), "sft_direct": ("merge_direct", None)}
+"""The stage that made an arm's weights, and that of the model under an adapter; `rl...` are made by `grpo...`."""
+RL_STARTS = {"rl_no_cold_start": "fetch"}
 TABLE_TOLERANCE = 2e-4
 MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
 MOST_RESAMPLES = 1_000_000  # a hundred times what verdicts use; far above it there is no memory for them
@@ -144,15 +145,18 @@ def find_stage(manifest: Mapping[str, Any], name: str, seed: int | None, recipe:
 
 
 def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
-    """A sentence for each arm whose weights are not those of the stage that the manifest names."""
+    """A sentence for each arm whose weights are not those of the stages that the manifest names."""
     for entry in evaluations:
         arm = entry["arm"]
-        name = ARM_STAGES.get(arm, "grpo" + arm.removeprefix("rl"))
-        place, stage = find_stage(manifest, name, entry["seed"], recipe)
-        digest = stage.get("digest")
-        if entry["weights"] != digest:
+        own, start = ARM_STAGES.get(arm, ("grpo" + arm.removeprefix("rl"), RL_STARTS.get(arm, "merge")))
+        adapted = start is not None and recipe.grpo.lora is not None
+        places = [own, start] if adapted and start else [own]
+        stages = [find_stage(manifest, name, None if name == "fetch" else entry["seed"], recipe) for name in places]
+        made, *under = (stage.get("weights") for _, stage in stages)
+        known = hash_json([under[0], made]) if under else made
+        if entry["weights"] != known:
             where = f"{EVALUATIONS}, {name_arm(entry)}: weights"
-            yield f"{where}: {entry['weights']} stored, stage {place} of the manifest made {digest}"
+            yield f"{where}: {entry['weights']} stored, stage {stages[0][0]} of the manifest made {known}"
 
 
 def render_page(
@@ -237,7 +241,7 @@ def recompute_reference(folder: Path) -> tuple[str, list[str]]:
         try:
             if entry.get("delta") is None or entry.get("averaging", "macro") != "macro":
                 continue
-            if entry.get("tasks") or entry.get("rule", "strict") != "strict":
+            if entry.get("tasks") or (entry.get("rule", "strict"), entry.get("pairs", "all")) != ("strict", "all"):
                 continue
             means = [average_tasks(scores[entry[arm]], entry["benchmarks"]) for arm in ("minuend", "subtrahend")]
             delta = means[0] - means[1]

@@ -165,6 +165,7 @@ def score_completion(
     sizes: Sequence[Sequence[int]],
     resized_sizes: Sequence[Sequence[int]],
     truncated: bool,
+    tagged: bool = True,
 ) -> dict[str, Any]:
     """Score one raw completion.
 
@@ -175,18 +176,19 @@ def score_completion(
         frame: the frame the model writes in.
         sizes, resized_sizes: (width, height) in px of each input image, as stored and as the model saw it.
         truncated: whether the text stopped at the token limit.
+        tagged: False reads the whole reply where no answer block holds an answer.
 
     Returns:
         status, image (1-based, None unless it names an input image), boxes (in all four frames, None if
         unreadable), letter, iou (0 if unreadable or on the wrong image, None for choices), hit.
     """
     if "letter" in target:
-        answer = parse_choice_answer(completion, options=target["options"], truncated=truncated)
+        answer = parse_choice_answer(completion, options=target["options"], truncated=truncated, tagged=tagged)
         hit = answer.readable and answer.letter == target["letter"]
         return _build_score(answer, image=None, boxes=None, iou=None, hit=hit)
     pairs = [(_as_size(original), _as_size(resized)) for original, resized in zip(sizes, resized_sizes, strict=True)]
     limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
-    answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated)
+    answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated, tagged=tagged)
     image = answer.image if answer.image is not None and 1 <= answer.image <= len(pairs) else None
     if not answer.readable or answer.box is None or image is None:
         return _build_score(answer, image=image, boxes=None, iou=0.0, hit=False)
@@ -218,8 +220,11 @@ def _as_size(size: Sequence[int]) -> Size:
     return width, height
 
 
-def rescore_row(row: Row) -> Row:
-    """The row as its raw completion, sizes and target say it must be; stored scores are not looked at."""
+def rescore_row(row: Row, *, tagged: bool = True) -> Row:
+    """The row as its raw completion, sizes and target say it must be; stored scores are not looked at.
+
+    `tagged` as in `score_completion`.
+    """
     return {
         **row,
         **score_completion(
@@ -229,6 +234,7 @@ def rescore_row(row: Row) -> Row:
             sizes=row["sizes"],
             resized_sizes=row["resized_sizes"],
             truncated=row["truncated"],
+            tagged=tagged,
         ),
     }
 

@@ -5,19 +5,17 @@ has to wonder whether the choice made the verdict. All numbers are percentage po
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from migrl.claims import CLAIMS_FILE, Claim, Level, Reading, Scope, decide_verdict
-from migrl.official import read_officially
+from migrl.paired import Evidence, find_gap, index_rows, pair_arms
 from migrl.power import DESIGNS_FILE, Design, Z, load_designs, measure_power, plan_power
 from migrl.recipe import Recipe
 from migrl.references import REFERENCE_RUNS, compare_with_reference
 from migrl.resample import find_lonely_tasks
-from migrl.scores import Row, check_rows
+from migrl.scores import Row
 from migrl.stats import (
     DeltaInterval,
     adjust_for_many,
@@ -34,52 +32,6 @@ _UNMEASURED: dict[str, Any] = dict.fromkeys(("delta", "low", "high")) | {"n": 0,
 def list_judging_files(recipe: Recipe) -> list[Path]:
     """The files that decide, beside its rows, how a recipe's results are judged."""
     return [CLAIMS_FILE, DESIGNS_FILE, *sorted((REFERENCE_RUNS / recipe.name).rglob("*.json"))]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Rows by arm, benchmark and training seed (None where a recipe names one alone, or for an untrained arm)."""
-
-    rows: Mapping[tuple[str, str], Mapping[int | None, Sequence[Row]]]
-    official: dict[tuple[str, str, int | None], list[tuple[bool, bool]]] = field(default_factory=dict)
-
-    def read_official(self, arm: str, benchmark: str, seed: int | None) -> list[tuple[bool, bool]]:
-        """As `read_officially`, of each row in its order; done once, for it parses every completion."""
-        key = (arm, benchmark, seed)
-        if key not in self.official:
-            self.official[key] = read_officially(self.rows[arm, benchmark][seed])
-        return self.official[key]
-
-    def list_seeds(self, arm: str, benchmarks: Sequence[str]) -> set[int | None]:
-        """Seeds of an arm's rows on these benchmarks."""
-        return {seed for benchmark in benchmarks for seed in self.rows.get((arm, benchmark), ())}
-
-    def read_hits(self, scope: Scope, arm: str, seed: int | None) -> dict[tuple[str, str], tuple[Row, bool]]:
-        """(benchmark, uid) -> row and hit by the scope's rule; an untrained arm answers for every seed."""
-        hits = {}
-        for benchmark in scope.benchmarks:
-            answered = seed if seed in self.rows[arm, benchmark] else None
-            rows = self.rows[arm, benchmark][answered]
-            flags = [row["hit"] for row in rows]
-            if scope.rule == "official":
-                flags = [hit for _, hit in self.read_official(arm, benchmark, answered)]
-            for row, flag in zip(rows, flags, strict=True):
-                if scope.tasks is None or row["task"] in scope.tasks:
-                    hits[benchmark, row["uid"]] = (row, flag)
-        return hits
-
-
-def index_rows(rows: Sequence[Row]) -> Evidence:
-    """The rows, checked and in the order that judging reads them.
-
-    Raises:
-        UserError: rows whose arms cannot be compared (see `check_rows`).
-    """
-    check_rows(rows)
-    index: dict[tuple[str, str], dict[int | None, list[Row]]] = {}
-    for row in rows:
-        index.setdefault((row["arm"], row["benchmark"]), {}).setdefault(row.get("seed"), []).append(row)
-    return Evidence(index)
 
 
 def judge_claims(
@@ -148,68 +100,31 @@ def _judge_scope(
     scope: Scope, expected: float | None, evidence: Evidence, resamples: int, gap: str = ""
 ) -> dict[str, Any]:
     """Numbers, verdict and reason of one scope; beside them its interval and the number of seeds."""
-    gap = gap or _find_gap(scope, evidence)
-    if gap:
-        return {**_UNMEASURED, "verdict": "not run", "reason": gap, "interval": None, "seeds": 0}
-    both = {seed for arm in (scope.minuend, scope.subtrahend) for seed in evidence.list_seeds(arm, scope.benchmarks)}
-    seeds: list[int | None] = [*sorted(seed for seed in both if seed is not None)] or [None]
-    first = [evidence.read_hits(scope, scope.minuend, seed) for seed in seeds]
-    second = [evidence.read_hits(scope, scope.subtrahend, seed) for seed in seeds]
-    rows = {key: row for key, (row, _) in first[0].items()}
-    tasks, clusters, weights = _group(scope, rows)
-    units = set(zip(tasks, clusters, strict=True))
-    found = {**_UNMEASURED, "n": len(rows), "clusters": len(units), "interval": None, "seeds": len(seeds)}
-    if lonely := find_lonely_tasks(tasks, clusters):
+    unjudged = {**_UNMEASURED, "tasks_left_out": [], "interval": None, "seeds": 0}
+    if gap := gap or find_gap(scope, evidence):
+        return unjudged | {"verdict": "not run", "reason": gap}
+    pairs = pair_arms(scope, evidence)
+    if not pairs.n:
+        reason = "in no task did both arms answer readably on more than one image set"
+        return unjudged | {"verdict": "not run", "reason": reason}
+    first, second, strata, clusters = pairs.first, pairs.second, pairs.strata, pairs.clusters
+    found = unjudged | {"n": pairs.n, "clusters": len(set(zip(strata, clusters, strict=True))), "seeds": len(first)}
+    if lonely := find_lonely_tasks(strata, clusters):
         reason = f"task {lonely[0]} has a single image set, so there is no interval"
         return found | {"verdict": "inconclusive", "reason": reason}
-    hits, others = (np.array([[arm[key][1] for key in rows] for arm in arms]) for arms in (first, second))
-    if len(seeds) == 1:
-        interval = bootstrap_macro_delta(hits[0], others[0], tasks, clusters, weights=weights, resamples=resamples)
+    if len(first) == 1:
+        interval = bootstrap_macro_delta(
+            first[0], second[0], strata, clusters, weights=pairs.weights, resamples=resamples
+        )
     else:
-        interval = bootstrap_over_seeds(hits, others, tasks, clusters, weights=weights, resamples=resamples)
+        interval = bootstrap_over_seeds(first, second, strata, clusters, weights=pairs.weights, resamples=resamples)
     # Judged on the rounded numbers, so that the verdict follows from what a reader sees.
     numbers = {key: round(getattr(interval, key), _DECIMALS) for key in ("delta", "low", "high", "standard_error")}
     verdict, reason = decide_verdict(numbers["low"], numbers["high"], expected)
-    return found | numbers | {"verdict": verdict, "reason": reason, "interval": interval}
-
-
-def _group(scope: Scope, rows: Mapping[tuple[str, str], Row]) -> tuple[list[str], list[str], dict[str, float] | None]:
-    """Task and image set of each sample, and what each task counts (None: all alike)."""
-    clusters = [f"{benchmark}/{row['cluster']}" for (benchmark, _), row in rows.items()]
-    if scope.averaging == "micro":
-        return ["all"] * len(rows), clusters, None
-    pairs = [(benchmark, f"{benchmark}/{row['task']}") for (benchmark, _), row in rows.items()]
-    tasks = [task for _, task in pairs]
-    if scope.averaging == "macro":
-        return tasks, clusters, None
-    sizes = {name: len({task for benchmark, task in pairs if benchmark == name}) for name in scope.benchmarks}
-    return tasks, clusters, {task: 1 / sizes[benchmark] for benchmark, task in pairs}
-
-
-def _find_gap(scope: Scope, evidence: Evidence) -> str:
-    """What keeps a scope from being judged, or an empty text."""
-    for arm in (scope.minuend, scope.subtrahend):
-        for benchmark in scope.benchmarks:
-            seeds = evidence.rows.get((arm, benchmark))
-            if not seeds:
-                return f"no rows of arm {arm} on {benchmark}"
-            if scope.rule == "official" and any("letter" in row["target"] for row in next(iter(seeds.values()))):
-                return f"{benchmark} asks for letters; only boxes are scored by the official rule here"
-            if scope.tasks and not any(row["task"] in scope.tasks for row in next(iter(seeds.values()))):
-                return f"no rows of arm {arm} on any of the tasks in {benchmark}"
-        for task in scope.tasks or ():
-            places = [next(iter(evidence.rows[arm, benchmark].values())) for benchmark in scope.benchmarks]
-            if not any(row["task"] == task for rows in places for row in rows):
-                return f"no rows of arm {arm} on task {task}"
-    if scope.rule == "official":
-        for benchmark in scope.benchmarks:
-            both = [(arm, seed) for arm in (scope.minuend, scope.subtrahend) for seed in evidence.rows[arm, benchmark]]
-            if not any(read for arm, seed in both for read, _ in evidence.read_official(arm, benchmark, seed)):
-                return f"the official rule of {benchmark} reads none of the answers: it asks for another form"
-    trained = [evidence.list_seeds(arm, scope.benchmarks) - {None} for arm in (scope.minuend, scope.subtrahend)]
-    if all(trained) and trained[0] != trained[1]:
-        return f"arms {scope.minuend} and {scope.subtrahend} were trained with different seeds"
-    return ""
+    if pairs.left_out:
+        reason += f"; without {', '.join(pairs.left_out)}, too few readable pairs"
+    judged = {"verdict": verdict, "reason": reason, "interval": interval, "tasks_left_out": pairs.left_out}
+    return found | numbers | judged
 
 
 def _weigh(interval: DeltaInterval, expected: float) -> dict[str, float]:

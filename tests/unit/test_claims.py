@@ -1,6 +1,7 @@
 """Claims as data: the file in the repository, its form, and the verdict rule."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,32 @@ def test_what_the_paper_leaves_open_is_said_beside_its_numbers() -> None:
         assert claim.expected is None or (claim.unknown and (claim.readings or claim.gap)), claim.id
 
 
+def test_every_claim_over_the_base_model_is_also_read_without_tags_and_over_readable_pairs() -> None:
+    for claim in load_claims():
+        scopes = [claim.scope, *map(claim.read, claim.readings)]
+        # A claim over another arm may have a reading over the base; its other readings are then of the same sets.
+        taken = claim.scope if claim.subtrahend == "base" else next((s for s in scopes if s.subtrahend == "base"), None)
+        if taken is None:
+            continue
+        assert replace(taken, rule="untagged") in scopes and replace(taken, pairs="readable") in scopes, claim.id
+        assert any("base model" in text and "without tags" in text for text in claim.unknown), claim.id
+
+
+def test_a_reading_over_readable_pairs_says_that_they_are_a_chosen_subset() -> None:
+    readings = [reading for claim in load_claims() for reading in claim.readings if reading.pairs == "readable"]
+    assert readings and all("chosen" in reading.differs for reading in readings)
+    whole = [reading.differs for reading in readings if reading.averaging is None]
+    assert all("harder questions" in text and "no better estimate" in text for text in whole)
+
+
 def test_a_reading_changes_what_it_names_and_nothing_else() -> None:
     claim = make_claim(
         readings=[{"id": "official", "differs": "read otherwise", "rule": "official"},
                   {"id": "part", "differs": "one task", "tasks": ["a"], "averaging": "micro", "subtrahend": "base"}]
     )  # fmt: skip
-    assert claim.scope == Scope(("one",), None, "macro", "strict", "rl", "sft")
-    assert claim.read(claim.readings[0]) == Scope(("one",), None, "macro", "official", "rl", "sft")
-    assert claim.read(claim.readings[1]) == Scope(("one",), ("a",), "micro", "strict", "rl", "base")
+    assert claim.scope == Scope(("one",), None, "macro", "strict", "all", "rl", "sft")
+    assert claim.read(claim.readings[0]) == Scope(("one",), None, "macro", "official", "all", "rl", "sft")
+    assert claim.read(claim.readings[1]) == Scope(("one",), ("a",), "micro", "strict", "all", "rl", "base")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from claim_rows import make_box_rows, make_claim, make_rows
 
 from migrl.claims import Level, load_claims, select_claims
 from migrl.errors import UserError
-from migrl.scores import compute_scores
+from migrl.scores import Row, compute_scores, rescore_row
 from migrl.verdicts import judge_claims, judge_levels
 
 
@@ -74,6 +74,85 @@ def test_the_official_rule_does_not_look_at_the_image() -> None:
         [make_claim(rule="official")], make_rows("rl", {"one/a": [True]}) + make_rows("sft", {"one/a": [False]})
     )
     assert letters[0]["verdict"] == "not run" and "asks for letters" in letters[0]["reason"]
+
+
+def answer(rows: list[Row], completions: dict[int, str]) -> list[Row]:
+    """The rows, some of them answered by another text."""
+    return [rescore_row(row | {"completion": completions.get(k, row["completion"])}) for k, row in enumerate(rows)]
+
+
+def test_answers_without_tags_count_where_they_are_read_without_tags() -> None:
+    claim = make_claim(subtrahend="base", readings=[{"id": "u", "differs": "no tags", "rule": "untagged"}])
+    rows = make_rows("rl", {"one/a": [True] * 10})
+    bare = answer(make_rows("base", {"one/a": [True] * 10}), dict.fromkeys(range(8), "The correct answer is (A)."))
+    entry = judge_claims([claim], rows + bare)[0]
+    untagged = entry["readings"][0]
+    assert (entry["delta"], untagged["delta"], untagged["n"], untagged["rule"]) == (80, 0, 10, "untagged")
+    right = (2, 28)
+    box = "The object is in image 2: [0, 0, 28, 28]."
+    boxes = make_box_rows("rl", [right] * 10) + answer(
+        make_box_rows("base", [right] * 10), dict.fromkeys(range(7), box)
+    )
+    entry = judge_claims([claim.model_copy(update={"benchmarks": ("mini_mig",)})], boxes)[0]
+    assert (entry["delta"], entry["readings"][0]["delta"]) == (70, 0)
+
+
+READABLE = {"pairs": "readable", "differs": "readable pairs"}
+
+
+@pytest.mark.parametrize("averaging", ["macro", "micro", "benchmarks"])
+@pytest.mark.parametrize("seeds", [(None,), (1, 2, 3)])
+def test_readable_pairs_are_judged_as_a_run_on_these_samples_alone(
+    averaging: str, seeds: tuple[int | None, ...]
+) -> None:
+    generator = np.random.default_rng(0)
+    shape = {"one/a": 60, "one/b": 40, "two/a": 50}
+    runs = []
+    for arm, seed in [("base", None), *(("rl", seed) for seed in seeds)]:
+        hits = {place: [bool(flag) for flag in generator.random(n) < 0.5] for place, n in shape.items()}
+        rows = make_rows(arm, hits, **({} if seed is None else {"seed": seed}))
+        rows = [row | {"cluster": str(k // 3)} for k, row in enumerate(rows)]
+        runs.append(answer(rows, dict.fromkeys(generator.choice(len(rows), 30, replace=False).tolist(), "No idea.")))
+    lost = {row["uid"] for rows in runs for row in rows if row["status"] == "none"}
+    assert len(lost) > 40
+    kept = [[row for row in rows if row["uid"] not in lost] for rows in runs]
+    claim = make_claim(
+        benchmarks=["one", "two"], averaging=averaging, subtrahend="base", readings=[READABLE | {"id": "r"}]
+    )
+    reading = judge_claims([claim], [row for rows in runs for row in rows])[0]["readings"][0]
+    alone = judge_claims([claim], [row for rows in kept for row in rows])[0]
+    assert reading["n"] == 150 - len(lost) and reading["tasks_left_out"] == []
+    for key in ("delta", "low", "high", "standard_error", "n", "clusters", "verdict", "reason"):
+        assert reading[key] == alone[key], key
+
+
+def test_a_task_without_readable_pairs_is_named_and_the_average_is_of_the_others() -> None:
+    averages = [READABLE | {"id": name, "averaging": name} for name in ("micro", "benchmarks")]
+    claim = make_claim(benchmarks=["one", "two"], subtrahend="base", readings=[READABLE | {"id": "r"}, *averages])
+    hits = {"one/a": [True] * 4, "one/b": [True] * 8, "one/c": [True] * 2, "two/a": [True, False]}
+    worse = {place: [False] * len(flags) for place, flags in hits.items()}
+    silent = dict.fromkeys([*range(1, 4), 12, 13], "No idea.")  # all but one sample of one/a, and all of one/c
+    rows = make_rows("rl", hits) + answer(make_rows("base", worse), silent)
+    entry = judge_claims([claim], rows)[0]
+    assert entry["tasks_left_out"] == [] and entry["delta"] == pytest.approx((100 * 3 + 50) / 4)
+    macro, micro, sets = entry["readings"]
+    assert macro["tasks_left_out"] == sets["tasks_left_out"] == ["one/a", "one/c"] and micro["tasks_left_out"] == [
+        "one/c"
+    ]
+    assert (macro["delta"], macro["n"], sets["delta"]) == (75, 10, 75)
+    assert (micro["delta"], micro["n"]) == (pytest.approx(1000 / 11, abs=1e-4), 11)
+    assert "without one/a, one/c, too few readable pairs" in macro["reason"]
+
+
+def test_arms_that_share_no_readable_answer_get_no_verdict() -> None:
+    claim = make_claim(
+        subtrahend="base", readings=[READABLE | {"id": "r"}, READABLE | {"id": "m", "averaging": "micro"}]
+    )
+    silent = answer(make_rows("base", {"one/a": [False] * 4}), dict.fromkeys(range(4), "No idea."))
+    entry = judge_claims([claim], make_rows("rl", {"one/a": [True] * 4}) + silent)[0]
+    for reading in entry["readings"]:
+        assert (reading["verdict"], reading["delta"], reading["n"]) == ("not run", None, 0)
+        assert "both arms" in reading["reason"]
 
 
 def test_a_rule_that_reads_none_of_the_answers_gives_no_verdict() -> None:

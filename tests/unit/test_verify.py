@@ -162,6 +162,10 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
         change_json("claims.json", lambda claims: claims[0].update(verdict="reproduced by far")),
         'claims.json[0].verdict: "reproduced by far" stored',
     ),
+    "more pairs": (
+        change_json("claims.json", lambda claims: claims[2]["readings"][0].update(n=7)),
+        "claims.json[2].readings[0].n: 7 stored",
+    ),
     "a claim less": (
         change_json("claims.json", lambda claims: claims[1:]),
         "claims.json: 4 entries stored, 5 recomputed",

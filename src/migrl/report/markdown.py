@@ -57,7 +57,7 @@ def write_markdown(
     readings = [row for claim in claims for row in _tell_readings(claim)]
     if readings:
         text += ["## Other readings", ""]
-        text += _tabulate("claim | reading | delta (points) | n | verdict", "l l r r l", readings)
+        text += _tabulate("claim | reading | delta (points) | n | verdict | why", "l l r r l l", readings)
     if lines:
         text += ["## Scores", ""]
         text += _tabulate(
@@ -115,6 +115,7 @@ def _tell_readings(claim: Mapping[str, Any]) -> list[list[Any]]:
             _tell_delta(reading),
             reading.get("n"),
             reading["verdict"],
+            reading.get("reason") or "–",
         ]
         for reading in claim.get("readings") or ()
     ]
@@ -149,4 +150,10 @@ def _tell_level(level: Mapping[str, Any]) -> list[Any]:
 def _tell_evaluation(evaluation: Mapping[str, Any]) -> str:
     seed = f", seed {evaluation['seed']}" if evaluation.get("seed") is not None else ""
     rest = {key: value for key, value in evaluation.items() if key not in ("arm", "seed")}
-    return escape_cell(f"arm {evaluation['arm']}{seed}: " + ", ".join(f"{key} {value}" for key, value in rest.items()))
+    return escape_cell(f"arm {evaluation['arm']}{seed}: {_list_settings(rest)}")
+
+
+def _list_settings(settings: Mapping[str, Any]) -> str:
+    """Keys and values; a section in brackets, without what does not apply."""
+    told = {key: f"({_list_settings(value)})" if isinstance(value, dict) else value for key, value in settings.items()}
+    return ", ".join(f"{key} {value}" for key, value in told.items() if value is not None)

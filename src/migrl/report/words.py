@@ -105,12 +105,13 @@ def tell_attested(claim: Claim) -> str:
 
 
 def tell_choice(record: Mapping[str, Any]) -> str:
-    """What a claim or a reading averages, and how: benchmarks, tasks, averaging, rule."""
+    """What a claim or a reading averages, and how: benchmarks, tasks, averaging, rule, and which pairs."""
     words = [", ".join(record.get("benchmarks") or ())]
     tasks = record.get("tasks")
     words.append("all tasks" if tasks is None else f"tasks {', '.join(tasks)}")
     words += [f"{record['averaging']} average"] if record.get("averaging") else []
     words += [f"{record['rule']} rule"] if record.get("rule") else []
+    words += ["readable pairs"] if record.get("pairs") == "readable" else []
     return " · ".join(word for word in words if word)
 
 
