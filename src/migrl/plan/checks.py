@@ -8,6 +8,7 @@ from migrl.errors import UserError
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.workload import Workload
 from migrl.recipe import Recipe, VllmTeacher
+from migrl.recipe.section import list_divisors
 
 
 def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = None) -> None:
@@ -115,11 +116,6 @@ def count_thought_tokens(workload: Workload) -> int:
     """Tokens of the longest completion that the cold start is trained on."""
     lengths, synthesize = workload.assumptions.lengths, workload.recipe.synthesize
     return round(synthesize.max_thought_words * lengths.tokens_per_word) + lengths.answer_tokens
-
-
-def list_divisors(number: int) -> list[int]:
-    """Every divisor, ascending."""
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def round_up(number: int, step: int) -> int:

@@ -1,25 +1,57 @@
-"""What every part of a recipe is: frozen, and refusing keys it does not know."""
+"""What every part of a recipe is: frozen, refusing keys it does not know, and numbers that are none.
 
+Bounds without another reason lie far beyond any use and within what the libraries take: a slip is told at once, and
+not after hours.
+"""
+
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, le=1)]
+
+def _refuse_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python counts as 0 or 1
+        raise ValueError("must be a number")
+    return value
+
+
+def _refuse_greedy(value: float) -> float:
+    if value == 0:
+        raise ValueError("0 is greedy, so that all rollouts of a sample would be one text; set it above 0")
+    return value
+
+
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=10**6)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # numpy takes no larger one
+Number = Annotated[float, BeforeValidator(_refuse_truth)]
+Rate = Annotated[Number, Field(ge=0, le=1)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Temperature = Annotated[Number, AfterValidator(_refuse_greedy), Field(gt=0, le=2)]
+LearningRate = Annotated[Number, Field(gt=0, le=1)]
+Weight = Annotated[Number, Field(ge=0, le=1000)]
+Seconds = Annotated[Number, Field(gt=0, le=7 * 86400)]
 
 
 class Section(BaseModel):
-    """A frozen part of a recipe; unknown keys are refused."""
+    """A frozen part of a recipe; unknown keys, NaN and infinity are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 def check_divides(small_key: str, small: int, large_key: str, large: int) -> None:
     """Refuse a micro-batch that does not divide its batch, and print the legal values."""
     if large % small:
-        legal = ", ".join(str(n) for n in range(1, large + 1) if large % n == 0)
+        legal = ", ".join(map(str, list_divisors(large)))
         raise ValueError(f"{small_key}={small} does not divide {large_key}={large}; legal values: {legal}")
+
+
+def list_divisors(number: int) -> list[int]:
+    """Every divisor of a whole number, ascending; none of 0."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def dump_whole(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from migrl.recipe.section import Count, Section
+from migrl.recipe.section import Count, Rate, Section, Seed
 
 MgroundingTask = Literal[
     "Common_Object",
@@ -18,16 +18,18 @@ MgroundingTask = Literal[
 ]
 SINGLE_IMAGE = "Single_Image"
 """The task of UniVG-R1's questions over one picture of COCO."""
+WorldSet = Literal["mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu"]
+Side = Annotated[int, Field(strict=True, ge=28, le=65535)]  # px: a cell of the vision tower, the most of a JPEG
 
 
 class WorldSource(Section):
     """Sizes of the rendered world's sets (world/tasks.py); every set is drawn from `seed`."""
 
     kind: Literal["world"]
-    seed: int = 0
+    seed: Seed = 0
     cot_per_task: Count
     rl_per_task: Count
-    eval_per_task: dict[str, Count]
+    eval_per_task: Annotated[dict[WorldSet, Count], Field(min_length=1)]
 
 
 class PreparedTraining(Section):
@@ -39,7 +41,7 @@ class PreparedTraining(Section):
 
 def _check_per_task(value: Any) -> int | dict[str, int]:
     counts = value.values() if isinstance(value, dict) else [value]
-    if not counts or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
+    if not counts or any(type(count) is not int or not 1 <= count < 2**31 for count in counts):
         raise ValueError("must be a count of at least 1 for every task, or a mapping of each task to its own")
     return dict(value) if isinstance(value, dict) else int(value)
 
@@ -57,7 +59,7 @@ class _PoolTraining(Section):
     cot_per_task: PerTask
     rl_per_task: PerTask
     tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
-    broken_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    broken_share: Rate = 0.0
 
     @property
     def all_tasks(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ class HubSource(Section):
     kind: Literal["hub"]
     benchmarks: Annotated[tuple[str, ...], Field(min_length=1)]
     training: Annotated[PreparedTraining | MgroundingTraining | UnivgTraining, Field(discriminator="kind")] | None
-    seed: int = 0
+    seed: Seed = 0
     catalog: Path | None = None
     downloads: Path = Field(default=Path("data"), exclude=True)
     offline: Path | None = Field(default=None, exclude=True)
@@ -124,14 +126,14 @@ class RehearsalSource(Section):
     kind: Literal["rehearsal"]
     shapes: Path
     images: Annotated[tuple[Count, ...], Field(min_length=1)]
-    sizes: Annotated[tuple[tuple[Count, Count], ...], Field(min_length=1)]
+    sizes: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)]
     pictures: Count
-    question_tokens: Annotated[int, Field(ge=8)]
-    thought_tokens: Annotated[int, Field(ge=16)]
+    question_tokens: Annotated[int, Field(strict=True, ge=8, lt=2**31)]
+    thought_tokens: Annotated[int, Field(strict=True, ge=16, lt=2**31)]
     cot_samples: Count
     rl_samples: Count
     eval_samples: Count
-    seed: int = 0
+    seed: Seed = 0
 
 
 class FolderSource(Section):

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from migrl.recipe.section import Count, Rate, Section
+from migrl.recipe.section import Count, Number, Section, Share
 
 Tracker = Literal["tensorboard", "trackio", "wandb"]
-Positive = Annotated[float, Field(gt=0)]
+Minutes = Annotated[Number, Field(gt=0, le=7 * 1440)]
 
 
 class AlarmSettings(Section):
@@ -24,10 +24,10 @@ class AlarmSettings(Section):
     """
 
     window: Count = 20
-    kl: Positive | None = 1.0
-    collapse: Rate | None = 0.25
-    truncation: Rate | None = 0.5
-    zero_variance: Rate | None = 0.9
+    kl: Annotated[Number, Field(gt=0)] | None = 1.0
+    collapse: Share | None = 0.25
+    truncation: Share | None = 0.5
+    zero_variance: Share | None = 0.9
 
 
 class WatchSettings(Section):
@@ -39,8 +39,8 @@ class WatchSettings(Section):
         saving the result. 30 minutes read a 72B model's 145 GB at 80 MB/s.
     """
 
-    stall_minutes: Positive | None = 20.0
-    load_minutes: Positive | None = 30.0
+    stall_minutes: Minutes | None = 20.0
+    load_minutes: Minutes | None = 30.0
     stall_action: Literal["report", "stop"] = "stop"
 
     @property
