@@ -13,7 +13,8 @@ from random import Random
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.decoding import Decoding
+from migrl.generate import generate_batch, make_batches
 from migrl.inputs import prepare_input
 from migrl.models import load_processor
 from migrl.records import read_samples
@@ -42,8 +43,8 @@ def main() -> None:
     results = {}
     shown = defaultdict(int)
     for name, settings in {
-        "greedy": GenerationSettings(arguments.tokens),
-        "sampled": GenerationSettings(arguments.tokens, arguments.temperature, arguments.rollouts),
+        "greedy": Decoding(arguments.tokens),
+        "sampled": Decoding(arguments.tokens, arguments.temperature, rollouts=arguments.rollouts),
     }.items():
         hits = defaultdict(list)
         for batch in make_batches(items, 32):

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from migrl.claims import load_claims, load_levels, select_claims
+from migrl.decoding import Decoding
 from migrl.evaluations import describe_evaluation
-from migrl.evidence import StageContext, StageWork, read_manifest, run_stage, write_json
+from migrl.evidence import StageContext, StageWork, run_stage, write_json
 from migrl.not_run import write_not_run
 from migrl.prompts import build_messages, hash_messages
 from migrl.publish import Repository, prepare_repositories
@@ -22,13 +23,14 @@ from migrl.records import write_jsonl
 from migrl.references import load_references
 from migrl.scores import Row, compute_scores, load_rows, rescore_row
 from migrl.seal import make_file_hashes, seal, write_tree
+from migrl.stages.evaluate import hash_arm
 from migrl.stages.report import collect_facts, pack_rows
 from migrl.verdicts import judge_claims, judge_levels
 
 ROOT = Path(__file__).resolve().parents[1]
 FETCHED_COMMIT = "b" * 40
 SKILLS = {"base": 2, "sft": 3, "sft_direct": 3, "rl": 5}
-ARM_STAGES = {"base": "fetch", "sft": "merge", "sft_direct": "merge_direct", "rl": "grpo"}
+DECODING = Decoding(96).describe(end=[512], suppressed=[500, 501])
 TINY_SETS = ("mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu")
 READS = {
     "fetch": (),
@@ -130,6 +132,7 @@ def make_stages(recipe: Recipe, config: dict[str, Any]) -> dict[str, Callable[[S
 
     def fetch(context: StageContext) -> dict[str, Any]:
         write_jsonl(context.folder / "pool.jsonl", [make_sample(0)])
+        write_model(context.folder / "model", 0, config)
         return {"benchmarks": {"blink": {"revisions": {"BLINK-Benchmark/BLINK": FETCHED_COMMIT}}}}
 
     def synthesize(context: StageContext) -> dict[str, Any]:
@@ -182,8 +185,8 @@ def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchm
     arms = recipe.evaluate.arms
     rows = [make_row(arm, benchmark, n) for arm in arms for benchmark in benchmarks for n in range(16)]
     write_rows(recipe, rows, target)
-    weights = {arm: read_manifest(folders[ARM_STAGES[arm]])["digest"] for arm in arms}
-    evaluations = [describe_evaluation(recipe, arm, None, weights[arm], "cpu") for arm in arms]
+    context = StageContext("evaluate", recipe, folders, target)
+    evaluations = [describe_evaluation(recipe, arm, None, hash_arm(context, arm), "cpu", DECODING) for arm in arms]
     write_json(target / "evaluations.json", evaluations)
     (target / "report.html").write_text("<html>pictures</html>")
     facts = collect_facts(StageContext("report", recipe, folders, target))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peft import get_peft_model
@@ -10,8 +10,9 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
+from migrl.decoding import Decoding, choose_sampling
 from migrl.flops import count_forward
-from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.generate import generate_batch, make_batches
 from migrl.inputs import ModelInput
 from migrl.performance import read_clock
 from migrl.plan.costs import make_decoding
@@ -78,8 +79,8 @@ def measure_rollouts(
     With `adapter` an unmerged LoRA lies on the model, as in GRPO's own rollouts.
     """
     recipe = bench.recipe
-    settings = GenerationSettings(
-        recipe.grpo.max_completion_tokens, recipe.select.temperature, recipe.select.rollouts, recipe.select.seed
+    settings = choose_sampling(
+        recipe.sampling, recipe.grpo.max_completion_tokens, recipe.select.rollouts, recipe.select.seed
     )
     batch = bench.list_items("rl", bench.processor, pictures)[:1]
     rank = recipe.grpo.lora.rank if adapter and recipe.grpo.lora else 0
@@ -92,7 +93,7 @@ def measure_greedy(bench: Bench, attention: str, formulas: Formulas) -> Iterator
     items = bench.list_items("rehearsal", bench.load_processor(evaluate.max_pixels))
     batches = make_batches(items, evaluate.batch, evaluate.batch_pixels)
     batch = max(batches, key=len)
-    yield from measure_batch(bench, attention, formulas, batch, GenerationSettings(evaluate.max_new_tokens), 0)
+    yield from measure_batch(bench, attention, formulas, batch, Decoding(evaluate.max_new_tokens), 0)
 
 
 def measure_batch(
@@ -100,7 +101,7 @@ def measure_batch(
     attention: str,
     formulas: Formulas,
     batch: list[ModelInput],
-    settings: GenerationSettings,
+    settings: Decoding,
     rank: int,
 ) -> Iterator[Part]:
     """Generate one batch several times; every repetition is in the record as soon as it is done."""
@@ -112,7 +113,7 @@ def measure_batch(
     model = bench.build_model(attention)
     if rank:
         get_peft_model(model, make_lora_config(bench.recipe.grpo.lora)).eval()  # changes the model's own layers
-    short = GenerationSettings(WARMUP_TOKENS, settings.temperature, rollouts, settings.seed)
+    short = replace(settings, max_new_tokens=WARMUP_TOKENS)
     generate_batch(model, bench.processor, batch, short)
     phases = Phases()
     timed: list[dict[str, float]] = []

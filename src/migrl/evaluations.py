@@ -8,14 +8,16 @@ two arms could be one between two machines. `migrl verify` looks for the setting
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from migrl.boxes import QWEN_FACTOR, Frame, smart_resize
+from migrl.boxes import Frame
 from migrl.errors import UserError
+from migrl.pictures import fit_size
 from migrl.prompts import PromptStyle, TargetKind, build_messages, hash_messages, hash_prompts, quote_boxes
 from migrl.recipe import Arm, Recipe
 from migrl.records import ProgressLog, read_jsonl
@@ -31,6 +33,22 @@ _Text = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+class _Decoding(BaseModel):
+    """What `decoding.Decoding.describe` writes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    do_sample: bool
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    end_tokens: list[int]
+    suppressed_tokens: list[int]
+    source: Literal["recipe", "checkpoint"]
+
+
 class _Shape(BaseModel):
     """One entry of evaluations.json."""
 
@@ -40,6 +58,7 @@ class _Shape(BaseModel):
     seed: int | None
     weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     engine: _Text
+    engine_version: _Text
     attention: _Text
     dtype: _Text
     device: _Text
@@ -48,24 +67,28 @@ class _Shape(BaseModel):
     min_pixels: _Count
     max_pixels: _Count
     max_new_tokens: _Count
-    decoding: Literal["greedy"]
+    decoding: _Decoding
     prompts: _Text
 
 
-def describe_evaluation(recipe: Recipe, arm: Arm, seed: int | None, weights_digest: str, device: str) -> Evaluation:
+def describe_evaluation(
+    recipe: Recipe, arm: Arm, seed: int | None, weights: str, device: str, decoding: Mapping[str, Any]
+) -> Evaluation:
     """One entry of evaluations.json.
 
     Args:
         seed: the training seed, None for an arm of a recipe that names only one, and for an arm that is not trained.
-        weights_digest: digest of the stage that made the arm's weights.
+        weights: SHA-256 of the arm's weights.
         device: name of the device that answered, `cpu` or what the GPU calls itself.
+        decoding: all that decides a completion beside weights, prompt and limit.
     """
     model, settings = recipe.model, recipe.evaluate
     return {
         "arm": arm,
         "seed": seed,
-        "weights": weights_digest,
+        "weights": weights,
         "engine": "transformers",
+        "engine_version": metadata.version("transformers"),
         "attention": model.attention,
         "dtype": model.dtype,
         "device": device,
@@ -74,7 +97,7 @@ def describe_evaluation(recipe: Recipe, arm: Arm, seed: int | None, weights_dige
         "min_pixels": model.min_pixels,
         "max_pixels": settings.max_pixels,
         "max_new_tokens": settings.max_new_tokens,
-        "decoding": "greedy",
+        "decoding": {**decoding, "source": "recipe" if settings.decoding == "greedy" else "checkpoint"},
         "prompts": hash_prompts(),
     }
 
@@ -204,8 +227,7 @@ def _find_fault(entry: Evaluation, row: Mapping[str, Any], known_prompts: bool) 
 
 @cache
 def _resize(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    rows, columns = smart_resize(height, width, factor=QWEN_FACTOR, min_pixels=min_pixels, max_pixels=max_pixels)
-    return columns, rows
+    return fit_size((width, height), min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def _hash_prompt(style: PromptStyle, row: Mapping[str, Any]) -> str:

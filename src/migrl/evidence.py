@@ -14,7 +14,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from migrl.recipe import Recipe
 RUN_FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
+WEIGHT_FOLDERS = ("model/", "adapter/")
 ATTEMPTS = ".attempts.json"
 WORKING_FOLDERS = ("checkpoints", "tensorboard", PROGRESS)  # state and time stamps, no result
 RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm flash-attn migrl".split()
@@ -203,6 +204,30 @@ def hash_outputs(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_file() and name.name != MANIFEST and not working:
             outputs[name.as_posix()] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     return outputs
+
+
+def hash_weights(outputs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """SHA-256 of the weights among a stage's outputs, of nothing else; None where it made none.
+
+    Those of a teacher are no result.
+    """
+    weights = {
+        name.partition("/")[2]: output["sha256"]
+        for name, output in sorted(outputs.items())
+        if name.startswith(WEIGHT_FOLDERS) and name.endswith(".safetensors")
+    }
+    return hash_json(weights) if weights else None
+
+
+def join_weights(model: str | None, adapter: str | None) -> str:
+    """One hash for a model and the adapter on it.
+
+    Raises:
+        UserError: there are no weights.
+    """
+    if model is None:
+        raise UserError("no *.safetensors among the outputs of a stage that makes weights; run it again with --force")
+    return model if adapter is None else hash_json([model, adapter])
 
 
 def check_disk(folder: Path, need_bytes: int) -> None:

@@ -11,26 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-)
+from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from migrl.decoding import Decoding
 from migrl.errors import UserError
 from migrl.inputs import ModelInput
 from migrl.models import list_vision_token_ids
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How to decode. Temperature 0 is greedy; `rollouts` completions a sample."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    rollouts: int = 1
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +31,7 @@ class Completion:
 def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None) -> list[list[ModelInput]]:
     """Fixed batches of inputs of similar length: less padding, and the same batches on resume.
 
+    The longest come first: if the device's memory does not suffice, that shows in the first minute.
     A batch has at most `size` inputs and, where `pixels` is given, at most so many pixels in all: memory grows with
     pixels, and an input may have two pictures or thirty.
     """
@@ -60,7 +47,7 @@ def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None)
             batches.append([])
             total = count_pixels(item)
         batches[-1].append(item)
-    return batches
+    return batches[::-1]
 
 
 @torch.inference_mode()
@@ -68,7 +55,7 @@ def generate_batch(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
     batch: list[ModelInput],
-    settings: GenerationSettings,
+    settings: Decoding,
 ) -> list[list[Completion]]:
     """Completions of one batch, `settings.rollouts` a sample, in the batch's order."""
     texts = [processor.apply_chat_template(x.messages, add_generation_prompt=True, tokenize=False) for x in batch]
@@ -76,14 +63,8 @@ def generate_batch(
     encoded = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
     check_encoding(processor, batch, encoded["attention_mask"], encoded["image_grid_thw"])
     tokenizer = processor.tokenizer
-    config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
-        do_sample=settings.temperature > 0,
-        num_return_sequences=settings.rollouts,
-        suppress_tokens=list_vision_token_ids(processor),
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **({"temperature": settings.temperature, "top_k": 0, "top_p": 1.0} if settings.temperature > 0 else {}),
+    config = settings.build(
+        model.generation_config.eos_token_id, tokenizer.pad_token_id, list_vision_token_ids(processor)
     )
     torch.manual_seed(derive_seed(settings.seed, batch))
     output = model.generate(**encoded, generation_config=config)

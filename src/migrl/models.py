@@ -1,13 +1,15 @@
 """Loading Qwen2.5-VL and its processor, the same way for every stage and arm."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.utils import logging
 
 from migrl.boxes import smart_resize
+from migrl.decoding import GENERATION_FILE
 from migrl.errors import UserError
 from migrl.recipe import ModelSettings
 
@@ -53,7 +55,22 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise UserError(f"{folder}: {kind.replace('_', ' ')} {sorted(report[kind])[:3]}; the weights are not whole")
+    own = model.generation_config
+    # Of what the checkpoint would have `generate` do only its end and padding are taken; decoding.py says the rest.
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     return model
+
+
+def keep_generation_file(source: Path, target: Path) -> None:
+    """Give a model that was made from another its decoding settings, for whoever uses it elsewhere."""
+    if (source / GENERATION_FILE).exists():
+        shutil.copyfile(source / GENERATION_FILE, target / GENERATION_FILE)
+
+
+def read_end_tokens(folder: Path) -> list[int]:
+    """Ids that end a completion, as the model in `folder` has them."""
+    found = GenerationConfig.from_pretrained(folder).eos_token_id
+    return list(found) if isinstance(found, list) else [found]
 
 
 def pick_device(local_rank: int = 0) -> torch.device:
@@ -72,13 +89,11 @@ def make_vision_bias(processor: Qwen2_5_VLProcessor) -> dict[int, float]:
 
 
 def compute_resized_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of an image after the processor's resizing; `size` is the original (width, height)."""
+    """(width, height) of an image after the processor's resizing; `size` is the original (width, height).
+
+    Raises:
+        ValueError: a strip that the processor refuses.
+    """
     images: Any = processor.image_processor
-    height, width = smart_resize(
-        size[1],
-        size[0],
-        factor=images.patch_size * images.merge_size,
-        min_pixels=images.size["shortest_edge"],
-        max_pixels=images.size["longest_edge"],
-    )
-    return (width, height)
+    limits = {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
+    return fit_size(size, **limits, factor=images.patch_size * images.merge_size)

@@ -9,6 +9,7 @@ what gradient checkpointing computes again. Waiting for data counts as time, wri
 """
 
 import gc
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -149,7 +150,10 @@ class GenerationMeter:
 
     def start(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
         """The model is loaded, its first batch begins; each `note` ends a batch and begins the next."""
-        self.model = model
+        self.config, self.dtype = model.config, str(model.dtype)  # not the model: it must be gone before the next comes
+        log = ProgressLog(self.path)  # drops a torn last line
+        self._number = len(log.rows)
+        log.close()
         self._mark = read_clock()
 
     def note(self, batch: list[ModelInput], completions: list[list[Completion]]) -> None:
@@ -162,12 +166,12 @@ class GenerationMeter:
             patches = [width * height // patch**2 for width, height in item.resized_sizes]
             for completion in some:
                 length = prompt + completion.tokens
-                forward = count_forward(self.model.config, [length], completion.tokens, patches)
+                forward = count_forward(self.config, [length], completion.tokens, patches)
                 step += Step(tokens=completion.tokens, sequences=1, longest=length, flops=forward.total)
-        log = ProgressLog(self.path)
-        row = {"uid": str(len(log.rows)), **asdict(step), "dtype": str(self.model.dtype), "memory": measure_memory()}
-        log.append([row])
-        log.close()
+        row = {"uid": str(self._number), **asdict(step), "dtype": self.dtype, "memory": measure_memory()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._number += 1
         self.noted += 1
         self._mark = read_clock()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migrl.evidence import hash_file, hash_json
+from migrl.evidence import hash_file, hash_json, hash_weights
 from migrl.recipe import SEEDED_SECTIONS, LocalTeacher, Recipe, VllmTeacher
 
 Manifest = Mapping[str, Any]
@@ -46,6 +46,7 @@ def describe_stage(manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
     gpus = machine.get("gpus")
     return {
         **{key: manifest[key] for key in COPIED},
+        "weights": hash_weights(manifest["outputs"]),
         "attempts": manifest.get("attempts", 1),
         "gpu_seconds": measure_gpu_seconds(manifest, recipe),
         "gpus": gpus and gpus.get("names"),

@@ -10,8 +10,9 @@ from typing import Any
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from migrl.arms import find_start
+from migrl.decoding import choose_sampling
 from migrl.evidence import StageContext
-from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.generate import generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank
 from migrl.models import load_processor
@@ -38,13 +39,7 @@ def sample_rollouts(
         find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels
     )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
-    generation = GenerationSettings(
-        max_new_tokens=recipe.grpo.max_completion_tokens,
-        temperature=settings.temperature,
-        rollouts=settings.rollouts,
-        seed=settings.seed,
-    )
-
+    decoding = choose_sampling(recipe.sampling, recipe.grpo.max_completion_tokens, settings.rollouts, settings.seed)
     meter = GenerationMeter(context.folder, rank.index, processor)
 
     def make_worker() -> Worker:
@@ -53,7 +48,7 @@ def sample_rollouts(
         meter.start(model)
 
         def work(batch: list[ModelInput]) -> Rows:
-            completions = generate_batch(model, processor, batch, generation)
+            completions = generate_batch(model, processor, batch, decoding)
             meter.note(batch, completions)
             return [score_rollouts(item, [c.text for c in some]) for item, some in zip(batch, completions, strict=True)]
 

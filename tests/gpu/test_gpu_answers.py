@@ -6,7 +6,8 @@ import pytest
 import torch
 from gpu_run import ROOT, Trainings, load_test_recipe
 
-from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.decoding import Decoding
+from migrl.generate import generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.models import load_model, load_processor, pick_device
 from migrl.records import read_samples
@@ -34,7 +35,7 @@ class Answers:
         batches: list[list[ModelInput]] = make_batches(self.items, size)
         found: dict[str, str] = {}
         for batch in batches:
-            answers = generate_batch(model, self.processor, batch, GenerationSettings(96))
+            answers = generate_batch(model, self.processor, batch, Decoding(96))
             found |= {item.sample.uid: some[0].text for item, some in zip(batch, answers, strict=True)}
         return found
 

@@ -1,5 +1,6 @@
 """Batches: similar lengths together, the same on every run, and never more pixels than fit."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
@@ -35,6 +36,9 @@ def test_every_input_is_in_one_batch_within_both_limits(
         assert pixels is None or total <= pixels or len(batch) == 1
 
 
-def test_without_a_limit_of_pixels_every_batch_but_the_last_is_full() -> None:
+def test_the_longest_come_first_and_every_batch_but_theirs_is_full_without_a_limit_of_pixels() -> None:
     inputs = [make_input(number, [28 * (number % 5 + 1)]) for number in range(23)]
-    assert [len(batch) for batch in make_batches(inputs, 5)] == [5, 5, 5, 5, 3]
+    batches = make_batches(inputs, 5)
+    assert [len(batch) for batch in batches] == [3, 5, 5, 5, 5]
+    widths = [[item.resized_sizes[0][0] for item in batch] for batch in batches]
+    assert all(min(longer) >= max(shorter) for longer, shorter in pairwise(widths))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_files import make_row, read_recipe
+from run_files import DECODING, make_row, read_recipe
 
 from migrl.errors import UserError
 from migrl.evaluations import (
@@ -24,6 +24,7 @@ from migrl.scores import Row
 
 OTHERS: dict[str, Any] = {
     "engine": "vllm",
+    "engine_version": "0.31.0",
     "attention": "flash_attention_2",
     "dtype": "bfloat16",
     "device": "NVIDIA H100 80GB HBM3",
@@ -32,13 +33,13 @@ OTHERS: dict[str, Any] = {
     "min_pixels": 784,
     "max_pixels": 12_845_056,
     "max_new_tokens": 95,
-    "decoding": "sampled",
+    "decoding": {**DECODING, "repetition_penalty": 1.05, "source": "checkpoint"},
     "prompts": "0" * 16,
 }
 
 
 def describe(arm: Any, seed: int | None = None, **changes: Any) -> Evaluation:
-    return describe_evaluation(read_recipe("tiny"), arm, seed, "a" * 64, "cpu") | changes
+    return describe_evaluation(read_recipe("tiny"), arm, seed, "a" * 64, "cpu", DECODING) | changes
 
 
 def make_rows(**changes: Any) -> list[Row]:

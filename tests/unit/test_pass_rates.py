@@ -181,7 +181,7 @@ def test_without_the_section_the_stage_is_not_planned_and_no_other_key_changes()
 
 @pytest.mark.parametrize(
     ("override", "changes"),
-    [("select.temperature=0.5", True), ("grpo.max_pixels=6400", True), ("pass_rates.samples=6", True)]
+    [("sampling.temperature=0.5", True), ("grpo.max_pixels=6400", True), ("pass_rates.samples=6", True)]
     + [("grpo.learning_rate=1.0e-3", False), ("evaluate.batch=8", False)],
 )
 def test_its_key_covers_how_it_samples(override: str, changes: bool) -> None:

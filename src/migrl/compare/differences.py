@@ -18,6 +18,7 @@ SAMPLE_KEYS = ("question", "target", "images", "sizes")
 SETTING_KEYS = ("prompt_hash", "frame", "resized_sizes")
 EVALUATION_KEYS = (
     "engine",
+    "engine_version",
     "attention",
     "dtype",
     "device",

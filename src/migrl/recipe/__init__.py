@@ -6,7 +6,8 @@ error that names the nearest legal one. Arithmetic that would only fail hours la
 groups, checkpoints) is checked here, before anything is loaded.
 """
 
-from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, is_trained, list_keys, load_recipe
+from migrl.recipe.keys import list_keys
+from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, is_trained, load_recipe
 from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
     SINGLE_IMAGE,
@@ -28,6 +29,7 @@ from migrl.recipe.stages import (
     ModelSettings,
     Parallel,
     PassRatesSettings,
+    SamplingSettings,
     SelectSettings,
     SftSettings,
     SynthesizeSettings,
@@ -64,6 +66,7 @@ __all__ = [
     "PromptedTeacher",
     "Recipe",
     "RehearsalSource",
+    "SamplingSettings",
     "ScriptedTeacher",
     "SelectSettings",
     "ServerTeacher",

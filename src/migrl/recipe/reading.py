@@ -1,15 +1,15 @@
 """Reading a recipe file: overrides applied, every mistake named with its nearest legal key."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from migrl.boxes import QWEN_FACTOR
 from migrl.errors import UserError
-from migrl.recipe.section import Section
+from migrl.recipe.keys import explain_unknown, name_key
+from migrl.recipe.section import Section, Seed
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
 from migrl.recipe.stages import (
     EvaluateSettings,
@@ -17,6 +17,7 @@ from migrl.recipe.stages import (
     LaunchSettings,
     ModelSettings,
     PassRatesSettings,
+    SamplingSettings,
     SelectSettings,
     SftSettings,
     SynthesizeSettings,
@@ -24,8 +25,6 @@ from migrl.recipe.stages import (
 from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
 from migrl.yaml_file import parse_yaml
-
-TrainingSeed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no larger one
 
 
 class Recipe(Section):
@@ -41,13 +40,14 @@ class Recipe(Section):
     source: Annotated[WorldSource | HubSource | FolderSource | RehearsalSource, Field(discriminator="kind")]
     synthesize: SynthesizeSettings
     sft: SftSettings
+    sampling: SamplingSettings
     select: SelectSettings
     grpo: GrpoSettings
-    seeds: tuple[TrainingSeed, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     pass_rates: PassRatesSettings | None = None
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
-    resamples: Annotated[int, Field(ge=100)] = 10_000
+    resamples: Annotated[int, Field(strict=True, ge=100, le=10**6)] = 10_000
     watch: WatchSettings = WatchSettings()
     trackers: tuple[Tracker, ...] = ("tensorboard",)
 
@@ -92,6 +92,16 @@ class Recipe(Section):
                     f"{name}.max_pixels={limit} is below model.min_pixels={self.model.min_pixels}; raise it, or lower "
                     "model.min_pixels"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def check_rank_seeds(self) -> Self:
+        most = 2**32 - self.launch.processes
+        if (largest := max(self.grpo.seed, *self.seeds, 0)) > most:
+            raise ValueError(
+                f"seed {largest}: each process of grpo adds its number to grpo.seed or seeds, and numpy takes none "
+                f"from 2**32 on; use {most} or less"
+            )
         return self
 
     @property
@@ -148,7 +158,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_explain(item) for item in error.errors())) from error
+        raise UserError(f"{path}: " + "; ".join(_explain(item, data) for item in error.errors())) from error
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -168,27 +178,11 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise UserError(f"override {override!r}: the value is not YAML ({error}); quote it") from error
 
 
-def _explain(item: Any) -> str:
-    kinds = ("world", "hub", "folder", "rehearsal", "mgrounding", "univg")  # not written by the user
-    engines = ("scripted", "transformers", "vllm", "openai")
-    where = [str(part) for part in item["loc"] if part not in (*kinds, *engines)]
-    key = ".".join(where)
+def _explain(item: Any, data: dict[str, Any]) -> str:
+    key = name_key(Recipe, item["loc"])
     if item["type"] == "extra_forbidden":
-        legal = list_keys(Recipe)
-        near = difflib.get_close_matches(key, legal, n=1, cutoff=0.0)
-        return f"key {key!r} is unknown; did you mean {near[0]!r}?"
+        return explain_unknown(Recipe, key, data)
     if item["type"] == "missing":
         return f"key {key!r} is missing; add it (reproduce/recipes/tiny.yaml shows every key)"
     got = "" if isinstance(item["input"], dict) else f"; got {item['input']!r}"
     return f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}"[:600]
-
-
-def list_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every legal dotted key of a model and its sections."""
-    keys = []
-    for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        for part in getattr(field.annotation, "__args__", (field.annotation,)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                keys += list_keys(part, f"{prefix}{name}.")
-    return keys

@@ -6,7 +6,18 @@ from pydantic import Field, model_validator
 
 from migrl.boxes import Frame
 from migrl.prompts import PromptStyle
-from migrl.recipe.section import Count, Rate, Section, check_divides
+from migrl.recipe.section import (
+    Batch,
+    Count,
+    LearningRate,
+    Number,
+    Rate,
+    Section,
+    Seed,
+    Temperature,
+    Weight,
+    check_divides,
+)
 from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
 from migrl.recipe.watching import AlarmSettings
 
@@ -24,7 +35,7 @@ class ModelSettings(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     frame: Frame = "resized_px"
     min_pixels: Count
-    threads: Count | None = None
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
 
     @property
     def needs_gpu(self) -> bool:
@@ -37,7 +48,7 @@ class LoraSettings(Section):
 
     rank: Count
     alpha: Count
-    dropout: Rate = 0.0
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
 
 
 class SynthesizeSettings(Section):
@@ -48,7 +59,7 @@ class SynthesizeSettings(Section):
     min_iou: Rate
     max_thought_words: Count
     max_samples: Count
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def check_candidates(self) -> Self:
@@ -65,14 +76,14 @@ class SftSettings(Section):
 
     lora: LoraSettings
     epochs: Count
-    batch: Count
-    micro_batch: Count
-    learning_rate: float
+    batch: Batch
+    micro_batch: Batch
+    learning_rate: LearningRate
     warmup_ratio: Rate
     max_pixels: Count
     save_steps: Count
     parallel: Parallel = "none"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def check_batch(self) -> Self:
@@ -88,12 +99,23 @@ class SelectSettings(Section):
     """
 
     keep: Literal["solvable", "all"] = "solvable"
-    rollouts: Annotated[int, Field(ge=2)]
-    temperature: float
-    batch: Count
+    rollouts: Annotated[int, Field(strict=True, ge=2, le=1000)]
+    batch: Batch
     batch_pixels: Count | None = None
     max_per_task: Count
-    seed: int = 0
+    seed: Seed = 0
+
+
+class SamplingSettings(Section):
+    """How rollouts are sampled, those of select, grpo and pass_rates alike: RL learns from what selection measured.
+
+    `top_k` 0 and `top_p` 1 leave the model's distribution whole. The words are those of trl and transformers.
+    """
+
+    temperature: Temperature
+    top_k: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0
 
 
 class PassRatesSettings(Section):
@@ -106,30 +128,29 @@ class GrpoSettings(Section):
     """Rule-based RL with GRPO."""
 
     steps: Count
-    prompts_per_step: Count
-    group: Annotated[int, Field(ge=2)]
-    micro_batch: Count
-    learning_rate: float
+    prompts_per_step: Batch
+    group: Annotated[int, Field(strict=True, ge=2, le=1000)]
+    micro_batch: Batch
+    learning_rate: LearningRate
     warmup_ratio: Rate
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     lora: LoraSettings | None
-    kl: Annotated[float, Field(ge=0)]
-    clip: float
-    temperature: float
+    kl: Weight
+    clip: Annotated[Number, Field(gt=0, lt=1)]
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
     scale_rewards: Literal["group", "batch", "none"]
     accuracy_reward: Literal["iou", "gated_iou", "hit"]
-    accuracy_weight: float
-    format_weight: float
+    accuracy_weight: Weight
+    format_weight: Weight
     max_completion_tokens: Count
     max_pixels: Count
     save_steps: Count
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     parallel: Parallel = "zero2"
     save_only_model: bool = False
     engine: Literal["transformers", "vllm"] = "transformers"
-    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    seed: int = 0
+    vllm_memory: Annotated[Number, Field(gt=0, lt=1)] = 0.3
+    seed: Seed = 0
     alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)
 
     @property
@@ -140,6 +161,8 @@ class GrpoSettings(Section):
     def check_batch(self) -> Self:
         total = self.completions_per_step
         check_divides("grpo.micro_batch", self.micro_batch, "grpo.prompts_per_step * grpo.group", total)
+        if self.accuracy_weight == self.format_weight == 0:
+            raise ValueError("accuracy_weight and format_weight are both 0, so that nothing is rewarded; raise one")
         if self.save_only_model:
             raise ValueError(
                 "save_only_model: DeepSpeed cannot resume without optimizer states, so a killed run would start "
@@ -149,22 +172,35 @@ class GrpoSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """Evaluation: greedy, one engine, one pixel limit and one prompt for all arms.
+    """Evaluation: one engine, one decoding, one pixel limit and one prompt for all arms.
 
-    A batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
+    `decoding` greedy takes the likeliest token, after `repetition_penalty`; checkpoint takes what the base model's own
+    generation_config.json says (temperature, top-k, top-p, penalty), for every arm. Nothing else is ever inherited. A
+    batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
     """
 
-    arms: tuple[Arm, ...]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     style: PromptStyle = "think"
+    decoding: Literal["greedy", "checkpoint"] = "greedy"
+    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0
     max_new_tokens: Count
     max_pixels: Count
-    batch: Count
+    batch: Batch
     batch_pixels: Count
 
     @model_validator(mode="after")
     def check_arms(self) -> Self:
         if len(set(self.arms)) != len(self.arms):
             raise ValueError("arms: every arm at most once")
+        return self
+
+    @model_validator(mode="after")
+    def check_penalty(self) -> Self:
+        if self.decoding == "checkpoint" and self.repetition_penalty != 1:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty:g} beside decoding=checkpoint, which takes the "
+                "checkpoint's own; leave one of them out"
+            )
         return self
 
 
@@ -177,10 +213,10 @@ class LaunchSettings(Section):
     """
 
     processes: Count = 1
-    machines: Annotated[int, Field(ge=1, exclude=True)] = 1
+    machines: Annotated[int, Field(strict=True, ge=1, exclude=True)] = 1
     starter: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     address: Annotated[str | None, Field(exclude=True)] = None
-    port: Annotated[int, Field(ge=1, le=65535, exclude=True)] = 29500
+    port: Annotated[int, Field(strict=True, ge=1, le=65535, exclude=True)] = 29500
 
     @model_validator(mode="after")
     def check_machines(self) -> Self:

@@ -6,10 +6,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from migrl.recipe.section import Count, Rate, Section
+from migrl.recipe.section import Batch, Count, Number, Rate, Seconds, Section, Share
 
-Seconds = Annotated[float, Field(gt=0)]
-Price = Annotated[float, Field(ge=0)]
+Price = Annotated[Number, Field(ge=0, le=10**6)]
 
 
 class ScriptedTeacher(Section):
@@ -23,10 +22,17 @@ class ScriptedTeacher(Section):
 
 
 class PromptedTeacher(Section):
-    """A model that is asked with the texts of teachers/texts; `max_tokens` bounds each of its completions."""
+    """A model that is asked with the texts of teachers/texts; `max_tokens` bounds each of its completions.
+
+    Every engine samples by these settings and by nothing that comes with the model; `top_k` 0 and `top_p` 1 cut
+    nothing off.
+    """
 
     model: str
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[Number, Field(ge=0, le=2)] = 0.7
+    top_k: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0
     max_tokens: Count = 1024
 
 
@@ -49,7 +55,7 @@ class TransformersTeacher(LocalTeacher):
 
     engine: Literal["transformers"]
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    batch: Count = 8
+    batch: Batch = 8
     batch_pixels: Count | None = None
 
 
@@ -62,8 +68,8 @@ class VllmTeacher(LocalTeacher):
     engine: Literal["vllm"]
     context_tokens: Count = 32768
     tensor_parallel: Count = 1
-    memory: Rate = Field(default=0.9, exclude=True)
-    batch: Count = Field(default=256, exclude=True)
+    memory: Share = Field(default=0.9, exclude=True)
+    batch: Batch = Field(default=256, exclude=True)
 
 
 class ServerTeacher(PromptedTeacher):
@@ -75,18 +81,23 @@ class ServerTeacher(PromptedTeacher):
     answers usably, is left without a reply, up to the share `unanswered` of all; more of them stop the stage. Prices
     are for a million tokens, in any currency. Only the model and how it is asked decide a result: where the server is,
     how it is reached and what it costs are no part of the stage's key.
+
+    OpenAI's protocol knows no top_k and no repetition_penalty; vLLM and others take them beside it. `extensions` are
+    those that are sent. A server that refuses them needs an empty list, and then samples by defaults of its own, often
+    the checkpoint's.
     """
 
     engine: Literal["openai"]
+    extensions: tuple[Literal["top_k", "repetition_penalty"], ...] = ("top_k", "repetition_penalty")
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(default="max_tokens", exclude=True)
     base_url: str = Field(default="http://localhost:8000/v1", exclude=True)
     key_file: Path | None = Field(default=None, exclude=True)
     concurrency: Count = Field(default=64, exclude=True)
     connect_seconds: Seconds = Field(default=10.0, exclude=True)
     reply_seconds: Seconds = Field(default=600.0, exclude=True)
-    retries: Annotated[int, Field(ge=0, exclude=True)] = 6
+    retries: Annotated[int, Field(strict=True, ge=0, le=1000, exclude=True)] = 6
     backoff_seconds: Seconds = Field(default=1.0, exclude=True)
-    outage_seconds: Annotated[float, Field(ge=0)] = Field(default=900.0, exclude=True)
+    outage_seconds: Annotated[Number, Field(ge=0, le=7 * 86400)] = Field(default=900.0, exclude=True)
     unanswered: Rate = Field(default=0.02, exclude=True)
     price_per_million_input: Price | None = Field(default=None, exclude=True)
     price_per_million_output: Price | None = Field(default=None, exclude=True)

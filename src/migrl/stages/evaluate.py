@@ -1,4 +1,4 @@
-"""evaluate: every arm on every benchmark, greedy, with one engine, prompt and pixel limit for all.
+"""evaluate: every arm on every benchmark, with one engine, decoding, prompt and pixel limit for all.
 
 Questions are spread over processes (shards.py); a killed evaluation goes on where it stopped and ends in the same rows.
 """
@@ -11,6 +11,7 @@ import torch
 
 from migrl.arms import find_arm, load_arm
 from migrl.data.world_source import TRAINING_SPLITS
+from migrl.decoding import choose_evaluation
 from migrl.errors import UserError
 from migrl.evaluations import (
     EVALUATIONS,
@@ -20,12 +21,12 @@ from migrl.evaluations import (
     note_device,
     read_devices,
 )
-from migrl.evidence import PROGRESS, StageContext, read_manifest, write_json
-from migrl.generate import Completion, GenerationSettings, generate_batch, make_batches
+from migrl.evidence import PROGRESS, StageContext, hash_weights, join_weights, read_manifest, write_json
+from migrl.generate import Completion, generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_generation, run_child
-from migrl.models import load_processor
-from migrl.performance import GenerationMeter, read_performance
+from migrl.models import list_vision_token_ids, load_processor, read_end_tokens
+from migrl.performance import GenerationMeter, read_performance, release_memory
 from migrl.recipe import Arm, Recipe, is_trained
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.scores import score_completion
@@ -81,11 +82,12 @@ def generate(context: StageContext, rank: Rank) -> None:
         for sample in read_benchmarks(context)
     ]
     batches = make_batches(items, settings.batch, settings.batch_pixels)
-    generation = GenerationSettings(max_new_tokens=settings.max_new_tokens)
+    decoding = choose_evaluation(recipe, base)
 
     meter = GenerationMeter(context.folder, rank.index, processor)
 
     def make_worker(arm: Arm) -> Worker:
+        release_memory()  # the arm before has to be gone, not only out of use
         model = load_arm(context, arm, rank)
         note_device(context.folder / PROGRESS / DEVICES.format(rank=rank.index), arm, name_device(model.device))
 
@@ -94,7 +96,7 @@ def generate(context: StageContext, rank: Rank) -> None:
         seed = {} if found is None else {"seed": found}
 
         def work(batch: list[ModelInput]) -> Rows:
-            completions = generate_batch(model, processor, batch, generation)
+            completions = generate_batch(model, processor, batch, decoding)
             meter.note(batch, completions)
             answers = [make_row(item, arm, some[0]) for item, some in zip(batch, completions, strict=True)]
             return [{**answer, **seed} for answer in answers]
@@ -106,15 +108,25 @@ def generate(context: StageContext, rank: Rank) -> None:
 
 
 def describe_arms(context: StageContext) -> list[Evaluation]:
-    """One entry of evaluations.json for each arm: the settings, the devices that were noted, the weights' digest."""
-    recipe = context.recipe
+    """One entry of evaluations.json for each arm: the settings, the devices that were noted, and the weights' hash."""
+    recipe, base = context.recipe, context.inputs["fetch"] / "model"
     logs = sorted((context.folder / PROGRESS).glob(DEVICES.format(rank="*")))
-    entries = []
-    for arm in recipe.evaluate.arms:
-        source = find_arm(context, arm)
-        weights = read_manifest((source.adapter or source.model).parent)["digest"]
-        entries.append(describe_evaluation(recipe, arm, find_seed(recipe, arm), weights, read_devices(logs, arm)))
-    return entries
+    processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=recipe.evaluate.max_pixels)
+    decoding = choose_evaluation(recipe, base).describe(read_end_tokens(base), list_vision_token_ids(processor))
+    return [
+        describe_evaluation(
+            recipe, arm, find_seed(recipe, arm), hash_arm(context, arm), read_devices(logs, arm), decoding
+        )
+        for arm in recipe.evaluate.arms
+    ]
+
+
+def hash_arm(context: StageContext, arm: Arm) -> str:
+    """SHA-256 of an arm's weights alone, an adapter's and those it lies on."""
+    source = find_arm(context, arm)
+    model = hash_weights(read_manifest(source.model.parent)["outputs"])
+    adapter = hash_weights(read_manifest(source.adapter.parent)["outputs"]) if source.adapter else None
+    return join_weights(model, adapter)
 
 
 def find_seed(recipe: Recipe, arm: Arm) -> int | None:

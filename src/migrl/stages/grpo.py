@@ -20,7 +20,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
-from migrl.models import list_vision_token_ids, load_model, load_processor
+from migrl.models import keep_generation_file, list_vision_token_ids, load_model, load_processor
 from migrl.performance import StepMeter, read_performance
 from migrl.recipe import Recipe
 from migrl.records import BoxTarget, read_samples
@@ -111,6 +111,8 @@ def train(context: StageContext, rank: Rank) -> None:
         facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)
     save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"), context.folder / "checkpoints")
+    if settings.lora is None and trainer.is_world_process_zero():
+        keep_generation_file(start, context.folder / "model")
 
 
 def make_rewards(recipe: Recipe) -> list[RewardFunction]:
@@ -167,7 +169,10 @@ def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcesso
         max_grad_norm=settings.max_grad_norm,
         beta=settings.kl,
         epsilon=settings.clip,
-        temperature=settings.temperature,
+        temperature=recipe.sampling.temperature,
+        top_k=recipe.sampling.top_k,
+        top_p=recipe.sampling.top_p,
+        repetition_penalty=recipe.sampling.repetition_penalty,
         loss_type=settings.loss,
         scale_rewards=settings.scale_rewards,
         reward_weights=[settings.accuracy_weight, settings.format_weight],

@@ -17,7 +17,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk
 from migrl.inputs import ModelInput, prepare_input
-from migrl.models import load_model, load_processor, pick_device
+from migrl.models import keep_generation_file, load_model, load_processor, pick_device
 from migrl.performance import measure_memory, release_memory
 from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Recipe
@@ -79,6 +79,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     adapter_logits = compute_logits(adapted, processor, items)
     adapted.merge_and_unload(safe_merge=True).save_pretrained(out)
     copy_processor(base, out)
+    keep_generation_file(base, out)
     del state, model, adapted
     gc.collect()  # they refer to each other, and two models need twice the memory
     merged = load_model(out, recipe.model).to(pick_device()).eval()

@@ -8,9 +8,10 @@ depend on what else is in flight.
 from functools import partial
 from pathlib import Path
 
+from migrl.decoding import Decoding
 from migrl.errors import UserError
 from migrl.evidence import StageContext
-from migrl.generate import GenerationSettings, generate_batch, make_batches
+from migrl.generate import generate_batch, make_batches
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
 from migrl.models import load_model, load_processor, pick_device
@@ -52,16 +53,19 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
     limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
     processor = load_processor(weights, **limits)
     model = load_model(weights, settings).to(pick_device(rank.local)).eval()  # type: ignore[arg-type]
-    generation = GenerationSettings(
+    decoding = Decoding(
         max_new_tokens=teacher.max_tokens,
         temperature=teacher.temperature,
+        top_k=teacher.top_k,
+        top_p=teacher.top_p,
+        repetition_penalty=teacher.repetition_penalty,
         rollouts=recipe.synthesize.candidates,
         seed=recipe.synthesize.seed,
     )
 
     def work(batch: list[ModelInput]) -> Rows:
         rows = []
-        for item, completions in zip(batch, generate_batch(model, processor, batch, generation), strict=True):
+        for item, completions in zip(batch, generate_batch(model, processor, batch, decoding), strict=True):
             tokens = sum(count_prompt(processor, item))
             replies = [
                 {

@@ -49,6 +49,8 @@ def build_body(teacher: ServerTeacher, item: ModelInput, pictures: list[bytes], 
     settings = {
         "model": teacher.model,
         "temperature": teacher.temperature,
+        "top_p": teacher.top_p,
+        **{name: getattr(teacher, name) for name in teacher.extensions},
         teacher.token_limit_name: teacher.max_tokens,
         "seed": seed,
     }

@@ -59,6 +59,9 @@ def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: i
             SamplingParams(
                 n=recipe.synthesize.candidates,
                 temperature=teacher.temperature,
+                top_k=teacher.top_k,
+                top_p=teacher.top_p,
+                repetition_penalty=teacher.repetition_penalty,
                 max_tokens=teacher.max_tokens,
                 seed=derive_seed(seed, [item]),
                 logit_bias=bias,

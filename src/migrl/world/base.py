@@ -33,6 +33,8 @@ from migrl.world.lessons import Crowd
 from migrl.world.see import IGNORED, SeeHead, find_word_ids
 from migrl.world.tokenizer import build_processor
 
+TRAP = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 1.05}
+"""Decoding settings such as Qwen2.5-VL's checkpoints ship: no stage may inherit them, and every test would see it."""
 WARMUP_STEPS = 100
 LOG_EVERY = 50
 
@@ -104,6 +106,7 @@ def build_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGener
             nn.init.zeros_(weight)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.generation_config.update(**TRAP)
     return model
 
 
