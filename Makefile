@@ -25,7 +25,7 @@ TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers rep
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-gpu lock smoke test browser seeds publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test browser seeds rescore publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,16 +84,21 @@ browser: ## Debian's Chromium, for the tests of the report's page (needs root; w
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get -qq -o Acquire::http::Timeout=20 update && apt-get install -y -qq --no-install-recommends chromium
 
-# Raw scores of further seeds, kept as the reference that new runs are compared with.
-seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep their scores in results/reference_runs/tiny
+# Completions and scores of further seeds, kept as the reference that new runs are compared with.
+seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep what they answered in results/reference_runs/tiny
 	@for seed in $(SEEDS); do \
 	  $(BIN)/migrl reproduce --recipe tiny --seed $$seed --runs runs/seed_$$seed --results runs/seed_$$seed/results $(SET) \
 	    || exit 1; \
 	  mkdir -p results/reference_runs/tiny/seed_$$seed; \
-	  cp runs/seed_$$seed/results/tiny/scores.json runs/seed_$$seed/results/tiny/claims.json \
-	    results/reference_runs/tiny/seed_$$seed/; \
+	  for file in scores.json claims.json samples.jsonl.gz; do \
+	    cp runs/seed_$$seed/results/tiny/$$file results/reference_runs/tiny/seed_$$seed/; \
+	  done; \
 	done
 	$(BIN)/migrl recipe --recipe tiny $(SET) > results/reference_runs/tiny/recipe.json
+	$(BIN)/migrl seal results
+
+rescore: $(STAMP) ## read the kept completions of the reference runs again, after a change of the rules
+	$(BIN)/migrl rescore results/reference_runs/tiny
 	$(BIN)/migrl seal results
 
 reproduce: $(STAMP) ## the whole pipeline of RECIPE into results/RECIPE

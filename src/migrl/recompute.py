@@ -92,9 +92,7 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
         bar = progress.add_task(f"checking {folder.name}", total=len(rows) * (1 + len(follow)))
         for row in rows:
             rescored.append(rescore_row(row))
-            for key in SCORED_KEYS:
-                place = f"{SAMPLES}, {name_arm(row)}, sample {row['uid']!r}: {key}"
-                differences += compare(row[key], rescored[-1][key], place)
+            differences += compare_scoring(row, rescored[-1])
             progress.advance(bar)
         for name, make in follow.items():
             made[name] = collect(differences, make)
@@ -108,6 +106,12 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
     what += f", {len(evaluations or ())} evaluations compared, {PAGE} written again; other files by hash alone"
     # Rows that cannot be compared are refused more than once.
     return what, list(dict.fromkeys(differences))
+
+
+def compare_scoring(row: Row, again: Row) -> Iterator[str]:
+    """A sentence for each part of a row's score that its completion does not give."""
+    for key in SCORED_KEYS:
+        yield from compare(row[key], again[key], f"{SAMPLES}, {name_arm(row)}, sample {row['uid']!r}: {key}")
 
 
 def check_name(folder: Path, recipe: Recipe) -> Iterator[str]:
@@ -231,12 +235,20 @@ def find_due_claims(judged: list[Any], claims_file: Path) -> list[Claim]:
 
 
 def recompute_reference(folder: Path) -> tuple[str, list[str]]:
-    """The same for one reference run, of which scores and claims are kept: macro deltas follow from the tables.
+    """The same for one reference run: its completions give the scores, and macro deltas follow from these tables.
 
-    A table's percentages are rounded to four decimals, so two of them differ by the delta within TABLE_TOLERANCE.
+    A table's percentages are rounded to four decimals, so two of them differ by the delta within TABLE_TOLERANCE. Runs
+    of older code have no completions; their scores are taken as they are.
     """
     scores, entries = read_object(folder / "scores.json", dict), read_object(folder / "claims.json", list)
-    differences, count = [], 0
+    differences, count, scored = [], 0, "no completions kept"
+    if (folder / SAMPLES).exists():
+        rows = load_rows(folder / SAMPLES)
+        again = [rescore_row(row) for row in rows]
+        for row, other in zip(rows, again, strict=True):
+            differences += compare_scoring(row, other)
+        differences += compare(scores, compute_scores(again), "scores.json")
+        scored = f"{len(rows):,} completions scored again"
     for number, entry in enumerate(entries):
         try:
             if entry.get("delta") is None or entry.get("averaging", "macro") != "macro":
@@ -252,7 +264,7 @@ def recompute_reference(folder: Path) -> tuple[str, list[str]]:
         count += 1
         if not alike:  # no number is like NaN
             differences.append(f"claims.json[{number}].delta: {entry['delta']} stored, {delta:.4f} by scores.json")
-    return f"{count} deltas follow from the scores", differences
+    return f"{scored}, {count} deltas follow from the scores", differences
 
 
 def average_tasks(scores: Mapping[str, Any], benchmarks: Sequence[str]) -> float:

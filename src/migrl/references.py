@@ -1,7 +1,7 @@
 """Reference runs: raw results of earlier runs of a recipe with other seeds, and where a new run's deltas must lie.
 
 They are kept under `results/reference_runs/<recipe>`: `recipe.json`, the settings they were made with, and for each
-seed `scores.json` and `claims.json`.
+seed `scores.json`, `claims.json`, and with `samples.jsonl.gz` the completions, so that a later rule can be applied.
 """
 
 import json
@@ -19,7 +19,7 @@ from migrl.recipe import SEEDED_SECTIONS, Recipe
 
 REFERENCE_RUNS = Path(__file__).resolve().parents[2] / "results" / "reference_runs"
 RECIPE_FILE = "recipe.json"
-DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "select", "grpo", "evaluate")
+DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "sampling", "select", "grpo", "evaluate")
 BATCHING = ("select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
 """How questions are put together for speed: that changes no answer but by rounding."""
 _DECIMALS = 4

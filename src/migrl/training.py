@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, List, Value
 from peft import LoraConfig
 from torch import nn
 from torch.distributed import distributed_c10d
@@ -28,6 +28,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
+from migrl.pictures import read_image
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
 from migrl.records import read_jsonl, write_jsonl
 from migrl.watch.guard import AlreadyTrained, LongRunGuard, share_word
@@ -116,13 +117,39 @@ def check_processes(trainer: Trainer, rank: Rank) -> None:
 
 
 def build_dataset(items: list[ModelInput], columns: dict[str, list[Any]], features: dict[str, Any]) -> Dataset:
-    """A data set in trl's form: `prompt` (messages with image placeholders), `images` (decoded on access), and more."""
+    """A data set in trl's form: `prompt` (messages with image placeholders), `images` (decoded on access), and more.
+
+    `datasets.Image` would turn pictures by their EXIF tag, which boxes do not follow; ours are those of `read_image`.
+    """
     table = {
+        "uid": [item.sample.uid for item in items],
         "prompt": [item.messages for item in items],
-        "images": [[str(path) for path in item.paths] for item in items],
+        "images": [
+            [{"path": str(path), "size": list(size)} for path, size in zip(item.paths, item.sizes, strict=True)]
+            for item in items
+        ],
         **columns,
     }
-    return Dataset.from_dict(table, features=Features(prompt=MESSAGES, images=List(Image(mode="RGB")), **features))
+    images = List({"path": Value("string"), "size": List(Value("int64"))})
+    stored = Dataset.from_dict(
+        table, features=Features(uid=Value("string"), prompt=MESSAGES, images=images, **features)
+    )
+    return stored.with_transform(decode_images, columns=["uid", "images"], output_all_columns=True)
+
+
+def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Rows of `build_dataset` with their pictures decoded.
+
+    Raises:
+        UserError: naming the sample, if a picture is not what it was at fetch.
+    """
+    decoded = []
+    for uid, images in zip(rows["uid"], rows["images"], strict=True):
+        try:
+            decoded.append([read_image(Path(image["path"]), tuple(image["size"])) for image in images])
+        except UserError as error:
+            raise UserError(f"sample {uid!r}: {error}") from error
+    return {**rows, "images": decoded}
 
 
 class JsonlLog(TrainerCallback):
@@ -235,7 +262,6 @@ METRICS = {
     "kl": "kl",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncation",
-    "step_time": "step_time",
 }
 
 

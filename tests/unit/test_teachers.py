@@ -113,6 +113,10 @@ def test_a_server_gets_the_pictures_as_the_trained_model_sees_them(tmp_path: Pat
     assert [image.size for image in seen] == list(item.resized_sizes)
     assert all(abs(a - b) <= 4 for a, b in zip(seen[1].getpixel((60, 60)), (200, 30, 90), strict=True))
     assert (body["seed"], body["temperature"], body["max_tokens"]) == (7, 0.7, 1024)
+    # What is left out a server fills from its checkpoint, where top_k may be 1 and the penalty 1.05.
+    assert (body["top_p"], body["top_k"], body["repetition_penalty"]) == (1.0, 0, 1.0)
+    plain = json.loads(build_body(make_teacher(extensions=()), item, pictures, 7))
+    assert body.keys() - plain.keys() == {"top_k", "repetition_penalty"}
     seeds = {derive_seed(seed, f"u#{k}") for seed in range(20) for k in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 1 << 31 for seed in seeds)
 

@@ -73,8 +73,8 @@ def test_the_command_says_what_it_checked_and_the_root(results: Path) -> None:
         "3 evaluations compared, report.md written again; other files by hash alone",
         f"{results}/paper: not run; {len(read(results / 'paper/claims.json'))} claims say so, "
         "and there is no number to check; README.md written again",
-        f"{results}/reference_runs/tiny/seed_8: 2 deltas follow from the scores",
-        f"{results}/reference_runs/tiny/seed_9: 2 deltas follow from the scores",
+        f"{results}/reference_runs/tiny/seed_8: no completions kept, 2 deltas follow from the scores",
+        f"{results}/reference_runs/tiny/seed_9: no completions kept, 2 deltas follow from the scores",
         f"no difference; root {read(results / 'tree.json')['root']}",
     ]
 

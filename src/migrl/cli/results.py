@@ -66,6 +66,17 @@ def seal(
     console.print(f"{results / TREE}: root {read_json(results / TREE)['root']}", markup=False, soft_wrap=True)
 
 
+@app.command()
+def rescore(
+    folder: Annotated[Path, typer.Argument(help="Reference runs of one recipe, such as results/reference_runs/tiny.")],
+) -> None:
+    """Read the kept completions of reference runs by today's rules, and write their scores and claims anew."""
+    from migrl.stages.report import rescore_references
+
+    for line in rescore_references(folder):
+        console.print(line, markup=False, soft_wrap=True)
+
+
 @app.command("not-run")
 def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
     """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""

@@ -6,20 +6,25 @@ part of it, so `migrl verify` can recompute every score and verdict from them. A
 """
 
 import gzip
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from migrl.claims import load_claims, load_levels, select_claims, select_levels
+from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
 from migrl.evidence import StageContext, read_json, read_manifest, write_json
 from migrl.provenance import describe_provenance
 from migrl.recipe import Recipe, WorldSource
 from migrl.records import read_jsonl
-from migrl.references import REFERENCE_RUNS, load_references
+from migrl.references import RECIPE_FILE, REFERENCE_RUNS, list_runs, load_references
 from migrl.report.build import ReportLogs, write_report
 from migrl.report.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
-from migrl.scores import Row, compute_scores
+from migrl.scores import Row, compute_scores, load_rows, rescore_row
 from migrl.seal import make_file_hashes, seal
 from migrl.seeds import join_files, join_lists, read_evaluated_rows
 from migrl.verdicts import judge_claims, judge_levels
@@ -81,6 +86,34 @@ def judge_rows(
     )
     levels = judge_levels(select_levels(load_levels(), recipe.claims), rows)
     return compute_scores(rows), claims, levels
+
+
+def rescore_references(folder: Path) -> Iterator[str]:
+    """Write each reference run's rows, scores and claims anew from its completions; a sentence for each.
+
+    Raises:
+        UserError: no such runs, or settings that are none.
+    """
+    runs = list_runs(folder)
+    if not runs:
+        raise UserError(f"{folder}: no reference runs there; name the folder of one recipe's")
+    try:
+        recipe = Recipe.model_validate(read_json(folder / RECIPE_FILE))
+    except ValidationError as error:
+        raise UserError(f"{folder / RECIPE_FILE}: not a recipe's settings ({error}); run `make seeds`") from error
+    for run in (folder / name for name in runs):
+        path = run / "samples.jsonl.gz"
+        if not path.exists():
+            yield f"{run}: no completions are kept; run `make seeds SEEDS={run.name.removeprefix('seed_')}`"
+            continue
+        before = load_rows(path)
+        rows = [rescore_row(row) for row in before]
+        pack_rows("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), path)
+        scores, claims, _ = judge_rows(recipe, rows, {})
+        write_json(run / "scores.json", scores)
+        write_json(run / "claims.json", claims)
+        changed = sum(row != old for row, old in zip(rows, before, strict=True))
+        yield f"{run}: {changed} of {len(rows)} answers are read otherwise"
 
 
 def read_logs(out: Path) -> ReportLogs:
