@@ -1,6 +1,8 @@
 """What a stage costs: FLOPs against torch's own counter, rates against their definitions, and what is not run."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from migrl import performance
 from migrl.evidence import PROGRESS
 from migrl.flops import count_forward
-from migrl.performance import BFLOAT16, Step, StepMeter, describe, read_performance
+from migrl.models import load_processor
+from migrl.performance import BFLOAT16, GenerationMeter, Step, StepMeter, describe, read_performance
 from migrl.pipeline import plan_stages
 from migrl.preflight import needs_gpu
 from migrl.recipe import LoraSettings, load_recipe
@@ -135,6 +138,17 @@ def test_generation_is_read_back_without_its_first_batch_and_without_a_torn_line
     assert found is not None
     assert (found["steps"], found["warmup_steps"], found["seconds_per_step"]) == (2, 1, 2.0)
     assert (found["tokens_per_second"], found["longest_sequence"]) == (5.0, 70)
+
+
+def test_a_meter_of_generation_does_not_keep_the_model_in_memory(tmp_path: Path) -> None:
+    (tmp_path / PROGRESS).mkdir()
+    model, _ = build_tiny()
+    gone = weakref.ref(model)
+    meter = GenerationMeter(tmp_path, 0, load_processor(ROOT / "reproduce/tiny_base", min_pixels=784, max_pixels=784))
+    meter.start(model)
+    del model
+    gc.collect()
+    assert gone() is None, "evaluate loads the next arm beside this one"
 
 
 def test_the_committed_table_says_not_run_until_there_is_a_measurement() -> None:
