@@ -6,6 +6,8 @@ import stat
 import struct
 import subprocess
 import tempfile
+import tracemalloc
+import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,7 @@ class Member:
     method: int = 8
     size: int | None = None
     crc: int | None = None
+    extra: bytes = b""
 
 
 def build_zip(members: list[Member], *, volume_bytes: int | None = None, zip64: bool = False) -> list[bytes]:
@@ -66,7 +69,7 @@ def build_zip(members: list[Member], *, volume_bytes: int | None = None, zip64: 
         disk, offset = put(struct.pack("<4s5H3I2H", b"PK\x03\x04", *head, len(extra)) + name + extra)
         put(packed, whole=False)
         place = (disk, 0, member.mode << 16, offset)
-        extra = struct.pack("<2H3s", 0x7777, 3, b"own")  # a field of somebody else's, to be kept
+        extra = struct.pack("<2H3s", 0x7777, 3, b"own") + member.extra  # a field of somebody else's, to be kept
         if zip64:
             extra += struct.pack("<2H", 1, 28) + both + struct.pack("<QI", offset, disk)
             place = (0xFFFF, 0, member.mode << 16, 0xFFFFFFFF)
@@ -106,9 +109,12 @@ HOSTILE = {
     "a step upwards": [Member("a/../../x")],
     "a drive letter": [Member("C:/x")],
     "a drive letter without a slash": [Member("c:x")],
-    "a backslash": [Member("..\\x")],
+    "a step upwards with a backslash": [Member("a\\..\\..\\x")],
+    "an absolute name with a backslash": [Member("\\x")],
+    "a name on another machine": [Member("\\\\server\\x")],
+    "a drive letter with a backslash": [Member("C:\\x")],
+    "a name twice by another slash": [Member("a/x"), Member("a\\x", b"other")],
     "a null byte that hides an ending": [Member("x.png\0/../y")],
-    "an empty part": [Member("a//x")],
     "no name": [Member("")],
     "a long name": [Member("x" * 300)],
     "a link": [Member("x", b"/etc/passwd", mode=stat.S_IFLNK | 0o777)],
@@ -120,7 +126,8 @@ HOSTILE = {
     "a folder below a file": [Member("a"), Member("a/x")],
     "the record's name": [Member(RECORD)],
     "an encrypted member": [Member("x", flags=0x801)],
-    "a method without a bound on memory": [Member("x", method=14)],
+    "a broken LZMA member": [Member("x", method=14)],
+    "a broken bzip2 member": [Member("x", method=12)],
     "too many files": [Member(f"{n}") for n in range(101)],
     "too many bytes": [Member("x", bytes(50_000_001))],
     "a bomb": [Member("x", ZEROS)],
@@ -140,6 +147,72 @@ def test_an_archive_that_could_do_harm_is_refused_and_leaves_nothing(members: li
         unpack_zip(archive, inside / "out", LIMITS)
     assert not (inside / "out").exists()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (93, "zstandard"), (98, "PPMd"), (77, "method 77")])
+def test_a_method_that_python_does_not_read_is_named_with_a_remedy(method: int, name: str, tmp_path: Path) -> None:
+    archive = write_zip(tmp_path, build_zip([Member("first"), Member("x", method=method)]))
+    with pytest.raises(UserError, match=rf"member 'x' is packed with {name}.*pack the files again with deflate"):
+        unpack_zip(archive, tmp_path / "out", LIMITS)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_packed_by_bzip2_and_lzma_are_read_and_held_to_their_checksum(method: int, tmp_path: Path) -> None:
+    tree = {"a/x": b"", "b": bytes(range(256)) * 20_000}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        for name, data in tree.items():
+            archive.writestr(name, data)
+    assert unpack_zip(tmp_path / "a.zip", tmp_path / "out", LIMITS)
+    assert read_tree(tmp_path / "out") == tree
+    data = (tmp_path / "a.zip").read_bytes()
+    crc = struct.pack("<I", zlib.crc32(tree["b"]))
+    (tmp_path / "b.zip").write_bytes(data.replace(crc, struct.pack("<I", 1)))
+    with pytest.raises(UserError, match="'b' is damaged"):
+        unpack_zip(tmp_path / "b.zip", tmp_path / "no", LIMITS)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_bomb_of_bzip2_or_lzma_never_unfolds_in_memory(method: int, tmp_path: Path) -> None:
+    zeros = bytes(100_000_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("x", zeros)
+    lie = struct.pack("<I", len(zeros)), struct.pack("<I", 1000)
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(*lie))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="not of the 1000 bytes"):
+        unpack_zip(tmp_path / "a.zip", tmp_path / "out", LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def build_named(*names: bytes, flags: int = 0, extra: bytes = b"") -> list[bytes]:
+    """A zip whose names are these bytes."""
+    (data,) = build_zip([Member("n" * len(name), flags=flags, extra=extra) for name in names])
+    for name in names:
+        for _ in ("local header", "directory"):
+            data = data.replace(b"n" * len(name), name, 1)
+    return [data]
+
+
+def test_names_are_read_as_utf8_where_their_bytes_are_and_as_the_zip_says_otherwise(tmp_path: Path) -> None:
+    for name, raw in (("图片/狗 é.png", "图片/狗 é.png".encode()), ("grün.png", b"gr\x81n.png"), ("x.png", b"x.png")):
+        archive = write_zip(tmp_path, build_named(raw))
+        assert unpack_zip(archive, tmp_path / "out", LIMITS)
+        assert list(read_tree(tmp_path / "out")) == [name]
+    stated = "图.png"
+    raw = stated.encode("gbk")
+    body = struct.pack("<BL", 1, zlib.crc32(raw)) + stated.encode()
+    field = struct.pack("<2H", 0x7075, len(body)) + body
+    assert unpack_zip(write_zip(tmp_path, build_named(raw, extra=field)), tmp_path / "out", LIMITS)
+    assert list(read_tree(tmp_path / "out")) == [stated]
+
+
+def test_archives_of_windows_unpack_into_folders(tmp_path: Path) -> None:
+    names = ["images\\", "images\\a\\1.png", "images//a//2.png", ".\\images\\3.png"]
+    members = [Member(name, b"" if name.endswith("\\") else b"content") for name in names]
+    archive = write_zip(tmp_path, build_zip(members))
+    assert unpack_zip(archive, tmp_path / "out", LIMITS, holds=("a",))
+    assert sorted(read_tree(tmp_path / "out")) == ["3.png", "a/1.png", "a/2.png"]
 
 
 def test_members_that_share_packed_bytes_are_refused_as_a_bomb(tmp_path: Path) -> None:

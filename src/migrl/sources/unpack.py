@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from migrl.errors import UserError
 from migrl.evidence import check_disk, read_json, write_json
-from migrl.sources.progress import CHUNK_BYTES, track_bytes
+from migrl.sources.member import METHODS, OTHER_METHODS, decode_name, read_pieces
+from migrl.sources.progress import track_bytes
 from migrl.sources.split_zip import open_zip
 
 RECORD = ".unpacked.json"
 _RATIO_FREE_BYTES = 10_000_000  # a small file may compress as well as it likes
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile's bz2 and lzma decode without a bound on memory
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -186,12 +186,12 @@ def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[
 
 def _clean_name(archive: Path, info: zipfile.ZipInfo) -> str:
     """Name of a member without `.` parts; refuses whatever could leave the target or is not a plain file."""
-    name = info.orig_filename  # zipfile's `filename` is cut at a null byte
+    name = decode_name(info)
     mode = stat.S_IFMT(info.external_attr >> 16)
     is_folder = name.endswith("/")
     parts = name.removesuffix("/").split("/")
     faults = {
-        "has a backslash or a control character in its name": bool(re.search(r"[\x00-\x1f\x7f\\]", name)),
+        "has a control character in its name": bool(re.search(r"[\x00-\x1f\x7f]", name)),
         "has an absolute name": name.startswith("/") or bool(re.match(r"[A-Za-z]:", name)),
         "has an empty or `..` part in its name": "" in parts or ".." in parts,
         "has a name too long for a file": any(len(part.encode()) > 255 for part in parts) or len(name) > 2000,
@@ -200,12 +200,17 @@ def _clean_name(archive: Path, info: zipfile.ZipInfo) -> str:
         "is a link, a device or another special file": mode not in (0, stat.S_IFREG, stat.S_IFDIR),
         "is a folder by its mode and a file by its name": mode == stat.S_IFDIR and not is_folder,
         "is a folder with content": is_folder and info.file_size > 0,
-        f"is packed with method {info.compress_type}; stored and deflated are read": info.compress_type not in _METHODS,
         "unpacks to too much for its packed size": info.file_size > max(_RATIO_FREE_BYTES, 1100 * info.compress_size),
     }
     for fault, found in faults.items():
         if found:
             raise _refuse(archive, info, fault)
+    if info.compress_type not in METHODS:
+        method = OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
+        raise UserError(
+            f"{archive}: member {info.orig_filename!r} is packed with {method}, which Python does not read; unpack the "
+            "archive with 7-Zip and pack the files again with deflate, under the same name"
+        )
     return "/".join(part for part in parts if part != ".") + ("/" if is_folder else "")
 
 
@@ -224,13 +229,13 @@ def _extract(
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     try:
-        with source.open(info) as member, path.open("xb") as file:
-            while chunk := member.read(CHUNK_BYTES):  # zipfile checks the CRC when the member ends
-                written += len(chunk)
+        with path.open("xb") as file:
+            for piece in read_pieces(source, info):
+                written += len(piece)
                 if written > info.file_size:
                     break
-                file.write(chunk)
-                advance(len(chunk))
+                file.write(piece)
+                advance(len(piece))
     except FileExistsError as error:  # names that differ in case only are two files, where the file system can
         raise _refuse(archive, info, "has the name of another one on this file system") from error
     except _ZIP_ERRORS as error:
