@@ -2,7 +2,8 @@
 
 parse      the completion does not have the exact output form, or holds a control token of the chat
 iou        the answer misses the true box (IoU below `min_iou`) or names another image
-leak       the thought betrays that the truth was given, or quotes the true box
+leak       the thought betrays that the truth was given, or quotes the true box; "the given box" is none where the
+           question itself gives a box or a region
 image      the thought never names the image the answer is in
 length     the thought has more words than `max_thought_words`
 duplicate  the same completion was kept for the same sample before
@@ -21,9 +22,18 @@ from migrl.recipe import SynthesizeSettings
 FILTERS = ("parse", "iou", "leak", "image", "length", "duplicate")
 LEAK_WORDS = re.compile(
     r"\b(ground truth|true answer|true box|annotat(ion|ed)|correct answer"
-    r"|(as|was|were|is|are) (given|provided)|(given|provided) (box|bounding|answer|coordinate|location|region|target))",
+    r"|(as|was|were|is|are) (given|provided)|(given|provided) (answer|target)"
+    r"|(?P<place>(given|provided) (box|bounding|coordinate|location|region)))",
     re.I,
 )
+GIVEN_PLACE = re.compile(
+    r"<\|box_start\|>|\[ ?\d+(\.\d+)?( ?, ?\d+(\.\d+)?){3} ?\]"
+    r"|\b(given|marked|highlighted|indicated|specified|red|green|blue|yellow|this|that) (bounding )?(box|region)\b"
+    r"|\b(in|inside|within) (a|the) (bounding )?box\b(?! format)|\bis (a|the) region\b|\bregion (shown|seen) in\b",
+    re.I,
+)
+"""A box or a region that a question points at; the box that it asks for ("give its bounding box") is none."""
+SAME_SENTENCE = re.compile(r"[^.;\n]{0,40}")
 CONTROL_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>")
 """In a training text such a token would end the turn, or stand for a picture that is not there."""
 
@@ -55,20 +65,29 @@ def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSett
     image = item.box_target.image
     if answer.image != image or compute_iou(answer.box, item.true_box) < settings.min_iou:
         return "iou"
-    if leaks_truth(answer, item.true_box):
+    if leaks_truth(answer, item.true_box, question=item.sample.question, image=image):
         return "leak"
-    if image not in find_images(answer.thought):
+    if image not in find_images(answer.thought, count=len(item.sizes)):
         return "image"
     if len(answer.thought.split()) > settings.max_thought_words:
         return "length"
     return None
 
 
-def leaks_truth(answer: Answer, box: Box) -> bool:
-    """Whether a thought says that the truth was given, or quotes the true box."""
+def leaks_truth(answer: Answer, box: Box, *, question: str, image: int) -> bool:
+    """Whether a thought says that the truth was given, or quotes the true box.
+
+    Where the question gives a place, a thought may speak of "the given box", unless it says that it is in the target
+    `image`.
+    """
     thought = answer.thought or ""
+    is_free = GIVEN_PLACE.search(question) is not None
+    for found in LEAK_WORDS.finditer(thought):
+        following = SAME_SENTENCE.match(thought, found.end())
+        if not (found["place"] and is_free) or (following and image in find_images(following[0])):
+            return True
     numbers = r"\D{1,6}".join(str(round(v)) for v in box)
-    return LEAK_WORDS.search(thought) is not None or re.search(rf"\b{numbers}\b", thought) is not None
+    return re.search(rf"\b{numbers}\b", thought) is not None
 
 
 def count_filters(rows: list[dict[str, Any]], kept: int) -> dict[str, Any]:

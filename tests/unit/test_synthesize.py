@@ -1,5 +1,6 @@
 """Filters of the synthesized reasoning: each catches its fault, none catches good work."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -46,6 +47,36 @@ GOOD = f'<think>{FACTS}</think><answer>{{"image": 2, "bbox_2d": [35, 28, 70, 56]
 )
 def test_each_filter_catches_its_fault(completion: str, verdict: str | None) -> None:
     assert judge_completion(ITEM, completion, SETTINGS) == verdict
+
+
+@pytest.mark.parametrize(
+    ("question", "thought", "verdict"),
+    [
+        (
+            "Find what is at <|box_start|>(1,2),(3,4)<|box_end|> in image 2.",
+            "The object in the given box in image 1.",
+            None,
+        ),
+        ("Where is what the red box of image 1 holds?", "The provided bounding box of image 1 holds a circle.", None),
+        ("Image 1 is a region of image 2. Locate it.", "The given region, image 1, is on its left.", None),
+        ("Locate the red circle.", "The object in the given box in image 1.", "leak"),
+        ("Locate the red circle and give its bounding box.", "It lies in the given box.", "leak"),
+        ("Where is what the red box of image 1 holds?", "It is in the given box in image 2.", "leak"),
+        ("Where is what the red box of image 1 holds?", "The given box is the ground truth.", "leak"),
+        ("Where is what the red box of image 1 holds?", "The given answer says so.", "leak"),
+    ],
+)
+def test_a_thought_may_speak_of_a_place_that_the_question_gives(
+    question: str, thought: str, verdict: str | None
+) -> None:
+    item = replace(ITEM, sample=replace(SAMPLE, question=question))
+    completion = GOOD.replace(FACTS, f"{thought} It is the red circle in image 2.")
+    assert judge_completion(item, completion, SETTINGS) == verdict
+
+
+def test_a_thought_may_name_its_image_together_with_others_or_as_the_last() -> None:
+    for named in ("Images 1 and 2 show a red circle.", "Picture 2 shows it.", "It is in the last image."):
+        assert judge_completion(ITEM, GOOD.replace(FACTS, named), SETTINGS) is None
 
 
 def test_a_repeated_candidate_is_a_duplicate() -> None:
