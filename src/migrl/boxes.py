@@ -5,13 +5,11 @@ A box is `(x1, y1, x2, y2)`. What the numbers mean is its frame:
     unit         fractions of the original image, 0 to 1
     permille     thousandths of the original image, 0 to 1000 (Qwen2-VL, Migician, UniVG-R1)
     original_px  pixels of the original image
-    resized_px   pixels of the image after `smart_resize`, which is what Qwen2.5-VL reads and writes
+    resized_px   pixels of the image after the processor's resizing, which is what Qwen2.5-VL reads and writes
 
-Every box in this project carries its frame in its name (`box_unit`) or type; sizes are always
-(width, height), except in `smart_resize`, which keeps Qwen's (height, width) order.
+Every box in this project carries its frame in its name (`box_unit`) or type; sizes are always (width, height).
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -24,7 +22,6 @@ N = TypeVar("N", float, Fraction)
 Size = tuple[int, int]
 
 QWEN_FACTOR = 28  # Qwen2.5-VL's vision patch of 14 px, merged two by two
-MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's image processor refuses longer strips
 
 
 class BoxError(ValueError):
@@ -70,31 +67,6 @@ def compute_iou(a: tuple[N, N, N, N], b: tuple[N, N, N, N]) -> N:
     intersection = width * height
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
     return intersection / union
-
-
-def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Size at which Qwen2.5-VL sees an image: sides are multiples of `factor`, area within the limits.
-
-    Args and result are in (height, width) order, as in transformers' `image_processing_qwen2_vl`.
-
-    Raises:
-        ValueError: a side below 1 px or an aspect ratio above 200.
-    """
-    if min(height, width) < 1:
-        raise ValueError(f"an image of {width}x{height} px has no pixels")
-    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
-        raise ValueError(f"an image of {width}x{height} px is longer than {MAX_ASPECT_RATIO}:1")
-    new_height = max(factor, round(height / factor) * factor)
-    new_width = max(factor, round(width / factor) * factor)
-    if new_height * new_width > max_pixels:
-        beta = math.sqrt(height * width / max_pixels)
-        new_height = max(factor, math.floor(height / beta / factor) * factor)
-        new_width = max(factor, math.floor(width / beta / factor) * factor)
-    elif new_height * new_width < min_pixels:
-        beta = math.sqrt(min_pixels / (height * width))
-        new_height = math.ceil(height * beta / factor) * factor
-        new_width = math.ceil(width * beta / factor) * factor
-    return new_height, new_width
 
 
 def frame_size(frame: Frame, *, original_size: Size, resized_size: Size) -> tuple[float, float]:

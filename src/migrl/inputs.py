@@ -8,8 +8,9 @@ from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
 from migrl.boxes import Box, Frame, Size, convert_box
+from migrl.errors import UserError
 from migrl.models import compute_resized_size
-from migrl.pictures import read_image, read_image_size
+from migrl.pictures import find_sizes, read_image
 from migrl.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
 from migrl.records import BoxTarget, Sample
 
@@ -43,7 +44,7 @@ class ModelInput:
         return convert_box(self.box_target.box_unit, "unit", self.frame, **sizes)
 
     def load_images(self) -> list[Image.Image]:
-        return [read_image(path) for path in self.paths]
+        return [read_image(path, size) for path, size in zip(self.paths, self.sizes, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """The part of an evidence row that says what was asked."""
@@ -66,11 +67,22 @@ class ModelInput:
 def prepare_input(
     sample: Sample, root: Path, processor: Qwen2_5_VLProcessor, *, frame: Frame, style: PromptStyle
 ) -> ModelInput:
-    """Sizes and messages of one sample whose images lie under `root`; boxes in the question change to `frame`."""
+    """Sizes and messages of one sample whose images lie under `root`; boxes in the question change to `frame`.
+
+    Raises:
+        UserError: a missing picture, or a strip that the processor refuses.
+    """
     paths = tuple(root / name for name in sample.images)
-    sizes = tuple(read_image_size(path) for path in paths)
-    resized = tuple(compute_resized_size(processor, size) for size in sizes)
+    sizes = find_sizes(root, sample.images, sample.sizes)
+    resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))
     question = quote_boxes(sample.question, frame, original_size=sizes[0], resized_size=resized[0])
     kind = "box" if isinstance(sample.target, BoxTarget) else "choice"
     messages = build_messages(question, len(paths), style, kind)
     return ModelInput(sample, paths, sizes, resized, messages, frame)
+
+
+def _fit_picture(sample: Sample, path: Path, processor: Qwen2_5_VLProcessor, size: Size) -> Size:
+    try:
+        return compute_resized_size(processor, size)
+    except ValueError as error:
+        raise UserError(f"{path}: sample {sample.uid!r}: {error}") from error

@@ -8,9 +8,9 @@ import torch
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.utils import logging
 
-from migrl.boxes import smart_resize
 from migrl.decoding import GENERATION_FILE
 from migrl.errors import UserError
+from migrl.pictures import fit_size
 from migrl.recipe import ModelSettings
 
 VISION_TOKENS = (

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TextIO, get_args
 
-from migrl.boxes import Box, BoxError, check_numbers
+from migrl.boxes import Box, BoxError, Size, check_numbers
 from migrl.errors import UserError
 
+_LARGEST_SIDE = 2**31 - 1  # no picture format has longer sides; a number of JSON may have 4,000 digits
 Defect = Literal["", "inverted", "out_of_range"]
 _DEFECT_TEXTS = {
     "": "has no defect, but is marked as having one",
@@ -60,7 +61,9 @@ class Sample:
     """One question over images.
 
     `images` are paths relative to the data folder; `cluster` names the image set, so that questions
-    over the same pictures are resampled together; `facts` is what the scripted teacher knows.
+    over the same pictures are resampled together; `facts` is what the scripted teacher knows. `sizes`, one
+    (width, height) in px an image, are those of the decoded pictures: fetch stores them, and whoever prepares
+    a folder may leave them out.
     """
 
     uid: str
@@ -71,13 +74,17 @@ class Sample:
     target: BoxTarget | ChoiceTarget
     cluster: str
     facts: str = ""
+    sizes: tuple[Size, ...] = ()
 
     @property
     def kind(self) -> str:
         return "box" if isinstance(self.target, BoxTarget) else "choice"
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "target": self.target.to_json()}
+        data = {**asdict(self), "target": self.target.to_json()}
+        if not self.sizes:
+            del data["sizes"]
+        return data
 
 
 def parse_sample(data: Any, where: str) -> Sample:
@@ -95,7 +102,7 @@ def parse_sample(data: Any, where: str) -> Sample:
     known = {field.name for field in fields(Sample)}
     for key in data.keys() - known:
         raise fail(key, "not a key of a sample")
-    for key in known - data.keys() - {"facts"}:
+    for key in known - data.keys() - {"facts", "sizes"}:
         raise fail(key, "missing")
     for key in ("uid", "benchmark", "task", "question", "cluster"):
         if not isinstance(data[key], str) or not data[key]:
@@ -115,7 +122,19 @@ def parse_sample(data: Any, where: str) -> Sample:
         target=_parse_target(data["target"], len(images), fail),
         cluster=data["cluster"],
         facts=str(data.get("facts", "")),
+        sizes=_parse_sizes(data["sizes"], len(images), fail) if "sizes" in data else (),
     )
+
+
+def _parse_sizes(data: Any, image_count: int, fail: Any) -> tuple[Size, ...]:
+    if not isinstance(data, list | tuple) or len(data) != image_count:
+        raise fail("sizes", f"must be one [width, height] for each of the {image_count} images")
+    for size in data:
+        if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(side) is int for side in size):
+            raise fail("sizes", f"{size!r} is no pair of whole numbers, width and height in px")
+        if not all(0 < side <= _LARGEST_SIDE for side in size):
+            raise fail("sizes", f"{size!r} is no size in px")
+    return tuple((width, height) for width, height in data)
 
 
 def _parse_target(data: Any, image_count: int, fail: Any) -> BoxTarget | ChoiceTarget:

@@ -1,28 +1,79 @@
 """The sizes that boxes are mapped with are those that the real processor makes, for any picture and any limit."""
 
+from functools import cache
 from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import Qwen2_5_VLProcessor
 
-from migrl.boxes import smart_resize
 from migrl.models import compute_resized_size, load_processor
+from migrl.pictures import fit_size
+from migrl.recipe import load_recipe
 
-BASE = Path(__file__).resolve().parents[2] / "reproduce" / "tiny_base"
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "reproduce" / "tiny_base"
+RECIPES = sorted((ROOT / "reproduce" / "recipes").glob("*.yaml"))
+SIDES = st.integers(1, 4000)
+THIN = st.tuples(st.integers(1, 13), st.integers(1, 2600))  # below half a cell, where rules differ
 
 
-@settings(max_examples=60)
+def list_limits() -> list[tuple[int, int]]:
+    """Every (min, max) area at which a recipe's stages read pictures, and one with a high minimum."""
+    limits = {(200_704, 1_003_520)}
+    for path in RECIPES:
+        recipe = load_recipe(path)
+        limits |= {(recipe.model.min_pixels, stage.max_pixels) for stage in (recipe.sft, recipe.grpo, recipe.evaluate)}
+    return sorted(limits)
+
+
+LIMITS = list_limits()
+
+
+@cache
+def get_processor(limits: tuple[int, int]) -> Qwen2_5_VLProcessor:
+    return load_processor(BASE, min_pixels=limits[0], max_pixels=limits[1])
+
+
+def is_readable(size: tuple[int, int]) -> bool:
+    return max(size) <= 200 * min(size)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.tuples(st.integers(28, 700), st.integers(28, 700)), min_size=1, max_size=3),
-    limits=st.sampled_from([(3136, 9600), (3136, 401_408), (3136, 640_000), (200_704, 1_003_520)]),
+    sizes=st.lists(
+        (THIN | THIN.map(lambda size: size[::-1]) | st.tuples(st.integers(1, 700), st.integers(1, 700))).filter(
+            is_readable
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    limits=st.sampled_from(LIMITS),
 )
-def test_the_processors_grid_is_what_smart_resize_says(sizes: list[tuple[int, int]], limits: tuple[int, int]) -> None:
-    min_pixels, max_pixels = limits
-    processor = load_processor(BASE, min_pixels=min_pixels, max_pixels=max_pixels)
+@example(sizes=[(1, 1), (1, 200), (200, 1), (2, 3), (13, 14)], limits=LIMITS[0])
+@example(sizes=[(1000, 10), (10, 1000), (13, 2600), (14, 2800)], limits=LIMITS[-1])
+def test_the_processors_grid_is_the_size_that_boxes_are_mapped_with(
+    sizes: list[tuple[int, int]], limits: tuple[int, int]
+) -> None:
+    processor = get_processor(limits)
     images = processor.image_processor(images=[Image.new("RGB", size) for size in sizes], return_tensors="pt")
-    patch, merge = processor.image_processor.patch_size, processor.image_processor.merge_size
-    for (width, height), (_, rows, columns) in zip(sizes, images["image_grid_thw"].tolist(), strict=True):
-        resized = smart_resize(height, width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels)
-        assert (rows * patch, columns * patch) == resized
-        assert compute_resized_size(processor, (width, height)) == resized[::-1]
+    patch = processor.image_processor.patch_size
+    for size, (_, rows, columns) in zip(sizes, images["image_grid_thw"].tolist(), strict=True):
+        assert compute_resized_size(processor, size) == (columns * patch, rows * patch)
+
+
+@settings(max_examples=500)
+@given(size=st.tuples(SIDES, SIDES).filter(is_readable), limits=st.sampled_from(LIMITS))
+def test_every_size_has_as_many_patches_as_the_processor_counts(size: tuple[int, int], limits: tuple[int, int]) -> None:
+    width, height = fit_size(size, min_pixels=limits[0], max_pixels=limits[1])
+    images = get_processor(limits).image_processor
+    assert width * height // images.patch_size**2 == images.get_number_of_image_patches(size[1], size[0])
+    assert width % 28 == height % 28 == 0 < width * height
+
+
+@pytest.mark.parametrize("size", [(2001, 10), (10, 2001), (1000, 4)])
+def test_a_strip_longer_than_200_to_1_is_refused_with_its_size(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"{size[0]}x{size[1]} px.*leave out"):
+        fit_size(size, min_pixels=3136, max_pixels=16_000)

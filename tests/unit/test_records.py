@@ -41,9 +41,10 @@ def samples(draw: st.DrawFn) -> Sample:
     else:
         options = draw(st.integers(2, 26))
         target = ChoiceTarget(chr(ord("A") + draw(st.integers(0, options - 1))), options)
-    return Sample(
-        draw(TEXT), draw(TEXT), draw(TEXT), images, draw(TEXT), target, draw(TEXT), facts=draw(st.text(max_size=30))
-    )
+    sides = st.integers(1, 2**31 - 1)
+    sizes = tuple(draw(st.tuples(sides, sides)) for _ in images) if draw(st.booleans()) else ()
+    facts = draw(st.text(max_size=30))
+    return Sample(draw(TEXT), draw(TEXT), draw(TEXT), images, draw(TEXT), target, draw(TEXT), facts, sizes)
 
 
 @given(samples())
@@ -111,6 +112,14 @@ def test_a_uid_that_comes_twice_is_refused_at_its_second_record(tmp_path):
         ({"target": {"image": True, "box_unit": [0, 0, 1, 1]}}, "target"),
         ({"target": {"letter": "D", "options": 3}}, "target"),
         ({"target": None}, "target"),
+        ({"sizes": []}, "sizes"),
+        ({"sizes": [[4, 5]]}, "sizes"),  # of two images
+        ({"sizes": [[4, 5], [4, 5, 3]]}, "sizes"),
+        ({"sizes": [[4, 5], [4, 0]]}, "sizes"),
+        ({"sizes": [[4, 5], [4, True]]}, "sizes"),
+        ({"sizes": [[4, 5], [4, 5.0]]}, "sizes"),
+        ({"sizes": [[4, 5], "45"]}, "sizes"),
+        ({"sizes": None}, "sizes"),
     ],
 )
 def test_a_record_that_is_not_exactly_a_sample_is_refused_by_file_and_key(change, key):

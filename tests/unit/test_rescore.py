@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from migrl.benchmarks import BENCHMARKS
-from migrl.boxes import FRAMES, Frame, convert_box, smart_resize
+from migrl.boxes import FRAMES, Frame, convert_box
 from migrl.cli import app
 from migrl.errors import UserError
+from migrl.pictures import fit_size
 from migrl.rescore import ScoreSettings, cut_answer, rescore_file
 
 RECORDS = [make_mig_record("region"), make_mig_record("region"), make_mig_record("refer_grounding")]
@@ -104,8 +105,8 @@ def test_the_true_box_written_in_any_frame_is_a_hit_whatever_the_sizes_of_the_im
     for name, size in zip(RECORDS[2]["images"], sizes, strict=True):
         write_pictures(folder, [name], size)
     width, height = sizes[1]  # the target is image 2; the size of image 1 must not matter
-    resized_height, resized_width = smart_resize(height, width, factor=28, min_pixels=3136, max_pixels=max_pixels)
-    both = {"original_size": (width, height), "resized_size": (resized_width, resized_height)}
+    resized = fit_size((width, height), min_pixels=3136, max_pixels=max_pixels)
+    both = {"original_size": (width, height), "resized_size": resized}
     box = convert_box((0.1, 0.2, 0.3, 0.4), "unit", frame, **both)
     text = "[" + ", ".join(f"{v:.4f}" for v in box) + "]"
     settings = {"frame": frame, "max_pixels": max_pixels}

@@ -1,8 +1,7 @@
 """Hostile files and prose: an error that names the file, or counts that add up and no image but the true one."""
 
 import json
-import struct
-import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from PIL import Image
 
 from migrl.data.json_stream import Tally
 from migrl.data.mgrounding import TASKS, choose_samples, convert_record
+from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import PoolSizes
-from migrl.data.training_pool import drop_unusable, find_unusable
+from migrl.data.training_pool import drop_unusable
 from migrl.data.univg import Item, read_stage
 from migrl.data.univg_samples import PoolIndex, find_target
 from migrl.errors import UserError
@@ -193,26 +193,32 @@ def write_pictures(folder: Path, count: int) -> dict[Any, list[Sample]]:
     return {"cot": samples[: count // 2], "rl": samples[count // 2 :]}
 
 
+def look(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    pictures = PictureCheck(folder)
+    pictures.decode(names, "a test")
+    return pictures.faults
+
+
 def test_pictures_that_cannot_be_used_cost_their_samples_or_the_run_as_the_recipe_says(tmp_path: Path) -> None:
     chosen = write_pictures(tmp_path, 300)
     names = [image for samples in chosen.values() for sample in samples for image in sample.images]
     (tmp_path / "7.png").unlink()
     (tmp_path / "200.png").write_bytes(b"no picture")
     Image.new("RGB", (601, 2)).save(tmp_path / "201.png")
-    unusable = find_unusable(tmp_path, names)
-    assert sorted(unusable) == ["200.png", "201.png", "7.png"]
-    kept, dropped = drop_unusable(chosen, unusable, len(names), 0.01, tmp_path)
-    assert {split: len(samples) for split, samples in kept.items()} == {"cot": 149, "rl": 148}
-    assert dropped == {"Free-Form": {"unusable picture in cot": 1, "unusable picture in rl": 2}}
+    Image.effect_noise((64, 64), 80).save(tmp_path / "9.jpg")
+    (tmp_path / "9.png").write_bytes((tmp_path / "9.jpg").read_bytes()[:-400])  # its header is whole
+    unusable = look(tmp_path, names)
+    assert sorted(unusable) == ["200.png", "201.png", "7.png", "9.png"]
+    kept, dropped = drop_unusable(chosen, unusable, len(names), 0.02, tmp_path)
+    assert {split: len(samples) for split, samples in kept.items()} == {"cot": 148, "rl": 148}
+    assert dropped == {"Free-Form": {"unusable picture in cot": 2, "unusable picture in rl": 2}}
     (tmp_path / "8.png").unlink()
-    with pytest.raises(UserError, match=r"4 of 300 training pictures cannot be used.*200\.png: corrupt image"):
-        drop_unusable(chosen, find_unusable(tmp_path, names), len(names), 0.01, tmp_path)
+    with pytest.raises(UserError, match=r"5 of 300 training pictures cannot be used.*200\.png: corrupt image"):
+        drop_unusable(chosen, look(tmp_path, names), len(names), 0.01, tmp_path)
     with pytest.raises(UserError, match="source.training.broken_share"):
         drop_unusable(chosen, unusable, len(names), 0.0, tmp_path)
 
 
-def test_a_picture_that_claims_to_be_enormous_is_one_that_cannot_be_used(tmp_path: Path) -> None:
-    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
-    assert "corrupt image" in find_unusable(tmp_path, ["huge.png"])["huge.png"]
+def test_a_picture_that_is_enormous_is_one_that_cannot_be_used(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
+    assert "larger than the limit of 180 megapixels" in look(tmp_path, ["huge.png"])["huge.png"]

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from PIL import Image
 
-from migrl.boxes import smart_resize
+from migrl.pictures import fit_size
 from migrl.world.cases import Case
 from migrl.world.picture import draw_world
 from migrl.world.scenes import CELL_PX, GRIDS, SCALES, Scene, render_scene
@@ -33,10 +33,9 @@ def list_scenes() -> list[Scene]:
 def test_the_model_sees_every_scene_as_its_grid_of_28_px_cells():
     changed = 0
     for scene in list_scenes():
-        width, height = scene.size
-        resized = smart_resize(height, width, factor=CELL_PX, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
-        assert resized == (scene.rows * CELL_PX, scene.columns * CELL_PX)
-        changed += resized != (height, width)
+        resized = fit_size(scene.size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+        assert resized == (scene.columns * CELL_PX, scene.rows * CELL_PX)
+        changed += resized != scene.size
     assert changed > ROUNDS  # else a box in the wrong frame would go unnoticed
 
 
@@ -44,9 +43,8 @@ def test_every_grid_and_scale_that_a_scene_may_have_keeps_its_grid():
     whole = product(GRIDS, SCALES)
     close_ups = product(((2, 2),), (0.93, 1.0, 1.05))  # larger ones would round up to three cells
     for (columns, rows), scale in (*whole, *close_ups):
-        width, height = Scene(columns, rows, scale, ()).size
-        resized = smart_resize(height, width, factor=CELL_PX, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
-        assert resized == (rows * CELL_PX, columns * CELL_PX)
+        resized = fit_size(Scene(columns, rows, scale, ()).size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+        assert resized == (columns * CELL_PX, rows * CELL_PX)
 
 
 def test_a_picture_has_the_size_of_its_scene_and_its_things_where_the_boxes_say():

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
 from migrl.data.layout import CONTROL_TOKENS, describe_files, link_pictures, move_images
+from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import identify_picture
 from migrl.data.training_pool import PoolTraining, build_pool, find_pool, link_training
 from migrl.errors import UserError
@@ -38,8 +39,10 @@ class Inspection:
         return not self.missing and not self.changed and self.expected in (None, self.records)
 
 
-def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
+def build_hub(source: HubSource, data: Path, pictures: PictureCheck) -> dict[str, Any]:
     """Fetch every benchmark and write it below `data`; return counts, defects, hashes and revisions.
+
+    Of the `pictures` below `data`, those of a training pool are decoded here, as some may be left out.
 
     Raises:
         UserError: what `obtain` and the loaders raise, a wrong number of records, or missing pictures (all named).
@@ -70,7 +73,7 @@ def build_hub(source: HubSource, data: Path) -> dict[str, Any]:
         shown.update(identify_picture(image) for item in annotations.items for image in item.sample.images)
         facts["benchmarks"][name] = describe(inspection, obtained)
     if isinstance(training, PoolTraining):
-        facts["training"] = build_pool(source, training, pool, data, shown)
+        facts["training"] = build_pool(source, training, pool, pictures, shown)
     return facts
 
 

@@ -5,14 +5,30 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from migrl.errors import UserError
 from migrl.records import Sample
 from migrl.sources import Obtained
 
 CONTROL_TOKENS = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 """Tokens of the chat template; a question that holds one would be another prompt than it seems."""
+
+
+def refuse_control_tokens(path: Path, samples: Iterable[Sample]) -> None:
+    """Stop at a text of a split that would change the prompt it becomes a part of.
+
+    Raises:
+        UserError: naming file, record and key.
+    """
+    for number, sample in enumerate(samples, 1):
+        for key, text in (("question", sample.question), ("facts", sample.facts)):
+            if token := next((token for token in CONTROL_TOKENS if token in text), None):
+                raise UserError(
+                    f"{path}, record {number}: key {key!r}: holds {token}, which would break the prompt; "
+                    "take it out, or remove the record"
+                )
 
 
 def link_pictures(name: str, images: Path, data: Path) -> None:

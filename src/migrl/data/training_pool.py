@@ -10,29 +10,26 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.progress import track
-
-from migrl.data.layout import describe_files, link_pictures, move_images
+from migrl.data.layout import describe_files, link_pictures, move_images, refuse_control_tokens
 from migrl.data.mgrounding import choose_samples
+from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import Drops, PoolSizes, Split, count_tasks
 from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.pictures import read_sizes
 from migrl.recipe import SINGLE_IMAGE, HubSource, MgroundingTraining, UnivgTraining
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
 
 PoolTraining = MgroundingTraining | UnivgTraining
-_ANY_AREA = (1, 1 << 40)  # limits that any picture meets: only its shape is looked at here
 
 
 def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
     """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them.
 
     Raises:
-        UserError: a broken file, or pictures in a folder that has a benchmark's name.
+        UserError: a broken file, a text with a token of the chat template, or a folder of a benchmark's name.
     """
     if not training.is_dir():
         raise UserError(
@@ -42,6 +39,7 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
     counts = {}
     for split in TRAINING_SPLITS:
         samples = read_samples(training / f"{split}.jsonl")
+        refuse_control_tokens(training / f"{split}.jsonl", samples)
         counts[split] = write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
         for top in sorted({image.split("/", 1)[0] for sample in samples for image in sample.images}):
             if top in benchmarks:
@@ -74,10 +72,15 @@ def keep_archives(entry: Source, tasks: Container[str]) -> Source:
 
 
 def build_pool(
-    source: HubSource, training: PoolTraining, pool: dict[str, Source], data: Path, forbidden: set[str | None]
+    source: HubSource,
+    training: PoolTraining,
+    pool: dict[str, Source],
+    pictures: PictureCheck,
+    forbidden: set[str | None],
 ) -> dict[str, Any]:
     """Fetch the records, choose the samples, fetch their pictures, and write both splits; return counts and hashes.
 
+    The splits and the pictures are laid out in the folder that `pictures` are checked in.
     Nothing is trained on a `forbidden` picture, one that a benchmark shows (`identify_picture`).
 
     Raises:
@@ -105,29 +108,19 @@ def build_pool(
     obtained["mgrounding"] = get(keep_archives(pool["mgrounding"], tasks))
     for kind, folder in (("mgrounding", POOL_FOLDER), ("coco", COCO_FOLDER)):
         if kind in obtained:
-            link_pictures(folder, obtained[kind].images, data)
-    unusable = find_unusable(data, shown)
+            link_pictures(folder, obtained[kind].images, pictures.folder)
+    pictures.decode(shown, "the training pool")
+    unusable = pictures.faults
     chosen, dropped = drop_unusable(chosen, unusable, len(shown), training.broken_share, source.downloads)
     refuse_empty(chosen, {"dropped": dropped})
     facts["chosen"] = count_tasks(chosen, sizes.tasks)
     for split, samples in chosen.items():
-        write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])
+        write_jsonl(pictures.folder / f"{split}.jsonl", [sample.to_json() for sample in samples])
     licences = {name: repo.licence for entry in pool.values() for name, repo in entry.repos.items()}
     # What the user brings is in no repository: what the catalogue tells them about it holds the licence.
     licences |= {entry.name: entry.manual for entry in pool.values() if entry.manual}
-    pictures = {"shown": len(shown), "unusable": len(unusable), "samples_dropped": dropped}
-    return {**facts, "pictures": pictures, "licences": licences, **describe_files(*obtained.values())}
-
-
-def find_unusable(data: Path, pictures: Iterable[str]) -> dict[str, str]:
-    """Pictures that are missing, have no readable header, or a shape that the model does not take; and why."""
-    unusable = {}
-    for name in track(sorted(pictures), description="checking training pictures"):
-        try:
-            read_sizes(data / name, [_ANY_AREA])
-        except UserError as error:
-            unusable[name] = str(error)
-    return unusable
+    looked_at = {"shown": len(shown), "unusable": len(unusable), "samples_dropped": dropped}
+    return {**facts, "pictures": looked_at, "licences": licences, **describe_files(*obtained.values())}
 
 
 def drop_unusable(

@@ -9,9 +9,9 @@ from statistics import fmean
 
 from tokenizers import Tokenizer
 
-from migrl.boxes import Size, smart_resize
+from migrl.boxes import Size
 from migrl.errors import UserError
-from migrl.pictures import read_image_size
+from migrl.pictures import find_sizes, fit_size
 from migrl.plan.assumptions import SetLengths, TextLengths
 from migrl.plan.shapes import VisionShape
 from migrl.prompts import SUFFIXES, TargetKind, build_messages
@@ -79,9 +79,7 @@ class Pixels:
 
     def count_patches(self, size: Size) -> int:
         """Patches of a picture of this (width, height) in px."""
-        height, width = smart_resize(
-            size[1], size[0], factor=self.vision.cell, min_pixels=self.min_pixels, max_pixels=self.max_pixels
-        )
+        width, height = fit_size(size, factor=self.vision.cell, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         return height * width // self.vision.patch_size**2
 
 
@@ -103,7 +101,7 @@ def count_split(path: Path, pixels: Pixels, count_tokens: Callable[[str], float]
 
     def count(row: dict[str, object]) -> tuple[int, int, float]:
         sample = parse_sample(row, str(path))
-        patches = sum(pixels.count_patches(read_image_size(path.parent / name)) for name in sample.images)
+        patches = sum(map(pixels.count_patches, find_sizes(path.parent, sample.images, sample.sizes)))
         text = count_tokens(write_prompt(sample)) + lengths.template_tokens + VISION_MARKS * len(sample.images)
         return len(sample.images), patches, text
 

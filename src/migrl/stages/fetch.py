@@ -7,21 +7,19 @@ whose weights run here gets `teacher/`, as the model gets its folder.
 """
 
 import shutil
-from collections.abc import Iterator
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from migrl.data.hub_source import build_hub
+from migrl.data.layout import refuse_control_tokens
+from migrl.data.picture_check import PictureCheck
 from migrl.data.world_source import TRAINING_SPLITS, build_world
 from migrl.errors import UserError
 from migrl.evidence import StageContext, hash_file
-from migrl.pictures import read_image_size
 from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
-from migrl.records import BoxTarget, Sample, read_samples
-
-MANY_PICTURES = 5000  # about what is read in five seconds
+from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -32,10 +30,11 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     source, settings = context.recipe.source, context.recipe.model
     data, model = context.folder / "data", context.folder / "model"
+    pictures = PictureCheck(data)
     if isinstance(source, WorldSource):
         facts = build_world(source, data)
     elif isinstance(source, HubSource):
-        facts = build_hub(source, data)
+        facts = build_hub(source, data, pictures)
     elif isinstance(source, RehearsalSource):
         from migrl.data.rehearsal_source import build_rehearsal, write_random_model  # torch, which no download needs
 
@@ -46,7 +45,14 @@ def run(context: StageContext) -> dict[str, Any]:
             raise UserError(f"source.path={source.path}: no such folder; prepare the data as README, Data, says")
         shutil.copytree(source.path, data, dirs_exist_ok=True)
         facts = {}
-    facts["checked"] = check_data(data)
+    facts["checked"] = check_data(data, pictures)
+    facts["decoded"] = {"pictures": len(pictures.sizes), "with_orientation": len(pictures.turned)}
+    if pictures.turned:
+        print(
+            f"fetch: {len(pictures.turned)} of {len(pictures.sizes)} pictures carry an EXIF orientation, such as "
+            f"{pictures.turned[0]}; pixels and boxes are used as stored, not turned",
+            file=sys.stderr,
+        )
     missing = [split for split in TRAINING_SPLITS if not facts["checked"].get(split)]
     if missing and context.recipe.trains:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
@@ -58,21 +64,41 @@ def run(context: StageContext) -> dict[str, Any]:
     return facts
 
 
-def check_data(data: Path) -> dict[str, int]:
-    """Read every split and every image header before anything else runs.
+def check_data(data: Path, pictures: PictureCheck) -> dict[str, int]:
+    """Read every split and decode every picture before anything else runs; store the sizes with the samples.
 
     Raises:
-        UserError: a broken record, a training sample whose box is no sound truth, a missing or corrupt picture.
+        UserError: a broken record, a training sample whose box is no sound truth, a missing or corrupt picture, or one
+            that has another size than its sample says.
     """
     counts = {}
     for path in sorted(data.glob("*.jsonl")):
         samples = read_samples(path)
+        refuse_control_tokens(path, samples)
         if path.stem in TRAINING_SPLITS:
             refuse_unsound(path, samples)
-        for name in track_names({name for sample in samples for name in sample.images}, path.stem):
-            read_image_size(data / name)
-        counts[path.stem] = len(samples)
+        pictures.decode((name for sample in samples for name in sample.images), path.stem)
+        measured = [
+            measure_sample(sample, f"{path}, record {number}", pictures) for number, sample in enumerate(samples, 1)
+        ]
+        counts[path.stem] = write_jsonl(path, [sample.to_json() for sample in measured])
     return counts
+
+
+def measure_sample(sample: Sample, where: str, pictures: PictureCheck) -> Sample:
+    """The sample with the sizes of its pictures.
+
+    Raises:
+        UserError: a picture that cannot be used, or that has another size than the sample says.
+    """
+    for name in sample.images:
+        if name in pictures.faults:
+            raise UserError(f"{where}: sample {sample.uid!r}: {pictures.faults[name]}")
+    sizes = tuple(pictures.sizes[name] for name in sample.images)
+    if sample.sizes not in ((), sizes):
+        stated, found = ([list(size) for size in some] for some in (sample.sizes, sizes))
+        raise UserError(f"{where}: key 'sizes': says {stated}, the pictures are {found}; correct it or leave it out")
+    return replace(sample, sizes=sizes)
 
 
 def refuse_unsound(path: Path, samples: list[Sample]) -> None:
@@ -80,14 +106,6 @@ def refuse_unsound(path: Path, samples: list[Sample]) -> None:
     for sample in samples:
         if isinstance(sample.target, BoxTarget) and (sample.target.defect or not sample.target.image_trusted):
             raise UserError(f"{path}: sample {sample.uid!r}: its box or image is not sound; remove it from training")
-
-
-def track_names(names: set[str], label: str) -> Iterator[str]:
-    """The names in sorted order, under a bar where there are many."""
-    ordered = sorted(names)
-    if len(ordered) < MANY_PICTURES:
-        return iter(ordered)
-    return iter(track(ordered, description=f"checking pictures of {label}"))
 
 
 def fetch_model(settings: ModelSettings, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 Starts from the merged cold start (or, for the ablation, from the base), on the selected samples (or
 on the whole RL pool). Rewards are those of rewards.py, by the evaluation's own scorer. Gates before
-step 1: batch arithmetic (in the recipe), left padding, and that a perfect completion earns full
+step 1: batch arithmetic (in the recipe), left padding, sizes of pictures, and that a perfect completion earns full
 reward through the trainer's own decoding.
 """
 
@@ -25,6 +25,7 @@ from migrl.performance import StepMeter, read_performance
 from migrl.recipe import Recipe
 from migrl.records import BoxTarget, read_samples
 from migrl.rewards import RewardFunction, make_reward_functions
+from migrl.size_gates import check_batch, check_sizes
 from migrl.training import (
     build_dataset,
     check_processes,
@@ -46,6 +47,15 @@ TARGET = {
     "letter": Value("string"),
     "options": Value("int64"),
 }
+
+
+class CheckedTrainer(GRPOTrainer):
+    """trl's trainer, which also compares the sizes of every batch's pictures with those that boxes are mapped with."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        check_batch(inputs, self.processing_class, batch["image_grid_thw"])
+        return batch
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -94,6 +104,7 @@ def train(context: StageContext, rank: Rank) -> None:
             "enlarge the RL pool or look at pass_rates.json beside it"
         )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
+    check_sizes(items, processor)
     check_perfect_reward(items[0], processor, make_rewards(recipe))
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", processor)
@@ -127,7 +138,7 @@ def build_trainer(
     processor: Qwen2_5_VLProcessor,
     items: list[ModelInput],
     callbacks: list[TrainerCallback],
-) -> GRPOTrainer:
+) -> CheckedTrainer:
     """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
     freeze_vision_tower(model)
     asked = [item.describe() for item in items]
@@ -137,7 +148,7 @@ def build_trainer(
         "resized_sizes": [row["resized_sizes"] for row in asked],
     }
     pairs = List(List(Value("int64")))
-    return GRPOTrainer(
+    return CheckedTrainer(
         model=model,
         reward_funcs=make_rewards(recipe),
         args=config,

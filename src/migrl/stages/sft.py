@@ -18,6 +18,7 @@ from migrl.models import load_model, load_processor
 from migrl.performance import StepMeter, read_performance
 from migrl.recipe import Recipe
 from migrl.records import parse_sample, read_jsonl
+from migrl.size_gates import check_every_batch, check_sizes
 from migrl.training import (
     MESSAGES,
     build_dataset,
@@ -50,6 +51,7 @@ def train(context: StageContext, rank: Rank) -> None:
     base = context.inputs["fetch"] / "model"
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
     items, completions = load_cot(context, processor, reasoning=context.name != "sft_direct")
+    check_sizes(items, processor)
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", len(items))
     trainer = build_trainer(
@@ -108,7 +110,7 @@ def build_trainer(
     """The trainer of `model` on the completions of `items`, its vision tower frozen and its language model adapted."""
     freeze_vision_tower(model)
     messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=build_dataset(items, {"completion": messages}, {"completion": MESSAGES}),
@@ -116,6 +118,8 @@ def build_trainer(
         peft_config=make_lora_config(recipe.sft.lora),
         callbacks=callbacks,
     )
+    trainer.data_collator = check_every_batch(trainer.data_collator, processor)
+    return trainer
 
 
 def load_cot(

@@ -1,7 +1,7 @@
 """Scenes of the tiny world and their pictures.
 
 A scene is a grid of cells, some of which hold one coloured shape. It is drawn at a `scale`
-between 0.93 and 1.5, so that the original picture and the one the model sees (`smart_resize`,
+between 0.93 and 1.5, so that the original picture and the one the model sees (`fit_size`,
 28 px a cell) differ in size, and a box that forgets its frame is a wrong box.
 
 The background shades from left to right (red) and from top to bottom (green): patches carry no
