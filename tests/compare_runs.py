@@ -104,7 +104,7 @@ class Peer:
             size = {"sizes": [[100, 80]] * len(row["images"]), "resized_sizes": [[112, 84]] * len(row["images"])}
             text = f'<answer>{{"image": {row["target"]["image"]}, "bbox_2d": [100, 200, 300, 400]}}</answer>'
             rows.append(rescore_row({**row, **size, "frame": "permille", "completion": text}))
-        extra = make_sample_row("mini:1", 1)
+        extra = make_sample_row("mini_mig:1", 1)
         write_jsonl(folder / "samples.jsonl", [*rows, extra])
         self.run = folder / "samples.jsonl"
         self.uids = [row["uid"] for row in rows]

@@ -2,7 +2,7 @@
 
 A stage works in `runs/<recipe>/<stage>.partial`, writes `manifest.json` last and renames the folder.
 Its key is the hash of all that decides its result: the recipe sections it reads, the digests of its
-inputs, its format version and the prompt texts. A finished folder with the same key is skipped; a
+inputs, its format version, and the prompt texts where they do. A finished folder with the same key is skipped; a
 partial folder with the same key is resumed, one with another key is thrown away.
 """
 

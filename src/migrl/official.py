@@ -9,38 +9,58 @@ from fractions import Fraction
 from typing import Any
 
 from migrl.answers import READABLE
-from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS, ZERO_SHOT_PARSERS
+from migrl.benchmarks import OFFICIAL_RULES, OfficialRule
 from migrl.benchmarks.measure import read_and_measure
 from migrl.benchmarks.readings import BoxParser, ExactBox
-from migrl.benchmarks.reasoning_grounding import REASONING_GROUNDING
+from migrl.errors import UserError
 from migrl.records import BoxTarget
 from migrl.tables import count_readings, has_box, is_hit, measure_hits
 
 Row = Mapping[str, Any]
 
 
-def pick_rule(benchmark: str) -> tuple[str, BoxParser]:
-    """Name and rule of the official script for a benchmark of boxes; the rendered sets are read like MIG-Bench."""
-    if benchmark in {entry.name for entry in REASONING_GROUNDING}:
-        return "zero_shot_script", ZERO_SHOT_PARSERS["compat"]
-    name = MIG_BENCH_OFFICIAL["original" if benchmark == "mig_bench_original" else "revised"]
-    return name, MIG_BENCH_PARSERS[name]
+def has_rule(benchmark: str) -> bool:
+    """Whether a benchmark of boxes has an official rule here; where nobody has stated one, none is guessed."""
+    return OFFICIAL_RULES.get(benchmark) is not None
+
+
+def find_rule(benchmark: str) -> OfficialRule:
+    """The rule of the official script for a benchmark of boxes.
+
+    Raises:
+        UserError: it has none.
+    """
+    rule = OFFICIAL_RULES.get(benchmark)
+    if rule is None:
+        raise UserError(f"benchmark {benchmark!r}: no official rule is known for it; read it by the strict rule")
+    return rule
 
 
 def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Averages and parse ledger of one arm on one benchmark by the official rule; None for multiple choice."""
-    if not all(has_box(row) for row in rows):
+    """Averages and parse ledger of one arm on one benchmark by the official rule.
+
+    None for multiple choice, and for boxes without such a rule.
+    """
+    if not has_rule(rows[0]["benchmark"]) or not all(has_box(row) for row in rows):
         return None
-    name, parse = pick_rule(rows[0]["benchmark"])
-    scored = [_score_row(row, parse) for row in rows]
+    rule = find_rule(rows[0]["benchmark"])
+    scored = [_score_row(row, rule.parse) for row in rows]
     hits = measure_hits(scored)
-    return {"rule": name, **{key: hits[key] for key in ("macro", "low", "high", "micro")}, **count_readings(scored)}
+    return {
+        "rule": rule.name,
+        **{key: hits[key] for key in ("macro", "low", "high", "micro")},
+        **count_readings(scored),
+    }
 
 
 def read_officially(rows: Sequence[Row]) -> list[tuple[bool, bool]]:
-    """Of each box of one benchmark by the official rule: whether it was read at all, and whether it is a hit."""
-    _, parse = pick_rule(rows[0]["benchmark"])
-    scored = [_score_row(row, parse) for row in rows]
+    """Of each box of one benchmark by the official rule: whether it was read at all, and whether it is a hit.
+
+    Raises:
+        UserError: as `find_rule`.
+    """
+    rule = find_rule(rows[0]["benchmark"])
+    scored = [_score_row(row, rule.parse) for row in rows]
     return [(row["status"] in READABLE, row["hit"]) for row in scored]
 
 

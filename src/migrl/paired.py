@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from migrl.answers import READABLE
 from migrl.claims import Rule, Scope
-from migrl.official import read_officially
+from migrl.official import has_rule, read_officially
 from migrl.resample import find_lonely_tasks
 from migrl.scores import Row, check_rows, rescore_row
 
@@ -142,6 +142,8 @@ def find_gap(scope: Scope, evidence: Evidence) -> str:
                 return f"no rows of arm {arm} on {benchmark}"
             if scope.rule == "official" and any("letter" in row["target"] for row in next(iter(seeds.values()))):
                 return f"{benchmark} asks for letters; only boxes are scored by the official rule here"
+            if scope.rule == "official" and not has_rule(benchmark):
+                return f"{benchmark} has no official rule: nobody has stated how its authors read a box"
             if scope.tasks and not any(row["task"] in scope.tasks for row in next(iter(seeds.values()))):
                 return f"no rows of arm {arm} on any of the tasks in {benchmark}"
         for task in scope.tasks or ():

@@ -35,12 +35,14 @@ from migrl.watch.signals import stop_on_signals
 class Stage:
     """Name, what it reads, and the recipe sections or keys that decide its result.
 
-    `seed` is the further training seed that it runs for, None in the main chain.
+    `prompts` says whether the texts of prompts.py decide it too. `seed` is the further training seed that it runs for,
+    None in the main chain.
     """
 
     name: str
     reads: tuple[str, ...]
     sections: tuple[str, ...]
+    prompts: bool = True
     format: int = 1
     module: str = ""
     seed: int | None = None
@@ -60,19 +62,22 @@ class Stage:
         return recipe if self.seed is None else recipe.take_seed(self.seed)
 
 
-SELECT_SECTIONS = ("select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
+SELECT_SECTIONS = ("sampling", "select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
+GRPO_SECTIONS = ("sampling", "grpo", "model", "launch")
 STAGES = (
-    Stage("fetch", (), ("source", "model.path", "model.revision", "model.sha256")),
-    Stage("synthesize", ("fetch",), ("synthesize", "sft.max_pixels", "model.frame", "model.min_pixels")),
+    Stage("fetch", (), ("source", "model.path", "model.revision", "model.sha256"), prompts=False, format=2),
+    # A teacher is asked with texts of its own, which are in the key below.
+    Stage("synthesize", ("fetch",), ("synthesize", "sft.max_pixels", "model.frame", "model.min_pixels"), prompts=False),
     Stage("sft", ("fetch", "synthesize"), ("sft", "model", "launch")),
     Stage("merge", ("fetch", "sft"), ("sft.max_pixels", "model")),
     Stage("select", ("fetch", "merge"), SELECT_SECTIONS),
-    Stage("grpo", ("fetch", "merge", "select"), ("grpo", "model", "launch")),
+    Stage("grpo", ("fetch", "merge", "select"), GRPO_SECTIONS),
     Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model"), format=2),
     Stage(
         "report",
         ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate"),
         ("name", "claims", "resamples"),
+        prompts=False,
         format=3,
     ),
 )
@@ -85,9 +90,9 @@ EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
     ),
     "rl_no_cold_start": (
         Stage("select_base", ("fetch",), SELECT_SECTIONS, module="select"),
-        Stage("grpo_no_cold_start", ("fetch", "select_base"), ("grpo", "model", "launch"), module="grpo"),
+        Stage("grpo_no_cold_start", ("fetch", "select_base"), GRPO_SECTIONS, module="grpo"),
     ),
-    "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), ("grpo", "model", "launch"), module="grpo"),),
+    "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), GRPO_SECTIONS, module="grpo"),),
 }
 
 SHARED_STAGES = ("fetch", "synthesize")
@@ -185,7 +190,8 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     recipe = stage.choose_recipe(recipe)
     settings = recipe.model_dump(mode="json")
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
-    sections["prompts"] = hash_prompts()
+    if stage.prompts:
+        sections["prompts"] = hash_prompts()
     if stage.name == "fetch" and isinstance(recipe.source, HubSource):
         from migrl.sources import SOURCES_FILE  # loads what a download needs, which no other command does
 

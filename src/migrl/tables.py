@@ -12,7 +12,7 @@ from typing import Any
 
 from migrl.answers import READABLE, STATUSES
 from migrl.resample import find_lonely_tasks
-from migrl.stats import bootstrap_macro, normal_macro, wilson_interval
+from migrl.stats import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
 
 IOU_THRESHOLD = 0.5
 IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
@@ -123,20 +123,32 @@ def count_samples(rows: Iterable[Row]) -> int:
 
 
 def _summarize_task(rows: list[Row]) -> dict[str, Any]:
-    # Answers of several training seeds to one sample hang together, so their mean counts as one answer to it.
-    n = count_samples(rows)
-    low, high = wilson_interval(sum(row["hit"] for row in rows) * n / len(rows), n)
+    low, high = _bound_task(rows)
     boxed = [row for row in rows if has_box(row)]
     return {
         "accuracy": _percent(row["hit"] for row in rows),
-        "n": n,
-        "low": _round(low),
-        "high": _round(high),
+        "n": count_samples(rows),
+        "low": low,
+        "high": high,
         "mean_iou": _round(math.fsum(row["iou"] for row in boxed) / len(boxed)) if boxed else None,
         "image_accuracy": _measure_images(rows),
         "acc_30": _percent(is_hit(row["iou"], 0.3) for row in boxed) if boxed else None,
         "acc_70": _percent(is_hit(row["iou"], 0.7) for row in boxed) if boxed else None,
     }
+
+
+def _bound_task(rows: list[Row]) -> tuple[float, float]:
+    """The 95 % interval of one task's accuracy, in percent, over its image sets like those of the averages.
+
+    Wilson's, which holds at 0 and 100 % too: over samples where each is an image set of its own, else over image sets.
+    Answers of several training seeds to one sample are correlated, so their mean counts as one answer to it.
+    """
+    clusters, n = [row["cluster"] for row in rows], count_samples(rows)
+    if len(set(clusters)) < n:
+        low, high = wilson_over_clusters([row["hit"] for row in rows], clusters)
+    else:
+        low, high = wilson_interval(sum(row["hit"] for row in rows) * n / len(rows), n)
+    return _round(low), _round(high)
 
 
 def _measure_images(rows: Iterable[Row]) -> float | None:

@@ -68,6 +68,11 @@ def test_a_task_with_a_single_image_set_has_no_interval(tmp_path: Path) -> None:
     assert "–" in show(tmp_path / "a", tmp_path / "b")
 
 
+def test_the_official_rule_is_refused_for_boxes_that_have_none(tmp_path: Path) -> None:
+    first, second = write_run(tmp_path / "a", "0000"), write_run(tmp_path / "b", "1000")
+    assert "benchmark 'mini': no official rule is known for it" in refuse(first, second, "--official")
+
+
 def test_other_images_and_other_readings_are_counted(tmp_path: Path) -> None:
     def stray(row: Row) -> None:
         texts = {"mini:0": row["completion"].replace('"image": 2', '"image": 1'), "mini:1": "no idea"}

@@ -124,17 +124,17 @@ def test_letters_that_a_peer_read_by_another_rule_are_refused_unless_that_is_sai
 
 def test_of_a_peer_with_several_benchmarks_only_the_named_one_is_compared(peer: Peer) -> None:
     raw = peer.predict([HIT] * 6)
-    extra = {"uid": "mini:1", "completion": "none"}
+    extra = {"uid": "mini_mig:1", "completion": "none"}
     write_jsonl(raw, [*map(json.loads, raw.read_text().splitlines()), extra])
-    assert set(count(peer.run, raw, "--frame", "permille")["benchmarks"]) == {"mig_bench", "mini"}
+    assert set(count(peer.run, raw, "--frame", "permille")["benchmarks"]) == {"mig_bench", "mini_mig"}
     found = count(peer.run, raw, "--frame", "permille", "--benchmark", "mig_bench")
     assert (list(found["benchmarks"]), found["all"]["n"]) == (["mig_bench"], 6)
     write_jsonl(peer.folder / "one.jsonl", [extra])
     reason = refuse(peer.run, peer.folder / "one.jsonl", "--frame", "permille", "--benchmark", "mig_bench")
-    assert "its uids is A's of mig_bench; they are like 'mini:1', A's of mig_bench like 'mig_bench:0'" in reason
-    write_jsonl(raw, [*map(json.loads, raw.read_text().splitlines()), {**extra, "uid": "mini:2"}])
+    assert "its uids is A's of mig_bench; they are like 'mini_mig:1', A's of mig_bench like 'mig_bench:0'" in reason
+    write_jsonl(raw, [*map(json.loads, raw.read_text().splitlines()), {**extra, "uid": "mini_mig:2"}])
     reason = refuse(peer.run, raw, "--frame", "permille", "--benchmark", "mig_bench")
-    assert "samples (1 only in B, such as 'mini:2')" in reason
+    assert "samples (1 only in B, such as 'mini_mig:2')" in reason
 
 
 def test_details_of_another_version_of_the_benchmark_or_other_pixel_limits_are_found_out(peer: Peer) -> None:

@@ -1,25 +1,26 @@
 """The spine: order, what each stage reads, and what a changed key re-runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from migrl import prompts
 from migrl.errors import UserError
-from migrl.pipeline import STAGES, lock_folder, plan_stages, prepare_stage
+from migrl.pipeline import lock_folder, plan_stages, prepare_stage
 from migrl.recipe import load_recipe
 
 TINY = Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml"
 
 
-def list_changed(override: str) -> list[str]:
-    """Stages whose own settings change with an override; those that follow change through their inputs."""
-    before, after = load_recipe(TINY), load_recipe(TINY, [override])
-    home = Path("runs")
-    return [
-        stage.name
-        for stage in STAGES
-        if prepare_stage(stage, before, home).sections != prepare_stage(stage, after, home).sections
-    ]
+def list_sections(*overrides: str) -> dict[str, Any]:
+    """What each stage's own key holds; those that follow it have it through their inputs."""
+    recipe = load_recipe(TINY, list(overrides))
+    return {stage.name: prepare_stage(stage, recipe, Path("runs")).sections for stage in plan_stages(recipe)}
+
+
+def list_changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in before if before[name] != after[name]]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,28 @@ def list_changed(override: str) -> list[str]:
     ],
 )
 def test_a_changed_key_concerns_only_the_stages_that_use_it(override: str, stages: list[str]) -> None:
-    assert list_changed(override) == stages
+    assert list_changed(list_sections("pass_rates=null"), list_sections("pass_rates=null", override)) == stages
+
+
+@pytest.mark.parametrize("key", list(prompts.SUFFIXES), ids="/".join)
+def test_a_prompts_text_concerns_the_stages_whose_result_it_decides(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = "synthesize.teacher={engine: openai, model: m}"
+    before = list_sections(), list_sections(teacher)
+    monkeypatch.setitem(prompts.SUFFIXES, key, prompts.SUFFIXES[key] + ",")
+    for old, new in zip(before, (list_sections(), list_sections(teacher)), strict=True):
+        assert list_changed(old, new) == ["sft", "merge", "select", "grpo", "evaluate", "pass_rates"]
+
+
+def test_how_a_text_stands_beside_the_pictures_concerns_a_teacher_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(question: str, count: int, style: Any, kind: Any) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": question}]
+
+    teacher = "synthesize.teacher={engine: openai, model: m}"
+    before = list_sections(), list_sections(teacher)
+    monkeypatch.setattr("migrl.prompts.build_messages", build)
+    monkeypatch.setattr("migrl.teachers.prompts.build_messages", build)
+    assert "synthesize" not in list_changed(before[0], list_sections())
+    assert list_changed(before[1], list_sections(teacher))[0] == "synthesize"
 
 
 def test_every_stage_reads_only_what_comes_before_it() -> None:

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,6 +199,29 @@ def test_arithmetic_is_refused_before_anything_loads_and_only_for_stages_that_ru
     check_arithmetic(recipe, tmp_path, ["evaluate", "select"])
     for name in ("tiny", "test", "paper", "rehearsal"):
         check_arithmetic(load(name), tmp_path)
+
+
+def test_a_model_of_unknown_shape_is_fetched_before_its_shape_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bring(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        shutil.copytree(ROOT / "reproduce" / "tiny_base", local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", bring)
+    keys = ["model.path=someone/small", f"model.revision={'a' * 40}", "source.cot_per_task=1", "source.rl_per_task=1"]
+    keys += ["source.eval_per_task={mini_blink: 1}", "model.sha256={}"]
+    recipe = load("test", *keys)
+    for refused in (
+        lambda: plan(tmp_path, recipe),
+        lambda: check_arithmetic(recipe, tmp_path / "runs" / "test", ["synthesize", "sft"]),
+    ):
+        with pytest.raises(UserError, match="someone/small: not there, .* run `migrl fetch` with the same recipe and"):
+            refused()
+    arguments = ["--recipe", "test", "--runs", str(tmp_path / "runs"), *keys]
+    fetched = CliRunner().invoke(app, ["fetch", *arguments])
+    assert fetched.exit_code == 0, fetched.output + repr(fetched.exception)
+    check_arithmetic(recipe, tmp_path / "runs" / "test")
+    assert "sft" in get_stages(plan(tmp_path, recipe))
 
 
 def test_prompts_are_counted_as_the_processor_makes_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Recipes: the same keys everywhere, nothing unknown, arithmetic checked before anything loads."""
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrl.errors import UserError
-from migrl.recipe import Recipe, list_keys, load_recipe
+from migrl.recipe import Recipe, dump_whole, list_keys, load_recipe
+from migrl.recipe.sources import WorldSet
+from migrl.world.tasks import SETS
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
 TINY = RECIPES / "tiny.yaml"
@@ -32,13 +35,103 @@ def test_an_unknown_key_is_refused_with_a_legal_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("paper", "source.training.revison=x", "did you mean 'model.revision'?"),
+        ("paper", "source.training.task=[]", "did you mean 'source.training.tasks'?"),
+        ("paper", "source.training.mgrounding=1", "key 'source.training.mgrounding' is unknown"),
+        ("paper", "synthesize.teacher.tensor_paralel=2", "did you mean 'synthesize.teacher.tensor_parallel'?"),
+        ("tiny", "select.temperature=0", "did you mean 'sampling.temperature'?"),
+        ("tiny", "gpro.steps=5", "key 'gpro' is unknown; did you mean 'grpo'?"),
+        ("tiny", "source.world=1", "key 'source.world' is unknown"),
+        ("tiny", "source.benchmarks=[]", "for source.kind=hub, and this recipe has source.kind=world"),
+        ("tiny", "source.training={kind: univg}", "'source.training' is for source.kind=hub"),
+        ("paper", "source.training.single_image=true", "is for source.training.kind=univg, and this recipe has"),
+        ("paper", "synthesize.teacher.base_url=x", "is for synthesize.teacher.engine=openai, and this"),
+        ("tiny", "synthesize.teacher.model=x", "is for synthesize.teacher.engine=transformers or vllm or"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_told_its_neighbour_or_the_kind_that_has_it(name: str, override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(RECIPES / f"{name}.yaml", [override])
+    assert message in str(caught.value)
+    key = override.split("=")[0]
+    assert f"did you mean {key!r}" not in str(caught.value)
+
+
+def list_numbers(data: Any, prefix: str = "") -> list[str]:
+    """The dotted keys of a recipe's data that hold a number."""
+    if isinstance(data, dict):
+        return [key for name, value in data.items() for key in list_numbers(value, f"{prefix}.{name}".lstrip("."))]
+    return [prefix] if isinstance(data, int | float) and not isinstance(data, bool) else []
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_what_is_no_number_is_taken_for_none_of_a_recipe(name: str) -> None:
+    path = RECIPES / f"{name}.yaml"
+    keys = list_numbers(dump_whole(load_recipe(path)))
+    assert {"grpo.learning_rate", "grpo.alarms.kl", "sft.lora.rank", "launch.port", "resamples"} <= set(keys)
+    for key in keys:
+        for value in (".nan", "nan", "-.inf", "1e400", "true", "-1", "many"):
+            with pytest.raises(UserError, match=f"key '{key}'"):
+                load_recipe(path, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.temperature=0", "0 is greedy, so that all rollouts of a sample would be one text"),
+        ("sampling.temperature=2.1", "less than or equal to 2"),
+        ("sft.learning_rate=0", "greater than 0"),
+        ("grpo.learning_rate=3", "less than or equal to 1"),
+        ("grpo.clip=0", "greater than 0"),
+        ("grpo.clip=1", "less than 1"),
+        ("grpo.max_grad_norm=0", "greater than 0"),
+        ("sft.lora.dropout=1", "less than 1"),
+        ("grpo.warmup_ratio=1.1", "less than or equal to 1"),
+        ("grpo.alarms.collapse=0", "greater than 0"),
+        ("watch.load_minutes=0", "greater than 0"),
+        ("source.seed=4294967296", "less than 4294967296"),
+        ("source.eval_per_task={mini_mig: true}", "key 'source.eval_per_task.mini_mig'"),
+        ("source.eval_per_task={mini_mog: 3}", "key 'source.eval_per_task.mini_mog'"),
+        ("evaluate.arms=[]", "at least 1"),
+        ("synthesize.teacher.leaked_truth=.nan", "teacher.leaked_truth': Input should be a finite number"),
+        ("synthesize.teacher={engine: openai, model: m, reply_seconds: .inf}", "key 'synthesize.teacher.reply_"),
+        ("synthesize.teacher={engine: openai, model: m, price_per_million_input: -1}", "key 'synthesize.teacher.pri"),
+        ("synthesize.teacher={engine: vllm, model: m, memory: 0}", "key 'synthesize.teacher.memory'"),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused_with_its_range(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(TINY, [override])
+    assert message in str(caught.value)
+
+
+def test_a_recipe_that_rewards_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing is rewarded"):
+        load_recipe(TINY, ["grpo.accuracy_weight=0", "grpo.format_weight=0"])
+    assert load_recipe(TINY, ["grpo.format_weight=0", "grpo.learning_rate=1e-6"]).grpo.learning_rate == 1e-6
+
+
+def test_every_process_of_grpo_has_a_seed_that_numpy_takes() -> None:
+    load_recipe(TINY, ["grpo.seed=4294967295"])
+    for key in ("grpo.seed=4294967295", "seeds=[4294967295]"):
+        with pytest.raises(UserError, match="seed 4294967295: .* use 4294967294 or less"):
+            load_recipe(TINY, [key, "launch.processes=2"])
+
+
+def test_the_worlds_sets_have_the_names_that_a_recipe_may_use() -> None:
+    assert set(get_args(WorldSet)) == set(SETS)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("grpo.group=3", "legal values: 1, 2, 3, 4, 6, 9, 12, 18, 36"),
         ("sft.micro_batch=5", "legal values: 1, 2, 4, 8, 16"),
         ("grpo.save_only_model=true", "cannot resume"),
         ("evaluate.arms=[base, base]", "at most once"),
-        ("grpo.temperature=hot", "grpo.temperature"),
+        ("sampling.temperature=hot", "sampling.temperature"),
         ("evaluate.max_pixels=500", "evaluate.max_pixels=500 is less than a cell of 28 x 28; use 784 or more"),
         ("model.min_pixels=10000", "sft.max_pixels=9600 is below model.min_pixels=10000"),
         ("grpo", "write it as key=value"),

@@ -13,6 +13,7 @@ from migrl.answers import STATUSES
 from migrl.boxes import FRAMES, Frame
 from migrl.errors import UserError
 from migrl.scores import Row, check_rows, compute_scores, load_rows, rescore_row, score_completion
+from migrl.stats import wilson_interval
 
 SIZES, RESIZED = [[200, 100], [50, 80]], [[112, 56], [56, 84]]
 TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.75, 0.75]}
@@ -149,6 +150,15 @@ def test_the_table_holds_macro_micro_and_every_status() -> None:
 def test_a_task_with_one_image_set_has_scores_but_no_macro_interval() -> None:
     scores = compute_scores([make_row()])["rl"]["mini_mig"]
     assert (scores["macro"], scores["low"], scores["high"]) == (100.0, None, None)
+
+
+def test_a_tasks_interval_is_over_image_sets_where_they_have_several_samples() -> None:
+    alone = [make_row(number=2 * n, completion=None if n % 2 else "no") for n in range(40)]
+    shared = [row | {"cluster": f"set {k // 4}"} for k, row in enumerate(sorted(alone, key=lambda row: row["hit"]))]
+    first, second = (compute_scores(rows)["rl"]["mini_mig"]["tasks"]["task 0"] for rows in (alone, shared))
+    assert (first["accuracy"], second["accuracy"]) == (50.0, 50.0)
+    assert (first["low"], first["high"]) == pytest.approx([100 * end for end in wilson_interval(20, 40)], abs=1e-4)
+    assert second["low"] < first["low"] - 10 and second["high"] > first["high"] + 10
 
 
 def test_rows_survive_the_way_to_disk_and_back(tmp_path: Path) -> None:

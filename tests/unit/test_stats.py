@@ -16,6 +16,7 @@ from migrl.stats import (
     bootstrap_over_seeds,
     normal_macro,
     wilson_interval,
+    wilson_over_clusters,
 )
 
 
@@ -62,6 +63,40 @@ def test_wilson_agrees_with_scipy(n: int, share: float) -> None:
     hits = round(n * share)
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson_interval(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("sets", "size"), [(85, 2), (20, 4), (6, 5)])
+@pytest.mark.parametrize("share", [0.03, 0.4])
+def test_an_accuracy_over_image_sets_is_covered_where_wilson_over_samples_is_not(
+    sets: int, size: int, share: float
+) -> None:
+    generator, covered, narrow, runs = np.random.default_rng(7), 0, 0, 400
+    clusters = [str(number) for number in range(sets) for _ in range(size)]
+    for _ in range(runs):
+        alike = np.repeat(generator.random(sets) < share, size)
+        own = generator.random(sets * size) < share
+        hits = np.where(np.repeat(generator.random(sets) < 0.8, size), alike, own)
+        for interval, wanted in (
+            (wilson_over_clusters(hits, clusters), True),
+            (wilson_interval(hits.sum(), hits.size), False),
+        ):
+            inside = interval[0] <= share <= interval[1]
+            covered, narrow = covered + (inside and wanted), narrow + (inside and not wanted)
+    assert covered >= 0.93 * runs and narrow < 0.9 * runs
+
+
+@settings(deadline=None)
+@given(flags=st.lists(st.booleans(), min_size=2, max_size=60), size=st.integers(1, 4))
+def test_an_interval_over_image_sets_holds_the_accuracy_and_does_not_change_when_every_answer_comes_twice(
+    flags: list[bool], size: int
+) -> None:
+    clusters = [str(number // size) for number in range(len(flags))]
+    low, high = wilson_over_clusters(flags, clusters)
+    assert 0 <= low <= sum(flags) / len(flags) <= high <= 1 and low < high
+    assert wilson_over_clusters(flags * 2, clusters * 2) == pytest.approx((low, high))
+    if len(set(flags)) == 1:
+        units = len(set(clusters))
+        assert (low, high) == wilson_interval(units if flags[0] else 0, units)
 
 
 def test_a_delta_of_identical_arms_is_zero_with_zero_width() -> None:

@@ -76,6 +76,19 @@ def test_the_official_rule_does_not_look_at_the_image() -> None:
     assert letters[0]["verdict"] == "not run" and "asks for letters" in letters[0]["reason"]
 
 
+def test_boxes_without_an_official_rule_have_no_official_score_and_no_such_reading() -> None:
+    official = {"id": "o", "differs": "official", "rule": "official"}
+    claim = make_claim(benchmarks=["boxes"], readings=[official])
+    rows = make_box_rows("rl", [(2, 28)] * 4, "boxes") + make_box_rows("sft", [(2, 12)] * 4, "boxes")
+    entry, alone = judge_claims([claim, make_claim(benchmarks=["boxes"], rule="official")], rows)
+    assert (entry["verdict"], entry["delta"]) == ("reproduced", 100)
+    for judged in (entry["readings"][0], alone):
+        assert (judged["verdict"], judged["delta"]) == ("not run", None)
+        assert judged["reason"] == "boxes has no official rule: nobody has stated how its authors read a box"
+    assert "compat" not in compute_scores(rows)["rl"]["boxes"]
+    assert compute_scores(make_box_rows("rl", [(2, 28)] * 4))["rl"]["mini_mig"]["compat"]["rule"] == "univg_script"
+
+
 def answer(rows: list[Row], completions: dict[int, str]) -> list[Row]:
     """The rows, some of them answered by another text."""
     return [rescore_row(row | {"completion": completions.get(k, row["completion"])}) for k, row in enumerate(rows)]

@@ -37,6 +37,14 @@ class Annotations:
 
 
 @dataclass(frozen=True)
+class OfficialRule:
+    """How the authors' script reads a box, and the name that scores.json gives it."""
+
+    name: str
+    parse: BoxParser
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """How one benchmark is read and scored.
 
@@ -44,7 +52,8 @@ class Benchmark:
         load: reads (annotations, images folder, name); uids are `<name>:<key of the record>`. Images are opened
             only where the true boxes are in their pixels; then a missing one is an error.
         parsers: how a completion is read, by name. `strict` is our rule; `compat` stands for the official one.
-        official: the official rule's name by version, where versions have different ones; else it is `compat`.
+        compat: the parser that `compat` stands for by version, where versions have different ones.
+        official: what an evaluated run is scored by beside our rule; None: it has no official score.
         counts: published number of scored records of each version; a score of fewer says so.
         subsets: tasks of further macro averages, by name.
         extract: writes the pictures that the annotation file itself holds into the images folder, if it does.
@@ -54,7 +63,8 @@ class Benchmark:
     load: Callable[[Path, Path, str], Annotations]
     parsers: Mapping[str, BoxParser] | Mapping[str, LetterParser]
     counts: Mapping[str, int]
-    official: Mapping[str, str] = field(default_factory=dict)
+    compat: Mapping[str, str] = field(default_factory=dict)
+    official: OfficialRule | None = None
     subsets: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
     extract: Callable[[Path, Path], int] | None = None
 
@@ -64,7 +74,7 @@ class Benchmark:
         Raises:
             UserError: there is no such parser.
         """
-        rule = self.official.get(version, parser) if parser == "compat" else parser
+        rule = self.compat.get(version, parser) if parser == "compat" else parser
         if rule not in self.parsers:
             legal = ", ".join(dict.fromkeys(("compat", *self.parsers)))
             raise UserError(f"--parser {parser}: {self.name} is read by {legal}; name one of them")

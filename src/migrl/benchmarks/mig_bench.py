@@ -26,7 +26,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
+from migrl.benchmarks.benchmark import Annotations, Benchmark, Item, OfficialRule
 from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, open_record, read_json_list
@@ -177,4 +177,11 @@ def _count_defects(items: tuple[Item, ...]) -> dict[str, tuple[str, ...]]:
     return {kind: tuple(uids) for kind, uids in sorted(kinds.items())}
 
 
-MIG_BENCH = Benchmark("mig_bench", load_mig_bench, MIG_BENCH_PARSERS, COUNTS, MIG_BENCH_OFFICIAL)
+def _describe(name: str, version: str) -> Benchmark:
+    rule = MIG_BENCH_OFFICIAL[version]
+    official = OfficialRule(rule, MIG_BENCH_PARSERS[rule])
+    return Benchmark(name, load_mig_bench, MIG_BENCH_PARSERS, COUNTS, compat=MIG_BENCH_OFFICIAL, official=official)
+
+
+MIG_BENCH = _describe("mig_bench", "revised")
+MIG_BENCH_ORIGINAL = _describe("mig_bench_original", "original")

@@ -22,7 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
+from migrl.benchmarks.benchmark import Annotations, Benchmark, Item, OfficialRule
 from migrl.benchmarks.box_parsers import ZERO_SHOT_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, is_list, open_record, read_json_list
@@ -208,6 +208,7 @@ REASONING_GROUNDING = tuple(
         load_reasoning_grounding,
         ZERO_SHOT_PARSERS,
         {"released": COUNTS[name]} if name in COUNTS else {},
+        official=OfficialRule("zero_shot_script", ZERO_SHOT_PARSERS["compat"]),
     )
     for name in _SETS
 )

@@ -11,7 +11,7 @@ from migrl.benchmarks.measure import read_and_measure
 from migrl.boxes import Box, Frame, convert_box
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, read_evaluations
-from migrl.official import pick_rule
+from migrl.official import find_rule
 from migrl.records import BoxTarget
 from migrl.report.text import name_arm
 from migrl.scores import Row, load_rows, rescore_row
@@ -168,7 +168,7 @@ def _read_officially(row: Row, said: dict[str, Any]) -> Reply:
     target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))
     sizes = [(tuple(a), tuple(b)) for a, b in zip(row["sizes"], row["resized_sizes"], strict=True)]
     x1, y1, x2, y2 = (Fraction(str(v)) for v in target.box_unit)
-    _, parse = pick_rule(row["benchmark"])
+    parse = find_rule(row["benchmark"]).parse
     reading, iou = read_and_measure(row["completion"], parse, target, (x1, y1, x2, y2), frame=row["frame"], sizes=sizes)
     unit: Box | None = None
     if reading.box is not None:

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from migrl.plan.checks import list_batch_faults, list_divisors
+from migrl.plan.checks import list_batch_faults
 from migrl.plan.machine import Machine
 from migrl.plan.peaks import Peak, plan_peak
 from migrl.plan.shapes import ModelShape
 from migrl.plan.workload import Workload
 from migrl.recipe import LoraSettings, Recipe, TransformersTeacher, VllmTeacher
-from migrl.recipe.section import dump_whole
+from migrl.recipe.section import dump_whole, list_divisors
 
 SMALLER_PIXELS = (640_000, 401_408, 200_704)
 EXPERIMENT = (".max_pixels", ".prompts_per_step", ".lora")  # keys that change what is learnt or seen

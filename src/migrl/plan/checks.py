@@ -64,9 +64,11 @@ def list_batch_faults(recipe: Recipe, stages: set[str] | None = None) -> list[st
 
 
 def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
-    """Prompts that together with their completion are longer than the model's positions."""
-    recipe, text = workload.recipe, workload.shape.text_config
-    limit = text.max_position_embeddings
+    """Prompts that together with their completion are longer than the model's positions.
+
+    Only stages that read prompts need the model's shape: fetch, which brings it, does without.
+    """
+    recipe = workload.recipe
     longest = {
         "sft": (["cot"], recipe.sft.max_pixels, count_thought_tokens(workload)),
         "select": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_completion_tokens),
@@ -80,7 +82,7 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
             continue
         for split in splits if has_split(workload, splits) else []:
             prompts = workload.measure(split, pixels)
-            prompt = prompts.longest_tokens
+            prompt, limit = prompts.longest_tokens, workload.shape.text_config.max_position_embeddings
             if prompt + completion > limit:
                 section = "grpo" if name == "select" else name
                 faults.append(

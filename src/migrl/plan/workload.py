@@ -64,7 +64,8 @@ class Workload:
                 return read_shape(config)
         raise UserError(
             f"{path}: not there, and reproduce/plan.yaml, shapes, has no config.json for it; it has "
-            f"{', '.join(self.assumptions.shapes)}; run `migrl fetch` first, or add its config.json there"
+            f"{', '.join(self.assumptions.shapes)}; run `migrl fetch` with the same recipe and keys first, or add its "
+            "config.json there"
         )
 
     @cached_property
@@ -181,7 +182,8 @@ class Workload:
         if isinstance(source, WorldSource):
             from migrl.world.tasks import SETS
 
-            each = {"cot": source.cot_per_task, "rl": source.rl_per_task, **source.eval_per_task}[split]
+            evaluated = {str(name): count for name, count in source.eval_per_task.items()}
+            each = {"cot": source.cot_per_task, "rl": source.rl_per_task, **evaluated}[split]
             return len(SETS["mini_mig" if training else split][0]) * each
         if not isinstance(source, HubSource):
             return None

@@ -81,7 +81,7 @@ def prompt_item(item: "ModelInput", max_words: int) -> "ModelInput":
 
 
 def hash_teacher_prompts() -> str:
-    """Hash of every text and of which task has which."""
+    """Hash of every text, of which task has which, and of how they are put beside the pictures."""
     texts = {name: read_text(name) for name in sorted({COMMON, DEFAULT_FAMILY, *FAMILIES.values()})}
-    data = json.dumps([texts, FAMILIES, DEFAULT_FAMILY], sort_keys=True)
+    data = json.dumps([texts, FAMILIES, DEFAULT_FAMILY, build_messages("TEXT", 2, None, "box")], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()[:16]
