@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from migrl.boxes import Box
@@ -47,11 +48,15 @@ class Passage:
         return self.status if is_exact or self.status != "ok" else "repaired"
 
 
-def find_thought(completion: str) -> str | None:
-    """Content of the first think block; None without one."""
-    start = completion.find("<think>")
-    end = completion.find("</think>", start + 7)
-    return completion[start + 7 : end].strip() if start >= 0 and end >= 0 else None
+def read_completion(completion: str, read: Callable[[Passage], Answer], *, truncated: bool, tagged: bool) -> Answer:
+    """What `read` finds in the last answer block or, unless `tagged`, in the whole reply where that holds no answer."""
+    passage = _find_passage(completion, truncated=truncated)
+    answer = read(passage) if passage else Answer("truncated" if truncated else "none")
+    if not tagged and answer.status in ("none", "truncated", "malformed"):
+        reply = _find_reply(completion, truncated=truncated)
+        whole = read(reply) if reply else answer
+        answer = answer if whole.status == "malformed" else whole
+    return replace(answer, thought=_find_thought(completion))
 
 
 def find_answer_block(completion: str) -> str | None:
@@ -61,7 +66,12 @@ def find_answer_block(completion: str) -> str | None:
     return completion[start + len(_OPEN) : end] if start >= 0 else None
 
 
-def find_passage(completion: str, *, truncated: bool) -> Passage | None:
+def simplify(text: str) -> str:
+    """A text with ASCII's brackets, digits and letters for full-width ones, and single spaces."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()[:MAX_ANSWER_CHARS]
+
+
+def _find_passage(completion: str, *, truncated: bool) -> Passage | None:
     """The last answer block that holds anything; None without a block. An overlong one counts as empty.
 
     A block that was never closed counts ("repaired") unless the text was cut, or the thought ends behind it.
@@ -81,7 +91,7 @@ def find_passage(completion: str, *, truncated: bool) -> Passage | None:
     return last if len(last.text) <= MAX_ANSWER_CHARS else Passage("", last.status)
 
 
-def find_reply(completion: str, *, truncated: bool) -> Passage | None:
+def _find_reply(completion: str, *, truncated: bool) -> Passage | None:
     """The end of what stands after the thought, or of the whole text; None where it broke off in thought."""
     if truncated and "<think>" in completion and "</think>" not in completion:
         return None
@@ -92,6 +102,8 @@ def find_reply(completion: str, *, truncated: bool) -> Passage | None:
     return Passage(reply.strip()[-MAX_ANSWER_CHARS:], "repaired")
 
 
-def simplify(text: str) -> str:
-    """A text with ASCII's brackets, digits and letters for full-width ones, and single spaces."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()[:MAX_ANSWER_CHARS]
+def _find_thought(completion: str) -> str | None:
+    """Content of the first think block; None without one."""
+    start = completion.find("<think>")
+    end = completion.find("</think>", start + 7)
+    return completion[start + 7 : end].strip() if start >= 0 and end >= 0 else None

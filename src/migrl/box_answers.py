@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from migrl.answer_text import Answer, Passage, find_passage, find_reply, find_thought, simplify
+from migrl.answer_text import Answer, Passage, read_completion, simplify
 from migrl.boxes import BoxError, check_box
 from migrl.mentions import Mention, find_mentions
 
@@ -87,13 +87,9 @@ def parse_box_answer(
         tagged: False reads the whole reply by the same rule where no answer block holds an answer; then never "ok".
     """
     default = default_image or (1 if len(frame_limits) == 1 else None)
-    passage = find_passage(completion, truncated=truncated)
-    answer = _read(passage, frame_limits, default) if passage else Answer("truncated" if truncated else "none")
-    if not tagged and answer.status in ("none", "truncated", "malformed"):
-        reply = find_reply(completion, truncated=truncated)
-        whole = _read(reply, frame_limits, default) if reply else answer
-        answer = answer if whole.status == "malformed" else whole
-    return Answer(answer.status, thought=find_thought(completion), image=answer.image, box=answer.box)
+    return read_completion(
+        completion, lambda passage: _read(passage, frame_limits, default), truncated=truncated, tagged=tagged
+    )
 
 
 def _read(passage: Passage, limits: Sequence[tuple[float, float]], default: int | None) -> Answer:

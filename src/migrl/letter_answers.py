@@ -12,7 +12,7 @@ Letters that are denied ("not A", "A is wrong") count for nothing, and those tha
 import re
 from dataclasses import dataclass
 
-from migrl.answer_text import Answer, Passage, find_passage, find_reply, find_thought, simplify
+from migrl.answer_text import Answer, Passage, read_completion, simplify
 
 _FILLERS = (
     r"(?:(?:is|are|would|should|must|will|be|has|to|seems|appears|likely|most|probably|clearly|definitely|therefore|thus"
@@ -20,12 +20,13 @@ _FILLERS = (
     r"[ :=,-]*+)*+"
 )
 _CUE = re.compile(
-    r"(?:\b(?:answers?|choice|conclusion|solution|prediction|result)\b(?: (?:to|for) (?:the|this) question)?"
+    r"(?:\b(?:answers?|choice|letter|conclusion|solution|prediction|result)\b(?: (?:to|for) (?:the|this) question)?"
     r"|\b(?:correct|right|best|final) (?:option|choice|letter|one)\b"
     r"|\b(?:so|therefore|thus|hence|actually|choose|chose|pick|picked|select|selected|go(?:ing)? with|opt for)\b"
-    r"|\b(?:would|will|must|[Ii]'d|[Ii]'ll) say\b|\b(?:it|that)(?: is|'s)\b|[-=]+>|\u2192|\\boxed)[ :=,-]*+" + _FILLERS
+    r"|\b(?:would|will|must|i'd|i'll) say\b|\b(?:it|that)(?: is|'s)\b|[-=]+>|\u2192|\\boxed)[ :=,-]*+" + _FILLERS,
+    re.I,
 )
-_LEAD = re.compile(r"[ \-#>:.]*+" + _FILLERS)
+_LEAD = re.compile(r"[ \-#>:.]*+" + _FILLERS, re.I)
 _SAID_RIGHT = re.compile(
     r"[ ,]*(?:is|are|seems|looks|would be|must be)(?: clearly| definitely| most likely)? "
     r"(?:(?:the|my) )?(?:correct|right|true|answer|best|one|final)\b(?! (?:than|side|of)\b)"
@@ -33,25 +34,26 @@ _SAID_RIGHT = re.compile(
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|nor|neither|than|instead of|rather than|unlike|except|exclud(?:e|ed|ing)"
     r"|eliminat(?:e|ed|ing)|rul(?:e|ed|ing) out)|n't(?: be)?)"
-    r"(?: (?:the|options?|choice|answer|letter|images?|point|be|either|\(?[A-Z]\)? (?:or|nor|and)))*+ ?$",
+    r"(?: (?:the|options?|choice|answer|letter|images?|point|be|either|\(?[A-Z]\)? (?:or|nor|and)))*+ ?",
     re.I,
 )
 _DENIED_AFTER = re.compile(
-    r"[ :,]*(?:(?:is|are|was|were|would be|can be)(?: not|n't)\b|(?:does|do|can|could|would)(?: not|n't)\b|cannot\b"
-    r"|(?:(?:is|are|was|were|seems|looks)\b[ :]*)?(?:(?:clearly|also|therefore|both|all) )*"
-    r"(?:wrong|incorrect|false|no|out|ruled out|eliminated|excluded|a distractor)\b)",
+    # With a verb only: "(B) no" is option B with its text.
+    r" (?:(?:is|are|was|were|would be|can be)(?: not|n't)|(?:does|do|can|could|would)(?: not|n't)|cannot"
+    r"|(?:is|are|was|were|seems|looks) (?:(?:clearly|also|therefore|both|all) )*"
+    r"(?:wrong|incorrect|false|out|ruled out|eliminated|excluded|a distractor))\b",
     re.I,
 )
 _CHANGED_MIND = re.compile(r"\b(?:no|wait|actually|correction|sorry|instead|rather|final(?:ly)?)\b", re.I)
 _NAMED_THING = re.compile(
     r"\b(?:images?|pictures?|photos?|frames?|points?|figures?|panels?|views?|objects?|persons?|box(?:es)?|regions?"
-    r"|scenes?|videos?|labels?|vitamin|plan|grade|type|class) $",
+    r"|scenes?|videos?|labels?|vitamin|plan|grade|type|class|between|among) ",
     re.I,
 )
 _MENTIONED_AFTER = (
     "is|are|was|were|has|have|had|and|or|but|because|since|as|so|nor|not|rather|instead|than|over|from|with|in|on|at"
     "|which|that|for|to|if|due|would|should|could|must|may|might|can|will|does|do|seems|looks|appears|shows|matches"
-    "|contains|fits|best|being|based|when|while|where|who|by"
+    "|contains|fits|best|vs|versus|then|being|based|when|while|where|who|by"
 )
 _CLAUSE = re.compile(rf",? (?:{_MENTIONED_AFTER})\b")
 _AFTER_WORD = re.compile(
@@ -62,10 +64,13 @@ _LETTER = re.compile(
     r"(?<![A-Za-z])[(\[{<] ?(?P<boxed>[A-Za-z]) ?[)\]}>]"
     r"|(?<![A-Za-z0-9_À-ɏ'.])(?<![A-Za-z0-9]-)(?P<bare>[A-Za-z])(?![A-Za-z0-9_À-ɏ'&]|-[A-Za-z0-9]|\.[A-Za-z]\.)"
 )
-_JOINT = re.compile(
-    r" ?(?:(?:,|/|&|;)? ?(?:and|or|either|/|&)? ?(?:maybe |perhaps |possibly )?(?:the )?(?:option |image |point )?)"
+_AND = re.compile(
+    r"[).?]? ?[,;/&(]? ?(?:and/or|and|or|vs\.?|then|either|/|&) ?(?:maybe |perhaps |possibly )?(?:the )?"
+    r"(?:option |image |point )?",
+    re.I,
 )
-_WEAK_JOINT = re.compile(r"[ .:\n)]+")
+_COMMA = re.compile(r"\)?(?: ?[,;/&|] ?| )?(?:maybe |perhaps |possibly )?(?:option |image |point )?")
+_STOP = re.compile(r"[ .:)]*")
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,7 @@ def parse_choice_answer(completion: str, *, options: int, truncated: bool = Fals
         truncated: whether the text stopped at the token limit; an open answer block is then not read.
         tagged: False reads the whole reply by the same rule where no answer block holds an answer; then never "ok".
     """
-    thought = find_thought(completion)
-    passage = find_passage(completion, truncated=truncated)
-    answer = _read(passage, options) if passage else Answer("truncated" if truncated else "none")
-    if not tagged and answer.status in ("none", "truncated", "malformed"):
-        reply = find_reply(completion, truncated=truncated)
-        whole = _read(reply, options) if reply else answer
-        answer = answer if whole.status == "malformed" else whole
-    return Answer(answer.status, thought=thought, letter=answer.letter)
+    return read_completion(completion, lambda passage: _read(passage, options), truncated=truncated, tagged=tagged)
 
 
 def _read(passage: Passage, options: int) -> Answer:
@@ -123,23 +121,29 @@ def _drop_quotes(text: str) -> str:
 
 def _find_letters(text: str) -> list[_Letter]:
     """Every letter that stands alone and may be an option, those that are denied left out."""
-    cues = {found.end() for found in _CUE.finditer(text)} | {
-        found.end() for found in _CUE.finditer(text.lower() if len(text.lower()) == len(text) else text)
-    }
-    lead = _LEAD.match(text)
-    start_of_text = lead.end() if lead else 0
-    found = []
+    # One pass each, and then a look at places: a search before every letter would take a while on hostile text.
+    cues = {found.end() for found in _CUE.finditer(text)}
+    things = {found.end() for found in _NAMED_THING.finditer(text)}
+    denied = {place for found in _DENIED_BEFORE.finditer(text) for place in range(found.start(), found.end() + 1)}
+    lead = _find_lead(text)
+    found: list[_Letter] = []
     for match in _LETTER.finditer(text):
         name, (start, end) = match["boxed"] or match["bare"], match.span()
         is_cued = start in cues or _SAID_RIGHT.match(text, end) is not None
-        if match["bare"] and not _is_option(name, text, start, end, is_first=is_cued or start in (0, start_of_text)):
+        if match["bare"] and not _is_option(name, text, start, end, is_first=is_cued or start in lead):
             continue
-        window = text[max(0, start - 40) : start]
-        if _DENIED_BEFORE.search(window) or _DENIED_AFTER.match(text, end):
+        if start in denied or _DENIED_AFTER.match(text, end):
             continue
-        is_thing = _NAMED_THING.search(window) is not None
-        found.append(_Letter(name.upper(), start, end, match["boxed"] is not None, is_cued, is_thing))
+        # "images A and B" names two things.
+        goes_on = bool(found) and found[-1].is_thing and _AND.fullmatch(text, found[-1].end, start) is not None
+        found.append(_Letter(name.upper(), start, end, match["boxed"] is not None, is_cued, start in things or goes_on))
     return [letter for letter in found if not letter.is_thing] or found
+
+
+def _find_lead(text: str) -> tuple[int, int]:
+    """Where a letter stands that comes first, at once or behind words such as "the answer"."""
+    lead = _LEAD.match(text)
+    return 0, lead.end() if lead else 0
 
 
 def _is_option(name: str, text: str, start: int, end: int, *, is_first: bool) -> bool:
@@ -169,8 +173,7 @@ def _choose(letters: list[_Letter], text: str) -> str | None:
         changed = len(cued) > 1 and _CHANGED_MIND.search(text, cued[-2][-1].end, cued[-1][0].start)
         return _only(last if changed else names)
     first, others = groups[0], [letter for group in groups[1:] for letter in group]
-    lead = _LEAD.match(text)
-    if lead and first[0].start in (0, lead.end()) and all(_is_mentioned(letter, text) for letter in others):
+    if first[0].start in _find_lead(text) and all(_is_mentioned(letter, text) for letter in others):
         return _only({letter.name for letter in first})
     return _only({letter.name for letter in letters}) or _only({letter.name for letter in letters if letter.is_boxed})
 
@@ -184,9 +187,9 @@ def _join(letters: list[_Letter], text: str) -> list[list[_Letter]]:
     groups = [letters[:1]]
     for before, after in zip(letters, letters[1:], strict=False):
         between = text[before.end : after.start]
-        is_joint = _JOINT.fullmatch(between) and ("and" in between or "or" in between or not _is_clause(after, text))
-        is_joint = is_joint or (_WEAK_JOINT.fullmatch(between) and re.match(r"[ .):]*$", text[after.end :]) is not None)
-        if is_joint:
+        is_list = _COMMA.fullmatch(between) and not _is_clause(after, text)
+        is_last = _STOP.fullmatch(between) and _STOP.fullmatch(text, after.end)
+        if _AND.fullmatch(between) or is_list or is_last:
             groups[-1].append(after)
         else:
             groups.append([after])

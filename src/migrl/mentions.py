@@ -10,23 +10,24 @@ _NTH_WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh",
 _COUNT_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _VALUES = {word: value for words in (_NTH_WORDS, _COUNT_WORDS) for value, word in enumerate(words, 1)}
 _NOUN = r"(?:image|picture|photo|frame|img)"
-_NTH = rf"\b(?:{'|'.join(_NTH_WORDS)}|\d{{1,2}}(?:st|nd|rd|th)|last|final)"
+_NTH = rf"(?:{'|'.join(_NTH_WORDS)}|\d{{1,2}}(?:st|nd|rd|th)|last|final)"
 _DIGITS = r"\d{1,3}(?!\w|\.\d|\s?%|\s?[x×]\s?\d\d|\s?(?:px|pixels?)\b|\s?by\s?\d)"
 _WORD = rf"(?:{'|'.join(_COUNT_WORDS)})\b(?!\s(?:of|can|could|may|might|must|should|would|has|sees?|finds?)\b)"
 _NUMBER = rf"#?\s?(?:{_DIGITS}|{_WORD})"
 _MARK = r"\s?[-_]?\s?(?:(?:#|№|no\.?|number)\s?)?"
 _SERIES = r"\s?,\s?(?:and\s|or\s)?|\s(?:and|or|to|through)\s|\s?[&–—~-]\s?"
 _NAMED = re.compile(
+    r"(?<![a-z0-9])(?:"
     # "the second to last image" counts from the end; "the first, second and third images" names three.
     rf"(?P<back>{_NTH})[\s-]to[\s-]last\s{_NOUN}"
     rf"|(?P<nth>{_NTH}(?:,?\s(?:(?:and|or|to|through)\s)?(?:the\s)?{_NTH}){{0,9}})\s{_NOUN}"
     # A key and its value: `"image_index": "2"`, `"img": "second"`, `image = 2`.
-    rf"|(?<![a-z0-9]){_NOUN}[\s_-]?(?:id|idx|index|no|num|number)?(?:[\"']?\s?[:=]|>)\s?[\"']?(?:the\s)?(?:{_NOUN}{_MARK})?"
+    rf"|{_NOUN}[\s_-]?(?:id|idx|index|no|num|number)?(?:[\"']?\s?[:=]|>)\s?[\"']?(?:the\s)?(?:{_NOUN}{_MARK})?"
     rf"(?:\[(?=\s?\d\s?\])\s?)?(?P<value>-?\d{{1,6}}(?:\.\d{{1,6}})?(?![\w.])|{_NTH}\b|{_WORD})"
-    rf"|(?<![a-z0-9]){_NOUN}s\s(?P<series>{_NUMBER}(?:(?:{_SERIES}){_NUMBER}){{1,9}})"
-    rf"|(?<![a-z0-9]){_NOUN}{_MARK}(?P<number>{_DIGITS}|[(\[]\s?\d{{1,3}}\s?[)\]])"
+    rf"|{_NOUN}s\s(?P<series>{_NUMBER}(?:(?:{_SERIES}){_NUMBER}){{1,9}})"
+    rf"|{_NOUN}{_MARK}(?P<number>{_DIGITS}|[(\[]\s?\d{{1,3}}\s?[)\]])"
     rf"(?P<others>(?:\s(?:and|or|to|through)\s{_NUMBER}){{0,9}})"
-    rf"|(?<!the )(?<!this )(?<!that )(?<!each )(?<!every )(?<![a-z0-9]){_NOUN}[\s-](?P<word>{_WORD})"
+    rf"|(?<!the )(?<!this )(?<!that )(?<!each )(?<!every ){_NOUN}[\s-](?P<word>{_WORD}))"
 )
 _PART = re.compile(rf"(?P<range>\b(?:to|through)\b|[–—~-])|\d{{1,3}}|\b(?:{'|'.join([*_VALUES, 'last', 'final'])})")
 
