@@ -16,7 +16,7 @@ from PIL import Image
 
 from migrl.answers import READABLE
 from migrl.boxes import QWEN_FACTOR, Frame, Size
-from migrl.pictures import read_image, read_sizes
+from migrl.pictures import find_sizes, fit_sizes, read_image
 from migrl.prompts import PromptStyle, build_messages, quote_boxes
 from migrl.records import parse_sample
 from migrl.scores import score_completion
@@ -64,7 +64,8 @@ class GroundingTask:
 
     def load_images(self, doc: Doc) -> list[Image.Image]:
         """The pictures of a document, in order."""
-        return [read_image(self.data / name) for name in doc["images"]]
+        originals = self._find_originals(doc)
+        return [read_image(self.data / name, size) for name, size in zip(doc["images"], originals, strict=True)]
 
     def build_messages(self, doc: Doc) -> list[dict[str, Any]]:
         """Chat messages as lmms-eval wants them: each picture stands where migrl's prompt has its placeholder."""
@@ -93,14 +94,14 @@ class GroundingTask:
         tasks has no such error, so those items hold a `value`. `macro` also carries the whole score for the log.
         """
         target = json.loads(doc["target"])
-        sizes = [self._read_sizes(name) for name in doc["images"]]
+        originals = self._find_originals(doc)
         # lmms-eval does not say where a text was cut; that changes the name of a miss, never a hit.
         score = score_completion(
             results[0],
             target,
             frame=self.frame,
-            sizes=[original for original, _ in sizes],
-            resized_sizes=[resized for _, resized in sizes],
+            sizes=originals,
+            resized_sizes=[self._resize(name, size) for name, size in zip(doc["images"], originals, strict=True)],
             truncated=False,
         )
         readable, hit = score["status"] in READABLE, 100.0 * score["hit"]
@@ -119,16 +120,22 @@ class GroundingTask:
         }
 
     def _build_prompt(self, doc: Doc) -> list[dict[str, Any]]:
-        original, resized = self._read_sizes(doc["images"][0])
+        original = self._find_originals(doc)[0]
+        resized = self._resize(doc["images"][0], original)
         question = quote_boxes(doc["question"], self.frame, original_size=original, resized_size=resized)
         return build_messages(question, len(doc["images"]), self.style, "box")
 
-    def _read_sizes(self, name: str) -> tuple[Size, Size]:
-        """A picture's size, and the one at which the model sees it; without limits it is the same."""
+    def _find_originals(self, doc: Doc) -> tuple[Size, ...]:
+        """(width, height) of each picture of a document, as stored."""
+        stored = tuple((width, height) for width, height in doc.get("sizes") or ())
+        return find_sizes(self.data, doc["images"], stored)
+
+    def _resize(self, name: str, size: Size) -> Size:
+        """The size at which the model sees a picture; without limits it is the same."""
         limits = []
         if self.min_pixels is not None and self.max_pixels is not None:
             limits = [QWEN_VL_UTILS_PIXELS] * self.resized_twice + [(self.min_pixels, self.max_pixels)]
-        return read_sizes(self.data / name, limits)
+        return fit_sizes(self.data / name, size, limits)
 
 
 def average_docs(items: Sequence[dict[str, Any]]) -> float:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from migrl.errors import UserError
+from migrl.pictures import read_image
 
 LOSSLESS_SIDE_PX = 256  # smaller pictures stay exact and are shown with hard pixels
 SHOWN_SIDE_PX = 384  # larger ones are scaled down to this
@@ -35,7 +34,7 @@ def embed_picture(images_root: Path, path: str, size: Sequence[int], key: str) -
         key: the element id that the page refers to it by.
 
     Raises:
-        UserError: the image is missing, unreadable, or outside `images_root`.
+        UserError: the image is missing, unreadable, of another size, or outside `images_root`.
     """
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise UserError(f"{path}: the image leaves the folder {images_root}; correct the sample's path")
@@ -44,13 +43,9 @@ def embed_picture(images_root: Path, path: str, size: Sequence[int], key: str) -
         raise UserError(f"{file}: no such image, but a sample shows it; run the stage that made the images again")
     lossless = max(size) <= LOSSLESS_SIDE_PX
     data = BytesIO()
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-        image.thumbnail((SHOWN_SIDE_PX, SHOWN_SIDE_PX))
-        image.save(data, format="PNG" if lossless else "JPEG", optimize=True, quality=JPEG_QUALITY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: not a readable image ({error}); restore the file") from error
+    image = read_image(file, (size[0], size[1]))
+    image.thumbnail((SHOWN_SIDE_PX, SHOWN_SIDE_PX))
+    image.save(data, format="PNG" if lossless else "JPEG", optimize=True, quality=JPEG_QUALITY)
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     kind = "png" if lossless else "jpeg"
     return Picture(key, int(size[0]), int(size[1]), f"data:image/{kind};base64,{encoded}", lossless)
