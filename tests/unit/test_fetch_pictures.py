@@ -12,6 +12,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext
 from migrl.inputs import prepare_input
 from migrl.models import load_processor
+from migrl.pictures import decode_image
 from migrl.recipe import load_recipe
 from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
 from migrl.stages import fetch
@@ -98,3 +99,15 @@ def test_a_token_of_the_chat_template_in_a_prepared_text_is_refused_with_record_
         with pytest.raises(UserError, match=rf"cot\.jsonl, record 1: key '{key}': holds ") as told:
             read()
         assert token in str(told.value)
+
+
+def test_a_picture_is_decoded_once_however_many_splits_show_it(tmp_path, monkeypatch):
+    decoded = []
+
+    def decode_and_note(path):
+        decoded.append(path.name)
+        return decode_image(path)
+
+    monkeypatch.setattr("migrl.data.picture_check.decode_image", decode_and_note)
+    run_fetch(write_folder(tmp_path / "in"), tmp_path / "out")
+    assert sorted(decoded) == sorted(SIZES)

@@ -2,7 +2,8 @@
 
 Writes `data/<split>.jsonl` with pictures beside them, and `model/` with weights, tokenizer and
 processor. The world source is rendered, published benchmarks are downloaded at their pinned revisions
-and linked, prepared folders are copied; so is the model. A rehearsal draws its data, and the weights too. A teacher
+and linked, prepared folders are copied; so is the model. Every picture is decoded once, and its size stored with the
+samples that show it. A rehearsal draws its data, and the weights too. A teacher
 whose weights run here gets `teacher/`, as the model gets its folder.
 """
 
