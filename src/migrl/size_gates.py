@@ -51,16 +51,15 @@ def check_batch(rows: list[dict[str, Any]], processor: Qwen2_5_VLProcessor, grid
         grids: the batch's `image_grid_thw`.
 
     Raises:
-        UserError: naming the sample.
+        UserError: naming the sample and its image.
     """
-    shown = [(row["uid"], image) for row in rows for image in row["images"]]
+    shown = [(row["uid"], number, image) for row in rows for number, image in enumerate(row["images"], 1)]
     found = read_grids(processor, grids)
     if len(found) != len(shown):
         raise UserError(f"the trainer encoded {len(found)} pictures of {len(shown)}; use the pinned trl")
-    for (uid, image), size in zip(shown, found, strict=True):
-        _compare_sizes(
-            uid, f"image of {image.width}x{image.height} px", compute_resized_size(processor, image.size), size
-        )
+    for (uid, number, image), size in zip(shown, found, strict=True):
+        picture = f"image {number} of {image.width}x{image.height} px"
+        _compare_sizes(uid, picture, compute_resized_size(processor, image.size), size)
 
 
 def check_every_batch(

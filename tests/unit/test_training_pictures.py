@@ -99,7 +99,9 @@ def test_a_trainer_that_resizes_otherwise_is_stopped_at_its_first_batch(stage, i
         return real(images.transpose(-1, -2), *given, **named)
 
     processor.image_processor.resize = resize
-    with pytest.raises(UserError, match=r"sample 'rl:\d', image of \d+x\d+ px: the processor resizes it to \d+x\d+ px"):
+    with pytest.raises(
+        UserError, match=r"sample 'rl:\d', image \d of \d+x\d+ px: the processor resizes it to \d+x\d+ px"
+    ):
         trainer.train()
 
 
