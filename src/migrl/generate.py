@@ -95,7 +95,7 @@ def check_encoding(
     for index, (a, b) in enumerate(zip(found, expected, strict=True)):
         if a != b:
             raise UserError(
-                f"image {index} of the batch: the processor resized to {a}, smart_resize says {b}; "
+                f"image {index} of the batch: the processor resized to {a}, and boxes are mapped with {b}; "
                 "use the pinned transformers"
             )
 

@@ -69,7 +69,12 @@ def keep_generation_file(source: Path, target: Path) -> None:
 
 def read_end_tokens(folder: Path) -> list[int]:
     """Ids that end a completion, as the model in `folder` has them."""
-    found = GenerationConfig.from_pretrained(folder).eos_token_id
+    return list_end_tokens(GenerationConfig.from_pretrained(folder))
+
+
+def list_end_tokens(config: GenerationConfig) -> list[int]:
+    """The same, from a model's own configuration."""
+    found = config.eos_token_id
     return list(found) if isinstance(found, list) else [found]
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from migrl.answers import READABLE
 from migrl.claims import Rule, Scope
 from migrl.official import has_rule, read_officially
 from migrl.resample import find_lonely_tasks
 from migrl.scores import Row, check_rows, rescore_row
+from migrl.tables import is_readable
 
 Read = tuple[bool, bool]
 """Of one completion: whether an answer could be read, and whether it is a hit."""
@@ -65,7 +65,7 @@ def _read_rows(rows: Sequence[Row], rule: Rule) -> list[Read]:
         return read_officially(rows)
     if rule == "untagged":
         rows = [rescore_row(row, tagged=False) for row in rows]
-    return [(row["status"] in READABLE, row["hit"]) for row in rows]
+    return [(is_readable(row), row["hit"]) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,8 @@ def recompute_reference(folder: Path) -> tuple[str, list[str]]:
     of older code have no completions; their scores are taken as they are.
     """
     scores, entries = read_object(folder / "scores.json", dict), read_object(folder / "claims.json", list)
-    differences, count, scored = [], 0, "no completions kept"
+    differences: list[str] = []
+    count, scored = 0, "no completions kept"
     if (folder / SAMPLES).exists():
         rows = load_rows(folder / SAMPLES)
         again = [rescore_row(row) for row in rows]

@@ -40,15 +40,18 @@ def measure_zero_variance(hits: list[bool], group: int) -> float:
     return sum(len(set(some)) == 1 for some in groups) / len(groups)
 
 
-def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame) -> list[RewardFunction]:
+def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame, end_tokens: list[int]) -> list[RewardFunction]:
     """The two reward functions in trl's form: `(prompts, completions, <dataset columns>) -> rewards`.
 
-    The columns `target`, `sizes` and `resized_sizes` come from the RL data set; rows of one group are
-    consecutive, as trl samples them.
+    The columns `target`, `sizes` and `resized_sizes` come from the RL data set; rows of one group are consecutive, as
+    trl samples them. A completion that none of `end_tokens` ends was cut at the limit, as in evaluation.
     """
+
+    ends = [[token] for token in end_tokens]
 
     def accuracy(
         completions: list[list[dict[str, str]]],
+        completion_ids: list[list[int]],
         target: list[dict[str, Any]],
         sizes: list[list[list[int]]],
         resized_sizes: list[list[list[int]]],
@@ -57,10 +60,15 @@ def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame) -> list[
     ) -> list[float]:
         scores = [
             score_completion(
-                completion[0]["content"], goal, frame=frame, sizes=size, resized_sizes=resized, truncated=False
+                completion[0]["content"],
+                goal,
+                frame=frame,
+                sizes=size,
+                resized_sizes=resized,
+                truncated=ids[-1:] not in ends,
             )
-            for completion, goal, size, resized in zip(
-                completions, map(drop_empty, target), sizes, resized_sizes, strict=True
+            for completion, ids, goal, size, resized in zip(
+                completions, completion_ids, map(drop_empty, target), sizes, resized_sizes, strict=True
             )
         ]
         hits = [bool(score["hit"]) for score in scores]

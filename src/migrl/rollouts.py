@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from migrl.arms import find_start
 from migrl.decoding import choose_sampling
 from migrl.evidence import StageContext
-from migrl.generate import generate_batch, make_batches
+from migrl.generate import Completion, generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank
 from migrl.models import load_processor
@@ -50,7 +50,7 @@ def sample_rollouts(
         def work(batch: list[ModelInput]) -> Rows:
             completions = generate_batch(model, processor, batch, decoding)
             meter.note(batch, completions)
-            return [score_rollouts(item, [c.text for c in some]) for item, some in zip(batch, completions, strict=True)]
+            return [score_rollouts(item, some) for item, some in zip(batch, completions, strict=True)]
 
         return work
 
@@ -58,12 +58,13 @@ def sample_rollouts(
     work_through(context, LOG, rank, batches, make_worker, "sampling rollouts")
 
 
-def score_rollouts(item: ModelInput, completions: list[str]) -> dict[str, Any]:
+def score_rollouts(item: ModelInput, completions: list[Completion]) -> dict[str, Any]:
     """Hits of one sample's rollouts, with the raw texts."""
     asked = item.describe()
     where = {key: asked[key] for key in ("sizes", "resized_sizes", "frame")}
-    hits = [score_completion(text, asked["target"], **where, truncated=False)["hit"] for text in completions]
-    return {"uid": item.sample.uid, "task": item.sample.task, "hits": sum(hits), "completions": completions}
+    hits = [score_completion(c.text, asked["target"], **where, truncated=c.truncated)["hit"] for c in completions]
+    texts = [completion.text for completion in completions]
+    return {"uid": item.sample.uid, "task": item.sample.task, "hits": sum(hits), "completions": texts}
 
 
 def write_rollouts(context: StageContext, samples: list[Sample]) -> Rows:

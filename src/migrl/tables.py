@@ -70,7 +70,7 @@ def count_readings(rows: Sequence[Row]) -> dict[str, Any]:
     statuses = Counter(row["status"] for row in rows)
     return {
         "ledger": {status: statuses[status] for status in STATUSES},
-        "parse_rate": _percent(row["status"] in READABLE for row in rows),
+        "parse_rate": _percent(is_readable(row) for row in rows),
     }
 
 
@@ -157,7 +157,16 @@ def _measure_images(rows: Iterable[Row]) -> float | None:
     None without any, and for rows without the key `image`: their rule does not read the image.
     """
     trusted = [row for row in rows if has_box(row) and "image" in row and row["target"].get("image_trusted", True)]
-    return _percent_known(row["status"] in READABLE and row["image"] == row["target"]["image"] for row in trusted)
+    return _percent_known(is_readable(row) and row["image"] == row["target"]["image"] for row in trusted)
+
+
+def is_readable(row: Row) -> bool:
+    """Whether a row's answer was read: of several boxes or letters, of which none is singled out, there is none.
+
+    Rows of an official rule say it by their status alone.
+    """
+    answer = row["boxes"] or row["letter"] if "boxes" in row else True
+    return row["status"] in READABLE and bool(answer)
 
 
 def has_box(row: Row) -> bool:

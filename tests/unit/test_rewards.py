@@ -5,6 +5,7 @@ import pytest
 from migrl.rewards import compute_accuracy_reward, make_reward_functions, measure_zero_variance
 
 TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.5, 0.5], "letter": None, "options": None}
+END = 7
 SIZES = [[100, 100], [200, 200]]
 RESIZED = [[112, 112], [112, 112]]
 RIGHT = '<think>Image 2: red circle.</think><answer>{"image": 2, "bbox_2d": [28, 28, 56, 56]}</answer>'
@@ -13,11 +14,14 @@ WRONG_IMAGE = RIGHT.replace('"image": 2', '"image": 1')
 BARE = RIGHT.split("</think>")[1]
 
 
-def reward(kind: str, *texts: str) -> tuple[list[float], list[float], dict[str, float]]:
+def reward(
+    kind: str, *texts: str, ids: list[list[int]] | None = None
+) -> tuple[list[float], list[float], dict[str, float]]:
     metrics: dict[str, float] = {}
-    accuracy, form = make_reward_functions(kind, 2, "resized_px")
+    accuracy, form = make_reward_functions(kind, 2, "resized_px", [END])
     columns = {
         "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "completion_ids": [[5, 6, END] for _ in texts] if ids is None else ids,
         "target": [TARGET] * len(texts),
         "sizes": [SIZES] * len(texts),
         "resized_sizes": [RESIZED] * len(texts),
@@ -30,6 +34,12 @@ def reward(kind: str, *texts: str) -> tuple[list[float], list[float], dict[str, 
 def test_a_near_miss_earns_its_iou_only_without_a_gate(kind: str, near: float) -> None:
     accuracy, _, _ = reward(kind, RIGHT, NEAR, WRONG_IMAGE, "no answer")
     assert accuracy == [1.0, near, 0.0, 0.0]
+
+
+def test_an_answer_that_was_cut_at_the_limit_is_the_miss_that_it_is_in_evaluation() -> None:
+    unclosed = RIGHT.removesuffix("</answer>")
+    accuracy, _, _ = reward("hit", unclosed, unclosed, RIGHT, ids=[[5, END], [5, 6], [5, 6]])
+    assert accuracy == [1.0, 0.0, 1.0]
 
 
 def test_the_format_reward_needs_thought_and_answer_and_nothing_else() -> None:

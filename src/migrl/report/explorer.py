@@ -13,11 +13,11 @@ from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import quote
 
-from migrl.answers import READABLE
 from migrl.report.embed import Picture, embed_picture
 from migrl.report.outcomes import Outcome, Sample, count_outcomes, group_rows, pick_compared
 from migrl.report.shots import Reply, Row, Shot, place_true_boxes, read_reply
 from migrl.report.text import name_arm
+from migrl.tables import is_readable
 
 EXACT_BUDGET = 2_900_000  # characters of samples with their exact pictures, so that the tiny report stays below 4 MB
 SCALED_BUDGET = 12_000_000  # base64 characters of pictures that were scaled down: photographs
@@ -103,7 +103,7 @@ def choose_samples(samples: Sequence[Sample]) -> Iterator[Sample]:
     for sample in samples:
         cells[sample.key, sample.outcome].append(sample)
         for row in sample.rows:
-            if row["status"] not in READABLE:
+            if not is_readable(row):
                 unreadable.setdefault((row["benchmark"], row["status"]), sample)
     rounds = [[sample for sample in turn if sample is not None] for turn in zip_longest(*cells.values())]
     seen = {(row["benchmark"], row["status"]) for turn in rounds[:1] for sample in turn for row in sample.rows}

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from migrl.answers import READABLE
 from migrl.boxes import Box, convert_box
 from migrl.report.embed import Picture
+from migrl.tables import is_readable
 
 Row = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ def read_reply(row: Row, shots: Sequence[Shot], name: str) -> Reply:
     if boxes and isinstance(number, int) and 1 <= number <= len(shots):
         seen = shots[number - 1]
         shot = Shot(seen.picture, number, seen.is_target, seen.true_box_px, tuple(boxes["original_px"]))
-    return Reply(name, row, row["status"] in READABLE, split_completion(row["completion"]), shot)
+    return Reply(name, row, is_readable(row), split_completion(row["completion"]), shot)
 
 
 def split_completion(completion: str) -> tuple[Part, ...]:

@@ -20,7 +20,14 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk, read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
-from migrl.models import keep_generation_file, list_vision_token_ids, load_model, load_processor
+from migrl.models import (
+    keep_generation_file,
+    list_end_tokens,
+    list_vision_token_ids,
+    load_model,
+    load_processor,
+    read_end_tokens,
+)
 from migrl.performance import StepMeter, read_performance
 from migrl.recipe import Recipe
 from migrl.records import BoxTarget, read_samples
@@ -105,7 +112,7 @@ def train(context: StageContext, rank: Rank) -> None:
         )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     check_sizes(items, processor)
-    check_perfect_reward(items[0], processor, make_rewards(recipe))
+    check_perfect_reward(items[0], processor, make_rewards(recipe, read_end_tokens(start)))
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", processor)
     callbacks = make_callbacks(context, settings.alarms)
@@ -126,9 +133,9 @@ def train(context: StageContext, rank: Rank) -> None:
         keep_generation_file(start, context.folder / "model")
 
 
-def make_rewards(recipe: Recipe) -> list[RewardFunction]:
-    """The recipe's rewards as trl calls them."""
-    return make_reward_functions(recipe.grpo.accuracy_reward, recipe.grpo.group, recipe.model.frame)
+def make_rewards(recipe: Recipe, end_tokens: list[int]) -> list[RewardFunction]:
+    """The recipe's rewards as trl calls them; `end_tokens` are those that end a completion."""
+    return make_reward_functions(recipe.grpo.accuracy_reward, recipe.grpo.group, recipe.model.frame, end_tokens)
 
 
 def build_trainer(
@@ -150,7 +157,7 @@ def build_trainer(
     pairs = List(List(Value("int64")))
     return CheckedTrainer(
         model=model,
-        reward_funcs=make_rewards(recipe),
+        reward_funcs=make_rewards(recipe, list_end_tokens(model.generation_config)),
         args=config,
         train_dataset=build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs}),
         processing_class=processor,
@@ -226,6 +233,7 @@ def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewar
     for reward in rewards:
         (value,) = reward(
             completions=[[{"role": "assistant", "content": text}]],
+            completion_ids=[[*ids, processor.tokenizer.eos_token_id]],
             target=[asked["target"]],
             sizes=[asked["sizes"]],
             resized_sizes=[asked["resized_sizes"]],

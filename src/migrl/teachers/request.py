@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torchvision.io import encode_jpeg
 
@@ -46,7 +47,7 @@ def build_body(teacher: ServerTeacher, item: ModelInput, pictures: list[bytes], 
     left = iter(pictures)
     (message,) = item.messages
     parts = [next(left) if part["type"] == "image" else json.dumps(part).encode() for part in message["content"]]
-    settings = {
+    settings: dict[str, Any] = {
         "model": teacher.model,
         "temperature": teacher.temperature,
         "top_p": teacher.top_p,
