@@ -12,9 +12,10 @@ import nox
 
 PYTHONS = ["3.11", "3.12"]
 VOCABULARY = (
-    "boxes answers prompts records errors yaml_file resample stats tables scores official rescore claims paired"
-    " verdicts references power evidence pipeline seeds pictures mentions flops not_run readme verify recompute stored seal"
-    " evaluations provenance gpus watch/alarms watch/signals watch/watchdog watch/disk preflight"
+    "boxes answers prompts records errors yaml_file resample stats tables scores official rescore claims"
+    " paired verdicts references power evidence pipeline seeds pictures mentions flops not_run readme verify"
+    " recompute stored seal evaluations provenance gpus watch/alarms watch/signals watch/watchdog watch/disk"
+    " preflight"
 ).split()
 TYPED_PACKAGES = (
     *("recipe", "benchmarks", "sources", "lmms_tasks", "plan", "publish", "teachers"),

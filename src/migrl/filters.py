@@ -33,6 +33,8 @@ GIVEN_PLACE = re.compile(
     re.I,
 )
 """A box or a region that a question points at; the box that it asks for ("give its bounding box") is none."""
+WITHIN = re.compile(r"\b(in|inside|within|from|of|by|with)\s(the|this|that|a)\s$", re.I)
+NEAR = 12  # characters, enough for "within this "
 SAME_SENTENCE = re.compile(r"[^.;\n]{0,40}")
 CONTROL_TOKEN = re.compile(r"<\|[a-z_]{1,40}\|>")
 """In a training text such a token would end the turn, or stand for a picture that is not there."""
@@ -77,14 +79,16 @@ def judge_completion(item: ModelInput, completion: str, settings: SynthesizeSett
 def leaks_truth(answer: Answer, box: Box, *, question: str, image: int) -> bool:
     """Whether a thought says that the truth was given, or quotes the true box.
 
-    Where the question gives a place, a thought may speak of "the given box", unless it says that it is in the target
-    `image`.
+    Where the question gives a place, a thought may speak of what is in "the given box", or of the given box in an image
+    that is not the target `image`.
     """
     thought = answer.thought or ""
-    is_free = GIVEN_PLACE.search(question) is not None
+    is_given = GIVEN_PLACE.search(question) is not None
     for found in LEAK_WORDS.finditer(thought):
         following = SAME_SENTENCE.match(thought, found.end())
-        if not (found["place"] and is_free) or (following and image in find_images(following[0])):
+        named = find_images(following[0]) if following else set()
+        is_free = found["place"] and is_given and image not in named
+        if not (is_free and (named or WITHIN.search(thought[max(0, found.start() - NEAR) : found.start()]))):
             return True
     numbers = r"\D{1,6}".join(str(round(v)) for v in box)
     return re.search(rf"\b{numbers}\b", thought) is not None

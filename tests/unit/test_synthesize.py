@@ -64,6 +64,8 @@ def test_each_filter_catches_its_fault(completion: str, verdict: str | None) -> 
         ("Where is what the red box of image 1 holds?", "It is in the given box in image 2.", "leak"),
         ("Where is what the red box of image 1 holds?", "The given box is the ground truth.", "leak"),
         ("Where is what the red box of image 1 holds?", "The given answer says so.", "leak"),
+        ("Where is what the red box of image 1 holds?", "The given box shows the object.", "leak"),
+        ("Where is what the red box of image 1 holds?", "The object in the given box is a star.", None),
     ],
 )
 def test_a_thought_may_speak_of_a_place_that_the_question_gives(
