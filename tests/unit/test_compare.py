@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from benchmark_files import write_json
 from compare_runs import TINY, count, refuse, show, write_run
+from run_files import DECODING
 
 from migrl.compare.show import escape_markdown
 from migrl.scores import Row
@@ -143,8 +144,9 @@ def test_a_sample_that_comes_twice_is_refused(tmp_path: Path) -> None:
 def test_runs_evaluated_with_other_settings_are_refused_with_the_setting_named(runs: tuple[Path, Path]) -> None:
     entry = {
         **{"arm": "rl", "seed": None, "weights": "0" * 64, "engine": "transformers", "attention": "sdpa"},
+        **{"engine_version": "5.17.0"},
         **{"dtype": "float32", "device": "cpu", "frame": "resized_px", "style": "think", "min_pixels": 3136},
-        **{"max_pixels": 12544, "max_new_tokens": 96, "decoding": "greedy", "prompts": "ab"},
+        **{"max_pixels": 12544, "max_new_tokens": 96, "decoding": {**DECODING, "source": "recipe"}, "prompts": "ab"},
     }
     write_json(runs[0] / "evaluations.json", [entry])
     reason = refuse(*runs)

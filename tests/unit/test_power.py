@@ -145,7 +145,9 @@ def test_the_tiny_designs_have_the_sizes_and_correlations_of_the_committed_sampl
     hits = [[arm[row["uid"]]["hit"] for row in rows] for arm in arms]
     found = measure_correlations(*hits, places, [row["cluster"] for row in rows])
     limits = design.correlations
-    assert found.arms is not None and limits["low"].arms < found.arms < limits["high"].arms
+    # A correlation of hits has a standard error of about 1.5 / sqrt(n); limits are those of the truth, not of one run.
+    noise = 2 * 1.5 / len(rows) ** 0.5
+    assert found.arms is not None and limits["low"].arms - noise < found.arms < limits["high"].arms + noise
     for samples in (found.first, found.second):
         assert samples is None or limits["high"].samples <= samples <= limits["low"].samples
 
