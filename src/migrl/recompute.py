@@ -39,7 +39,6 @@ ARM_STAGES = {"base": ("fetch", None), "sft": ("merge", None), "sft_direct": ("m
 RL_STARTS = {"rl_no_cold_start": "fetch"}
 TABLE_TOLERANCE = 2e-4
 MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
-MOST_RESAMPLES = 1_000_000  # a hundred times what verdicts use; far above it there is no memory for them
 JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
 """What a folder of measured costs cannot hold, for nothing there would be checked by its rows."""
 PARTS_FILES = (MEASUREMENTS, PAGE)
@@ -62,8 +61,6 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("settings", *first["loc"]))
         raise UserError(f"{folder / MANIFEST}: key {key!r}: {first['msg']}; {REMEDY}") from error
-    if recipe.resamples > MOST_RESAMPLES:
-        raise UserError(f"{folder / MANIFEST}: key 'settings.resamples': above {MOST_RESAMPLES:,}; {REMEDY}")
     differences = list(check_name(folder, recipe))
     if recipe.claims == "none":
         done, found = recompute_costs(folder)

@@ -188,7 +188,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "resamples beyond any memory": (
         edit_json("tiny/manifest.json", lambda data: data["settings"].update(resamples=10**9)),
-        "manifest.json: key 'settings.resamples': above 1,000,000",
+        "manifest.json: key 'settings.resamples': Input should be less than or equal to 1000000",
     ),
     "claims that are none": (edit_json("tiny/claims.json", lambda _: [1, None]), "claims.json[0]: 1 stored, "),
     "a calibration that is none": (
