@@ -48,6 +48,17 @@ class Bench:
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
     @cached_property
+    def driver(self) -> str | None:
+        """The GPU's driver; asked for once, as nvidia-smi takes its time."""
+        gpus = describe_gpus()
+        return gpus.get("driver") if gpus else None
+
+    @cached_property
+    def revision(self) -> dict[str, Any]:
+        """The code's revision, and whether it has uncommitted changes."""
+        return describe_revision()
+
+    @cached_property
     def pictures(self) -> int:
         """Pictures of a question of middling length."""
         counts = sorted(self.recipe.source.images)
@@ -99,16 +110,15 @@ class Bench:
 
     def describe(self, attention: str, settings: dict[str, Any]) -> Part:
         """The record of a part before anything is measured."""
-        gpus, revision = describe_gpus(), describe_revision()
         conditions = Conditions(
             dtype=self.recipe.model.dtype,
             attention=attention,
             shapes=str(self.recipe.source.shapes),
             settings=settings,
-            driver=gpus.get("driver") if gpus else None,
+            driver=self.driver,
             versions={name: find_version(name) for name in PACKAGES} | {"cuda": torch.version.cuda},
         )
-        return Part(conditions=conditions, revision=revision["revision"], dirty=revision["dirty"], complete=False)
+        return Part(conditions=conditions, complete=False, **self.revision)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 from kit.bench import Bench, Formulas, close_part, measure_prompts, to_formula, write_answer
 from kit.budget import OutOfTime
 from migrl.inputs import ModelInput
-from migrl.models import list_vision_token_ids
+from migrl.models import list_end_tokens, list_vision_token_ids
 from migrl.performance import Step, StepMeter
 from migrl.plan.memory import Memory, Training, plan_training
 from migrl.plan.peaks import make_batch
@@ -72,8 +72,7 @@ def run_steps(trainer: Trainer, meter: StepMeter) -> None:
 
 def give_rollouts(model: Qwen2_5_VLForConditionalGeneration, tokens: int, never: list[int]) -> None:
     """Let the model answer at once, with random tokens up to the limit: its generation is measured elsewhere."""
-    end = model.generation_config.eos_token_id
-    banned = torch.tensor([*never, *(end if isinstance(end, list) else [end])])
+    banned = torch.tensor([*never, *list_end_tokens(model.generation_config)])
     allowed = torch.arange(model.config.text_config.vocab_size)
     allowed = allowed[~torch.isin(allowed, banned)]
 

@@ -17,6 +17,7 @@ from migrl.decoding import Decoding
 from migrl.errors import UserError
 from migrl.inputs import ModelInput
 from migrl.models import list_vision_token_ids
+from migrl.size_gates import read_grids
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def check_encoding(
     """Assert left padding, and that the processor resized every image to the size we map boxes with."""
     if not bool(mask[:, -1].all()):
         raise UserError("processor: prompts were padded on the right, completions would be blind; pad on the left")
-    patch = processor.image_processor.patch_size
-    found = [(int(w) * patch, int(h) * patch) for _, h, w in grids.tolist()]
+    found = read_grids(processor, grids)
     expected = [size for item in batch for size in item.resized_sizes]
     for index, (a, b) in enumerate(zip(found, expected, strict=True)):
         if a != b:

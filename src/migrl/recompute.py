@@ -16,7 +16,7 @@ from rich.progress import Progress
 from migrl.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_claims, select_levels
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, Evaluation, check_rows_fit, read_evaluations
-from migrl.evidence import MANIFEST, hash_json
+from migrl.evidence import MANIFEST, join_weights
 from migrl.not_run import render_not_run
 from migrl.recipe import Recipe, is_trained, load_recipe
 from migrl.references import check_deltas, load_references
@@ -153,8 +153,8 @@ def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, An
         adapted = start is not None and recipe.grpo.lora is not None
         places = [own, start] if adapted and start else [own]
         stages = [find_stage(manifest, name, None if name == "fetch" else entry["seed"], recipe) for name in places]
-        made, *under = (stage.get("weights") for _, stage in stages)
-        known = hash_json([under[0], made]) if under else made
+        made, *under = hashes = [stage.get("weights") for _, stage in stages]
+        known = None if None in hashes else join_weights(under[0], made) if under else made
         if entry["weights"] != known:
             where = f"{EVALUATIONS}, {name_arm(entry)}: weights"
             yield f"{where}: {entry['weights']} stored, stage {stages[0][0]} of the manifest made {known}"

@@ -32,16 +32,15 @@ def reproduce(
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     target = results / settings.name
+    cards = read_cards(target) if settings.claims == "none" else {}
+    publish_report(report, target)
     if settings.claims == "none":
-        cards = read_cards(target)
-        publish_report(report, target)
         if cards:  # what `make gpu` measured stays
             write_cards(target, cards)
             write_entries(target)
         print_measurements(target, console)
         console.print(f"report: {target / 'report.md'}")
         return
-    publish_report(report, target)
     print_claims(target, console)
     console.print(f"report: {target / 'report.html'}")
 
