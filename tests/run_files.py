@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from migrl.claims import load_claims, load_levels, select_claims
 from migrl.decoding import Decoding
 from migrl.evaluations import describe_evaluation
-from migrl.evidence import StageContext, StageWork, run_stage, write_json
+from migrl.evidence import StageContext, StageWork
+from migrl.files import write_json
 from migrl.not_run import write_not_run
 from migrl.prompts import build_messages, hash_messages
 from migrl.publish import Repository, prepare_repositories
@@ -23,6 +24,7 @@ from migrl.records import write_jsonl
 from migrl.references import load_references
 from migrl.scores import Row, compute_scores, load_rows, rescore_row
 from migrl.seal import make_file_hashes, seal, write_tree
+from migrl.stage_folder import run_stage
 from migrl.stages.evaluate import hash_arm
 from migrl.stages.report import collect_facts, pack_rows
 from migrl.verdicts import judge_claims, judge_levels

@@ -26,7 +26,8 @@ import torch
 from torch.utils.cpp_extension import get_default_build_root
 
 from migrl.errors import UserError, explain_full_disk, is_disk_full
-from migrl.evidence import StageContext, read_json, write_json
+from migrl.evidence import StageContext
+from migrl.files import read_json, write_json
 from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Parallel, Recipe, dump_whole
 from migrl.watch.signals import (

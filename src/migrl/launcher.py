@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.recipe import LaunchSettings
 from migrl.watch.signals import ENDED, await_requests
 

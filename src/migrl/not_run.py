@@ -10,7 +10,8 @@ from typing import Any
 
 from migrl.claims import load_claims, load_levels, select_claims
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, write_json
+from migrl.evidence import MANIFEST
+from migrl.files import write_json
 from migrl.readme import describe_power, describe_scope
 from migrl.recipe import HubSource, Recipe, WorldSource
 from migrl.seal import STATING_FILES

@@ -30,7 +30,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from migrl.evidence import PROGRESS, read_json, write_json
+from migrl.evidence import PROGRESS
+from migrl.files import read_json, write_json
 from migrl.flops import count_forward
 from migrl.generate import Completion
 from migrl.inputs import ModelInput

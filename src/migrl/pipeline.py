@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, StageWork, hash_file, run_stage
+from migrl.evidence import StageContext, StageWork
+from migrl.files import hash_file
 from migrl.plan.checks import check_arithmetic
 from migrl.preflight import check_first
 from migrl.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
+from migrl.stage_folder import run_stage
 from migrl.teachers.prompts import hash_teacher_prompts
 from migrl.watch.signals import stop_on_signals
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from migrl.claims import Claim, load_claims
 from migrl.errors import UserError
-from migrl.evidence import read_json
+from migrl.files import read_json
 
 START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
 READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, format_json, hash_file, hash_json, write_json
+from migrl.evidence import MANIFEST
+from migrl.files import format_json, hash_file, hash_json, write_json
 
 TREE = "tree.json"
 STATING_FILES = ("samples.jsonl.gz", "samples.jsonl", "scores.json", "claims.json", "measurements.json")

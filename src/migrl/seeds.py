@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migrl.evidence import read_json
+from migrl.files import read_json
 from migrl.scores import Row, load_rows
 
 EVALUATE = "evaluate"

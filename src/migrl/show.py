@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from migrl.errors import UserError
-from migrl.evidence import read_json
+from migrl.files import read_json
 
 if TYPE_CHECKING:
     from migrl.data.hub_source import Inspection

@@ -1,8 +1,5 @@
 """What the two training stages share: LoRA on the language model, data sets for trl, logs, gates."""
 
-import json
-import shutil
-import zipfile
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,13 +21,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from migrl.checkpoints import find_checkpoint
 from migrl.errors import UserError
 from migrl.evidence import StageContext
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
 from migrl.pictures import read_image
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
-from migrl.records import read_jsonl, write_jsonl
+from migrl.records import write_jsonl
 from migrl.watch.guard import AlreadyTrained, LongRunGuard, share_word
 from migrl.watch.trackers import make_trackers
 
@@ -152,32 +150,6 @@ def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "images": decoded}
 
 
-class JsonlLog(TrainerCallback):
-    """Writes what the trainer logs as JSONL, one row a step; on resume, rows after the checkpoint are dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            rows = read_jsonl(self.path) if self.path.exists() and state.global_step else []
-            write_jsonl(self.path, [row for row in rows if row["step"] <= state.global_step])
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **name_metrics(logs)}) + "\n")
-
-
 class ProgressBar(ProgressCallback):
     """The trainer's bar with a few metrics behind it, in place of a line of all metrics a step."""
 
@@ -195,11 +167,10 @@ class ProgressBar(ProgressCallback):
 
 
 def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
-    """Logs of a training stage, `log.jsonl` and the recipe's trackers, and what may end it (watch/guard.py)."""
+    """The recipe's trackers, and what may end a training (watch/guard.py)."""
     process = PartialState()
     guard = LongRunGuard(context.folder, context.recipe.watch, alarms, name_metrics, process.process_index)
-    callbacks: list[TrainerCallback] = [JsonlLog(context.folder / "log.jsonl"), guard]
-    return [*callbacks, *make_trackers(context)] if process.is_main_process else callbacks
+    return [guard, *make_trackers(context)] if process.is_main_process else [guard]
 
 
 def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
@@ -220,30 +191,14 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def find_checkpoint(folder: Path, processes: int) -> str | None:
-    """The last complete checkpoint of so many processes under `folder`, or None.
-
-    The first process writes the trainer's state last, and that can be read; by then the others may still be writing
-    their random states, without which a resumed run would draw others.
-    """
-    ranks = [""] if processes == 1 else [f"_{rank}" for rank in range(processes)]
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if all(zipfile.is_zipfile(path / f"rng_state{rank}.pth") for rank in ranks):
-            found.append((int(state["global_step"]), path))
-    return str(max(found)[1]) if found else None
-
-
-def save_trained(trainer: Trainer, folder: Path, checkpoints: Path) -> None:
-    """Save adapter or model as safetensors, and drop what only a resume would need."""
+def save_trained(trainer: Trainer, folder: Path) -> None:
+    """Save adapter or model as safetensors, and beside its folder `log.jsonl`, a row a step."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        # From the trainer's state, which checkpoints carry: no step is missing or twice, whatever was killed.
+        logged = [row for row in trainer.state.log_history if "loss" in row]
+        write_jsonl(folder.parent / "log.jsonl", [{"step": row["step"], **name_metrics(row)} for row in logged])
 
 
 BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")

@@ -12,7 +12,7 @@ from migrl.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.not_run import write_not_run
 from migrl.recipe import load_recipe
 from migrl.verify import is_not_run, verify_results

@@ -19,7 +19,7 @@ from migrl.evaluations import (
     read_devices,
     read_evaluations,
 )
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.scores import Row
 
 OTHERS: dict[str, Any] = {

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, StageWork, check_disk, run_stage
+from migrl.evidence import StageContext, StageWork, check_disk
 from migrl.recipe import Recipe, load_recipe
+from migrl.stage_folder import run_stage
 
 RECIPE: Recipe = load_recipe(Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml")
 
@@ -16,10 +17,15 @@ RECIPE: Recipe = load_recipe(Path(__file__).resolve().parents[2] / "reproduce" /
 def make_work(sections: dict[str, Any], calls: list[Path], *, fail: bool = False, format: int = 1) -> StageWork:
     def run(context: StageContext) -> dict[str, Any]:
         calls.append(context.folder)
-        with (context.folder / "out.txt").open("a") as file:
+        progress = context.folder / "progress"
+        progress.mkdir(exist_ok=True)
+        with (progress / "log").open("a") as file:
             file.write("x")
         if fail:
+            (context.folder / "leftover.txt").write_text("of an attempt that was cut short")
             raise RuntimeError("killed")
+        (context.folder / "checkpoints").mkdir(exist_ok=True)
+        (context.folder / "out.txt").write_text((progress / "log").read_text())
         return {"n": 1}
 
     return StageWork("demo", format, sections, {}, run)
@@ -45,6 +51,31 @@ def test_an_interrupted_stage_resumes_in_its_partial_folder_and_keeps_the_old_re
     assert json.loads((folder / "manifest.json").read_text())["recipe"] == {"a": 1}
     run_stage(make_work({"a": 2}, calls), RECIPE, folder)
     assert (folder / "out.txt").read_text() == "xx"
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {"manifest.json", "out.txt", "progress"}
+    assert list(json.loads((folder / "manifest.json").read_text())["outputs"]) == ["out.txt"]
+
+
+def test_a_whole_partial_folder_is_put_in_place_and_not_run_again(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder, partial = tmp_path / "demo", tmp_path / "demo.partial"
+    run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    folder.rename(partial)
+    assert not run_stage(make_work({"a": 1}, calls), RECIPE, folder) and folder.exists() and not partial.exists()
+    folder.rename(partial)
+    (partial / "out.txt").unlink()
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert (folder / "out.txt").read_text() == "xx" and len(calls) == 2
+
+
+def test_a_forced_run_that_was_cut_short_goes_on_without_force(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder = tmp_path / "demo"
+    run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    with pytest.raises(RuntimeError):
+        run_stage(make_work({"a": 1}, calls, fail=True), RECIPE, folder, force=True)
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert (folder / "out.txt").read_text() == "xx"
+    assert not run_stage(make_work({"a": 1}, calls), RECIPE, folder)
 
 
 def test_work_left_for_another_key_is_thrown_away(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.distributed import Backend, distributed_c10d
 from torch.utils.file_baton import FileBaton
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, write_json
+from migrl.evidence import StageContext
+from migrl.files import write_json
 from migrl.launch import (
     check_gpus,
     choose_gpu,
@@ -26,7 +27,7 @@ from migrl.launch import (
 )
 from migrl.models import load_processor
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
-from migrl.training import find_checkpoint, set_patience
+from migrl.training import set_patience
 from migrl.vllm_rollouts import link_model, make_vllm_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,26 +142,6 @@ def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stag
     assert text is not None and text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to")
     assert change in text
     assert explain_error(ValueError("a defect"), context) is None
-
-
-def write_checkpoint(folder: Path, step: int, ranks: list[str]) -> None:
-    folder = folder / f"checkpoint-{step}"
-    folder.mkdir()
-    write_json(folder / "trainer_state.json", {"global_step": step})
-    for rank in ranks:
-        torch.save({"cpu": torch.get_rng_state()}, folder / f"rng_state{rank}.pth")
-
-
-def test_a_checkpoint_counts_once_every_process_has_written_its_random_state(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, 2, ["_0", "_1"])
-    write_checkpoint(tmp_path, 4, ["_0"])
-    assert find_checkpoint(tmp_path, 2) == str(tmp_path / "checkpoint-2")
-    torn = tmp_path / "checkpoint-4/rng_state_1.pth"
-    torn.write_bytes((tmp_path / "checkpoint-2/rng_state_1.pth").read_bytes()[:100])
-    assert find_checkpoint(tmp_path, 2) == str(tmp_path / "checkpoint-2")
-    assert find_checkpoint(tmp_path, 1) is None
-    write_checkpoint(tmp_path, 6, [""])
-    assert find_checkpoint(tmp_path, 1) == str(tmp_path / "checkpoint-6")
 
 
 def test_vllm_reads_pictures_by_the_recipes_limits_and_never_samples_a_placeholder(tmp_path: Path) -> None:

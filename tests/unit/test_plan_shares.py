@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.build import Plan, build_plan
 from migrl.plan.machine import GpuOptions

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from migrl.claims import load_claims, select_claims
 from migrl.cli import app
-from migrl.evidence import hash_file
+from migrl.files import hash_file
 from migrl.publish.cards import escape_markdown
 from migrl.publish.facts import find_setting, read_facts
 from migrl.recipe import Recipe

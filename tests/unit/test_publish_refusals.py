@@ -10,7 +10,7 @@ import pytest
 from run_files import TINY_SETS, change_manifest, make_evidence, make_run, prepare, read_recipe, write_weights
 
 from migrl.errors import UserError
-from migrl.evidence import hash_json
+from migrl.files import hash_json
 from migrl.publish import prepare_repositories
 from migrl.publish.inspection import _PIECE_BYTES, inspect_folder
 

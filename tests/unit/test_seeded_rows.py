@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.records import write_jsonl
 from migrl.scores import check_rows, load_rows, rescore_row
 from migrl.seeds import join_files, join_lists, list_evaluations, read_evaluated_rows

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, hash_json, write_json
+from migrl.evidence import StageContext
+from migrl.files import hash_json, write_json
 from migrl.pipeline import find_place, plan_stages, prepare_stage, run_pipeline
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
@@ -161,18 +162,18 @@ def test_only_what_a_change_concerns_is_run_again(recorder: Recorder) -> None:
 def test_what_ends_in_the_middle_of_a_seed_goes_on_there(recorder: Recorder) -> None:
     def die(context: StageContext) -> None:
         if context.recipe.grpo.seed == 2 and context.name == "grpo":
-            (context.folder / "half").touch()
+            (context.folder / ".half").touch()
             raise RuntimeError("killed")
 
     recorder.act = die
     with pytest.raises(RuntimeError, match="killed"):
         recorder.pipeline("seeds=[2]")
-    assert (recorder.runs / "test/seed_2/grpo.partial/half").exists() and not (
-        recorder.runs / "test/grpo/half"
+    assert (recorder.runs / "test/seed_2/grpo.partial/.half").exists() and not (
+        recorder.runs / "test/grpo/.half"
     ).exists()
     recorder.act = lambda context: None
     assert recorder.pipeline("seeds=[2]") == ["grpo, seed 2", "evaluate, seed 2", "report"]
-    assert (recorder.runs / "test/seed_2/grpo/half").exists()
+    assert (recorder.runs / "test/seed_2/grpo/.half").exists()
 
 
 def test_a_signal_reaches_the_stage_of_a_seed_and_leaves_nothing_behind(recorder: Recorder) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.evidence import format_json, write_json
+from migrl.files import format_json, write_json
 from migrl.records import write_jsonl
 from migrl.report.measurements import render_measurements
 from migrl.scores import Row, load_rows, rescore_row

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from migrl.calibrate.write import render_table
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.evidence import write_json
+from migrl.files import write_json
 from migrl.recipe import SEEDED_SECTIONS
 from migrl.recompute import compare_coverage, render_page
 from migrl.seal import write_tree

@@ -1,12 +1,14 @@
 """Strict reading of downloaded annotation records: every error names file, index, key, reason and remedy."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
+from migrl.records import is_unicode
 
 MAX_NUMBER = 1e9  # no coordinate comes near it
 REMEDY = "fetch the file again, or correct it"
@@ -41,7 +43,8 @@ def read_json_file(path: Path) -> Any:
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
-        twin = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        counts = Counter(key for key, _ in pairs)
+        twin = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"key {twin!r} comes twice in one object")
     return data
 
@@ -119,11 +122,6 @@ def open_record(path: Path, index: int, data: Any, keys: Iterable[str], optional
 def is_list(value: Any) -> bool:
     """Whether a value is a list of JSON or of a parquet row."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written: JSON may hold half of a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _show(value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from migrl import claims, power, resample, stats
 from migrl.calibrate import simulate
 from migrl.calibrate.simulate import Scenario, judge_simulated
-from migrl.evidence import hash_file, hash_json, read_json, write_json
+from migrl.files import hash_file, hash_json, read_json, write_json
 from migrl.power import Alternative, Design
 
 Truth = Literal["none", "half", "full"]

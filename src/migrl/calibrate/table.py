@@ -11,7 +11,7 @@ import numpy as np
 from migrl.calibrate.grid import Cell, Effort
 from migrl.calibrate.write import render_table
 from migrl.claims import Verdict
-from migrl.evidence import hash_json, write_json
+from migrl.files import hash_json, write_json
 from migrl.power import SHOWN, Design, measure_power, predict_reproduced
 from migrl.stats import wilson_interval
 

@@ -9,7 +9,7 @@ import typer
 
 from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, tell_progress
 from migrl.errors import UserError
-from migrl.evidence import read_json
+from migrl.files import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
 from migrl.report.measurements import read_cards, write_cards

@@ -9,7 +9,7 @@ import typer
 from migrl.boxes import Frame
 from migrl.cli.shared import RecipeName, Results, Runs, app, console, find_recipe
 from migrl.errors import UserError
-from migrl.evidence import read_json
+from migrl.files import read_json
 from migrl.show import print_claims, print_detection_report, print_report
 
 

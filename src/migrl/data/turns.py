@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from migrl.benchmarks.fields import Record, is_unicode
+from migrl.benchmarks.fields import Record
 
 PLACEHOLDER = "<image>"
 _PLACEHOLDERS = re.compile(r"\s*(?:(?:image[ -]?\d{1,2}:\s*)?<image>\s*)+", re.IGNORECASE)

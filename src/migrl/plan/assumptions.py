@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
-from migrl.yaml_file import parse_yaml
+from migrl.yaml_file import read_yaml
 
 PLAN_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "plan.yaml"
 Positive = Annotated[float, Field(gt=0)]
@@ -120,11 +119,9 @@ def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
         UserError: no such file, no YAML, an unknown key or a bad value; it names file and key.
     """
     try:
-        return Assumptions.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+        return Assumptions.model_validate(read_yaml(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it from the repository") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({error}); correct the file") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UserError(f"{path}: {faults}; correct the file") from error

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, hash_json, read_json, read_manifest
+from migrl.evidence import MANIFEST, read_manifest
+from migrl.files import hash_json, read_json
 from migrl.recipe import Recipe
 from migrl.stored import read_object
 from migrl.verify import JUNK, verify_results

@@ -11,7 +11,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, check_disk, hash_file, read_json, write_json
+from migrl.evidence import MANIFEST, check_disk
+from migrl.files import hash_file, read_json, write_json
 from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, read_json, write_json
+from migrl.evidence import MANIFEST
+from migrl.files import read_json, write_json
 from migrl.report.gpu_parts import Card, Part, render_cards
 from migrl.seal import make_file_hashes, seal
 

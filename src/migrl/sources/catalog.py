@@ -4,12 +4,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
 from migrl.sources.unpack import UnpackLimits
-from migrl.yaml_file import parse_yaml
+from migrl.yaml_file import read_yaml
 
 SOURCES_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "sources.yaml"
 DOWNLOADS = "downloads"
@@ -126,11 +125,9 @@ def load_sources(path: Path = SOURCES_FILE) -> dict[str, Source]:
         UserError: no such file, no YAML, an unknown or missing key, or a bad value; it names file and key.
     """
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it from the repository") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({error}); correct the file") from error
     if not isinstance(data, dict) or sorted(data) != ["repos", "sources"]:
         raise UserError(f"{path}: the file has the two keys `repos` and `sources`; correct the file")
     for key, part in data.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from migrl.errors import UserError
-from migrl.evidence import read_json, write_json
+from migrl.files import read_json, write_json
 from migrl.sources.catalog import Commit, Frozen, SourceFile, validate
 from migrl.sources.progress import hash_with_progress
 

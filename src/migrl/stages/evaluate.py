@@ -21,7 +21,8 @@ from migrl.evaluations import (
     note_device,
     read_devices,
 )
-from migrl.evidence import PROGRESS, StageContext, hash_weights, join_weights, read_manifest, write_json
+from migrl.evidence import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
+from migrl.files import write_json
 from migrl.generate import Completion, generate_batch, make_batches
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_generation, run_child

@@ -17,7 +17,8 @@ from trl import GRPOConfig, GRPOTrainer
 from migrl.answers import format_box_answer, format_choice_answer
 from migrl.arms import find_start
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk, read_json, write_json
+from migrl.evidence import StageContext, check_disk
+from migrl.files import read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
 from migrl.models import (
@@ -128,7 +129,7 @@ def train(context: StageContext, rank: Rank) -> None:
     if trainer.is_world_process_zero():
         facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)
-    save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"), context.folder / "checkpoints")
+    save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"))
     if settings.lora is None and trainer.is_world_process_zero():
         keep_generation_file(start, context.folder / "model")
 

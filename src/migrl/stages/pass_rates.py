@@ -13,7 +13,8 @@ from typing import Any
 
 from migrl.arms import load_arm
 from migrl.errors import UserError
-from migrl.evidence import StageContext, write_json
+from migrl.evidence import StageContext
+from migrl.files import write_json
 from migrl.launch import Rank, launch_generation, run_child
 from migrl.performance import read_performance
 from migrl.records import Sample, read_jsonl

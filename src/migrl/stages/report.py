@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from migrl.claims import load_claims, load_levels, select_claims, select_levels
 from migrl.errors import UserError
 from migrl.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
-from migrl.evidence import StageContext, read_json, read_manifest, write_json
+from migrl.evidence import StageContext, read_manifest
+from migrl.files import read_json, write_json
 from migrl.provenance import describe_provenance
 from migrl.recipe import Recipe, WorldSource
 from migrl.records import read_jsonl

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from migrl.arms import find_start
-from migrl.evidence import StageContext, write_json
+from migrl.evidence import StageContext
+from migrl.files import write_json
 from migrl.launch import Rank, launch_generation, run_child
 from migrl.models import load_model, pick_device
 from migrl.performance import read_performance

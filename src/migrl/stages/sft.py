@@ -11,7 +11,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from trl import SFTConfig, SFTTrainer
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk, read_json, write_json
+from migrl.evidence import StageContext, check_disk
+from migrl.files import read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
 from migrl.models import load_model, load_processor
@@ -67,7 +68,7 @@ def train(context: StageContext, rank: Rank) -> None:
     facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
     if trainer.is_world_process_zero():
         write_json(context.folder / "facts.json", facts)
-    save_trained(trainer, context.folder / "adapter", context.folder / "checkpoints")
+    save_trained(trainer, context.folder / "adapter")
 
 
 def make_config(recipe: Recipe, checkpoints: Path, samples: int) -> SFTConfig:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from migrl.evidence import StageContext, write_json
+from migrl.evidence import StageContext
+from migrl.files import write_json
 from migrl.filters import count_filters, judge_candidates
 from migrl.inputs import ModelInput
 from migrl.launch import Rank, launch_generation, run_child

@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from migrl.evidence import hash_json, read_manifest
+from migrl.evidence import read_manifest
+from migrl.files import hash_json
 from migrl.inputs import ModelInput
 from migrl.recipe import Recipe, ServerTeacher
 from migrl.records import ProgressLog

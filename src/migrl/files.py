@@ -1,0 +1,152 @@
+"""Files as all of migrl writes them: whole or not there, also after a kill or a power cut.
+
+A file is written beside its place under a hidden name, which nothing counts as a result, flushed to the disk, and
+renamed. A folder that has to go is renamed to a hidden name first, so that nobody meets it half deleted.
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from migrl.errors import UserError
+
+AT_FDCWD = -100  # from linux/fcntl.h: names are seen from the working folder
+RENAME_EXCHANGE = 2  # from linux/fs.h
+NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What a file system says that cannot exchange two names."""
+
+
+def hash_json(data: Any) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_json(data: Any) -> str:
+    """JSON as every file of the evidence is written."""
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON; a reader sees the old file or the new one, never half."""
+    write_text(path, format_json(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with `\\n` line ends; a reader sees the old file or the new one, never half."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file; a reader sees the old one or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Decoded JSON of a file that a stage wrote.
+
+    Raises:
+        UserError: the file is missing, cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the stage that writes it") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); put a plain file there that you may read") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON ({error}); delete its folder and run the stage again") from error
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has a file's bytes."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has a folder's names. A file is safe when both it and its name are."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot, such as one over the network
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path, leave: Collection[str] = ()) -> None:
+    """Wait until the disk has every file and every name below `folder`, but for the folders in it named in `leave`."""
+    for parent, folders, names in os.walk(folder):
+        if Path(parent) == folder:
+            folders[:] = [name for name in folders if name not in leave]
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                sync_file(path)
+        sync_folder(Path(parent))
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder, if it is there. Its name is free at once; of a kill a hidden rest is left for `clear_rests`."""
+    rest = folder.with_name(f".{folder.name}.rest")
+    if rest.exists():
+        shutil.rmtree(rest)
+    if folder.exists():
+        folder.rename(rest)
+        shutil.rmtree(rest)
+
+
+def clear_rests(folder: Path) -> None:
+    """Delete what killed commands left half deleted in `folder`."""
+    for rest in folder.glob(".*.rest"):
+        shutil.rmtree(rest)
+
+
+def put_folder(made: Path, place: Path) -> None:
+    """Put a folder in the place of another; a reader finds the old one or the new one, each whole.
+
+    On a file system that cannot exchange two names there is a moment with none.
+    """
+    sync_tree(made)
+    if not (place.exists() and _exchange(made, place)):
+        remove_folder(place)
+        made.rename(place)
+    sync_folder(place.parent)
+    remove_folder(made)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two names change places in one step; False where the file system cannot.
+
+    Raises:
+        OSError: it can, but did not.
+    """
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    if not library.renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(b))
