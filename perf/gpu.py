@@ -39,10 +39,10 @@ from migrl.errors import UserError
 from migrl.launch import choose_gpu
 from migrl.performance import release_memory
 from migrl.plan.changes import change_recipe
+from migrl.publication import replace_results
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.gpu_parts import COLUMNS, Part, list_rows
 from migrl.report.measurements import MEASUREMENTS, add_part, read_cards
-from migrl.seal import write_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 FLASH = "flash_attention_2"
@@ -94,11 +94,7 @@ def main() -> None:
         bench = Bench(recipe, Path(data))
         bench.draw()
         jobs = [job for job in list_jobs(bench, sizes, folder) if job.name.startswith(options.only)]
-        try:
-            run_jobs(jobs, bench, folder, budget, console, fresh=options.fresh)
-        finally:
-            if folder.exists():
-                write_entries(folder)
+        run_jobs(jobs, bench, folder, budget, console, fresh=options.fresh)
     print_card(folder, bench.device, console)
     parts = {job.name: find_part(folder, bench.device, job.name) for job in jobs}
     missing = [name for name, part in parts.items() if part is None or not (part.complete or part.skipped)]
@@ -191,7 +187,7 @@ def run_job(job: Job, bench: Bench, folder: Path, *, fresh: bool) -> None:
         return
     try:
         for part in records:
-            add_part(folder, bench.device, memory, job.name, part)
+            publish_part(folder, bench.device, memory, job.name, part)
         return
     except torch.OutOfMemoryError as error:
         skipped = f"it does not fit the {memory:.0f} GB of this card ({shorten(error)})"
@@ -199,7 +195,13 @@ def run_job(job: Job, bench: Bench, folder: Path, *, fresh: bool) -> None:
         traceback.print_exc()
         skipped = f"it failed: {type(error).__name__}: {shorten(error)}"
     if not (known and known.complete):
-        add_part(folder, bench.device, memory, job.name, replace_part(planned, skipped=skipped))
+        publish_part(folder, bench.device, memory, job.name, replace_part(planned, skipped=skipped))
+
+
+def publish_part(folder: Path, device: str, memory_gb: float, name: str, part: Part) -> None:
+    """Put one part into the results, which are whole before and after."""
+    with replace_results(folder, keep=True) as made:
+        add_part(made, device, memory_gb, name, part)
 
 
 def shorten(error: Exception) -> str:
@@ -219,7 +221,7 @@ def set_torn_aside(folder: Path, console: Console) -> None:
     try:
         read_cards(folder)
     except UserError as error:
-        aside = path.with_name(f"{MEASUREMENTS}.broken")
+        aside = folder.with_name(f".{folder.name}.{MEASUREMENTS}.tmp")  # beside it: a name that the tree passes over
         path.replace(aside)
         console.print(f"{error}\nIt is now {aside}; all parts are measured anew.")
 

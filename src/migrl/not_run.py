@@ -11,7 +11,7 @@ from typing import Any
 from migrl.claims import load_claims, load_levels, select_claims
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
-from migrl.files import write_json
+from migrl.files import write_json, write_text
 from migrl.readme import describe_power, describe_scope
 from migrl.recipe import HubSource, Recipe, WorldSource
 from migrl.seal import STATING_FILES
@@ -21,23 +21,31 @@ NOT_RUN = "not run"
 
 
 def write_not_run(recipe: Recipe, folder: Path) -> None:
-    """Write `claims.json`, `levels.json` and `README.md`.
+    """Write `claims.json`, `levels.json` and `README.md` into a folder.
 
     Raises:
-        UserError: the recipe carries no claims, or the folder holds evidence of a run.
+        UserError: the recipe carries no claims.
     """
     claims = select_claims(load_claims(), recipe.claims)
     if not claims:
         raise UserError(f"recipe {recipe.name!r}: it carries no claims, so there is nothing to state")
-    for name in (MANIFEST, *STATING_FILES):
-        if name != "claims.json" and (folder / name).exists():
-            raise UserError(f"{folder}: holds the evidence of a run ({name}); remove it by hand if it has to go")
     folder.mkdir(parents=True, exist_ok=True)
     entries, levels = judge_claims(claims, []), judge_levels(load_levels(), [])
     write_json(folder / "claims.json", entries)
     write_json(folder / "levels.json", levels)
     page = render_not_run(recipe, entries, levels)
-    (folder / "README.md").write_text(page, encoding="utf-8", newline="\n")
+    write_text(folder / "README.md", page)
+
+
+def refuse_evidence(folder: Path) -> None:
+    """Refuse to declare a run undone.
+
+    Raises:
+        UserError: the folder holds evidence of one.
+    """
+    for name in (MANIFEST, *STATING_FILES):
+        if name != "claims.json" and (folder / name).exists():
+            raise UserError(f"{folder}: holds the evidence of a run ({name}); remove it by hand if it has to go")
 
 
 def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Sequence[dict[str, Any]]) -> str:

@@ -18,6 +18,8 @@ from migrl.evidence import MANIFEST
 from migrl.files import format_json, hash_file, hash_json, write_json
 
 TREE = "tree.json"
+NEXT_TREE = ".tree.json.new"
+"""The tree of a folder that is about to be put in place (publication.py)."""
 STATING_FILES = ("samples.jsonl.gz", "samples.jsonl", "scores.json", "claims.json", "measurements.json")
 """What states a result, so that something has to stand for it: beside it lies a manifest, or it says "not run"."""
 
@@ -29,9 +31,21 @@ def seal(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` by its relative name, in sorted order; links too, which nobody should leave there."""
+    """Every file below `folder` by its relative name, in sorted order; links too, which nobody should leave there.
+
+    Without what a command that is at work, or was killed, has there under a hidden name.
+    """
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    return {name: paths[name] for name in sorted(paths) if paths[name].is_symlink() or not paths[name].is_dir()}
+    return {
+        name: paths[name]
+        for name in sorted(paths)
+        if (paths[name].is_symlink() or not paths[name].is_dir()) and not any(map(is_passing, name.split("/")))
+    }
+
+
+def is_passing(part: str) -> bool:
+    """Whether a name is that of a lock, a temporary file, or a folder that is being made or deleted."""
+    return part.startswith(".") and (part == ".lock" or part.endswith((".tmp", ".new", ".rest")))
 
 
 def make_file_hashes(folder: Path) -> dict[str, str]:
@@ -71,35 +85,36 @@ def write_tree(results: Path) -> list[str]:
     Raises:
         UserError: there is no such folder, nothing in it, or it is not the one around the recipes' folders.
     """
-    _check_whole(results)
+    check_whole(results)
     path = results / TREE
-    before, _ = _read_files(path)
+    before, _ = read_files(path)
     made = make_tree(results)
     write_json(path, made)
     return _compare_files(before or {}, made["files"], "new", "gone", "other content")
 
 
-def write_entries(folder: Path) -> None:
-    """Write the entries of one recipe's folder into the `tree.json` beside it, which is written whole if there is none.
+def write_next_tree(results: Path, name: str, made: Path) -> None:
+    """Write NEXT_TREE: the tree as it is once the folder `made` lies in the results as `name`.
 
-    The other entries stay as they are: what was damaged elsewhere since they were made is still found.
+    The other entries stay as they are: what was damaged elsewhere since they were made is still found. Without a tree
+    there is nothing to keep, and all of them are made.
 
     Raises:
         UserError: `tree.json` is torn or changed, so that its other entries say nothing.
     """
-    results, prefix = folder.parent, f"{folder.name}/"
-    if not (results / TREE).exists():
-        write_json(results / TREE, make_tree(results))
-        return
-    stored, differences = _read_files(results / TREE)
-    if stored is None or differences:
-        raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
-    others = {name: value for name, value in stored.items() if not name.startswith(prefix)}
-    files = others | make_tree(results, below=prefix)["files"]
-    write_json(results / TREE, seal({"files": {name: files[name] for name in sorted(files)}}))
+    if (results / TREE).exists():
+        stored, differences = read_files(results / TREE)
+        if stored is None or differences:
+            raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
+    else:
+        stored = make_tree(results)["files"]
+    files = {other: value for other, value in stored.items() if not other.startswith(f"{name}/")}
+    own = [MANIFEST] if (made / MANIFEST).exists() else list_files(made)
+    files |= {f"{name}/{file}": value for file, value in hash_files({file: made / file for file in own}).items()}
+    write_json(results / NEXT_TREE, seal({"files": {file: files[file] for file in sorted(files)}}))
 
 
-def _check_whole(results: Path) -> None:
+def check_whole(results: Path) -> None:
     """Refuse to seal what is no results folder: its root would stand for something else."""
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; name a results folder, such as results")
@@ -112,12 +127,9 @@ def _check_whole(results: Path) -> None:
         raise UserError(f"{results}: there is nothing in it to seal; run `migrl reproduce` or `migrl not-run` first")
 
 
-def make_tree(results: Path, sealed: Collection[str] = (), below: str = "") -> dict[str, Any]:
-    """The content of `tree.json`, or of the files whose names begin with `below`.
-
-    Folders in `sealed` have a manifest, although it may be missing.
-    """
-    files = {name: path for name, path in list_files(results).items() if name != TREE and name.startswith(below)}
+def make_tree(results: Path, sealed: Collection[str] = ()) -> dict[str, Any]:
+    """The content of `tree.json`. Folders in `sealed` have a manifest, although it may be missing."""
+    files = {name: path for name, path in list_files(results).items() if name != TREE}
     folders = {*sealed, *find_sealed(results)}
     loose = {name: path for name, path in files.items() if not folders.intersection(_list_parents(name))}
     manifests = {name: files[name] for name in (f"{folder}/{MANIFEST}" for folder in folders) if name in files}
@@ -136,18 +148,29 @@ def _list_parents(name: str) -> list[str]:
     return ["/".join(parts[: number + 1]) for number in range(len(parts))]
 
 
+def find_tree(results: Path) -> Path:
+    """The tree in force: NEXT_TREE if a command was killed after the folder that it was made for got its place."""
+    (now, _), (following, _) = read_files(results / TREE), read_files(results / NEXT_TREE)
+    if following is None:
+        return results / TREE
+    changed = {name for name in (now or {}).keys() | following.keys() if (now or {}).get(name) != following.get(name)}
+    found = {name: results / name for name in changed if (results / name).is_file()}
+    fits = hash_files(found) == {name: following[name] for name in changed if name in following}
+    return results / (NEXT_TREE if fits else TREE)
+
+
 def check_tree(results: Path) -> list[str]:
     """A sentence for every file that is not the one `tree.json` names, and for `tree.json` itself.
 
     What manifests name is left to `check_manifest`.
     """
-    stored, differences = _read_files(results / TREE)
+    stored, differences = read_files(find_tree(results))
     return differences if stored is None else differences + _compare_tree(stored, results)
 
 
 def check_manifest(folder: Path) -> list[str]:
     """A sentence for every file of a folder that is not the one its manifest names, and for the manifest itself."""
-    stored, differences = _read_files(folder / MANIFEST)
+    stored, differences = read_files(folder / MANIFEST)
     if stored is None:
         return differences
     return differences + _compare_files(stored, make_file_hashes(folder), *_say("the manifest"))
@@ -163,7 +186,7 @@ def check_in_tree(folder: Path) -> list[str]:
     folder = folder.resolve()
     if not (folder.parent / TREE).is_file():
         return []
-    stored, differences = _read_files(folder.parent / TREE)
+    stored, differences = read_files(find_tree(folder.parent))
     prefix = f"{folder.name}/"
     mine = {name.removeprefix(prefix): value for name, value in (stored or {}).items() if name.startswith(prefix)}
     if MANIFEST not in mine:
@@ -196,7 +219,7 @@ def _compare_files(old: Mapping[str, Any], new: Mapping[str, str], came: str, we
     return sentences
 
 
-def _read_files(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def read_files(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """What a manifest or tree names, None of a torn one, and what speaks against the file itself."""
     try:
         raw = path.read_bytes()

@@ -14,6 +14,7 @@ from pathlib import Path
 from migrl.claims import CLAIMS_FILE
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
+from migrl.publication import read_results
 from migrl.recompute import (
     SAMPLES,
     recompute_calibration,
@@ -23,7 +24,16 @@ from migrl.recompute import (
     recompute_run,
 )
 from migrl.report.measurements import MEASUREMENTS
-from migrl.seal import STATING_FILES, TREE, check_in_tree, check_manifest, check_tree, find_sealed, list_files
+from migrl.seal import (
+    STATING_FILES,
+    TREE,
+    check_in_tree,
+    check_manifest,
+    check_tree,
+    find_sealed,
+    find_tree,
+    list_files,
+)
 from migrl.stored import read_object
 
 REFERENCES = "reference_runs"
@@ -66,6 +76,12 @@ def verify(path: Path, *, claims_file: Path = CLAIMS_FILE) -> Verification:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a results folder, such as results or results/tiny")
+    whole = (path / TREE).exists() or not (path.resolve().parent / TREE).exists()
+    with read_results(path if whole else path.resolve().parent):
+        return _verify(path, claims_file)
+
+
+def _verify(path: Path, claims_file: Path) -> Verification:
     # What lies astray in the whole results must not make them one recipe's folder.
     if (path / TREE).exists():
         return verify_tree(path, claims_file)
@@ -109,7 +125,7 @@ def verify_tree(results: Path, claims_file: Path = CLAIMS_FILE) -> Verification:
             checks.append(_recompute(name, recompute_parts, results / name))
         else:
             checks.append(Check(name, "", (f"{MANIFEST}: missing, so nothing says what its results were made from",)))
-    return Verification(tuple(checks), _read_root(results / TREE))
+    return Verification(tuple(checks), _read_root(find_tree(results)))
 
 
 def verify_folder(folder: Path, claims_file: Path = CLAIMS_FILE) -> Verification:

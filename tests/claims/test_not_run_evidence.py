@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 from migrl.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
-from migrl.errors import UserError
 from migrl.files import write_json
-from migrl.not_run import write_not_run
 from migrl.recipe import load_recipe
+from migrl.seal import hash_files, list_files, make_file_hashes, seal
 from migrl.verify import is_not_run, verify_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,10 +56,10 @@ def test_every_measured_cell_of_the_page_says_not_run() -> None:
 
 def test_stating_it_again_changes_nothing(tmp_path: Path) -> None:
     results = shutil.copytree(PAPER.parent, tmp_path / "results")
-    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    before = hash_files(list_files(results))
     for _ in range(2):
         assert CliRunner().invoke(app, ["not-run", "--recipe", str(RECIPE), "--results", str(results)]).exit_code == 0
-        assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+        assert hash_files(list_files(results)) == before
 
 
 def test_the_check_and_the_table_of_a_recipe_that_was_not_run_say_so() -> None:
@@ -84,15 +83,16 @@ def test_a_number_without_evidence_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_run_replaces_the_folder_and_cannot_be_declared_undone(tmp_path: Path) -> None:
-    folder, report = tmp_path / "paper", tmp_path / "report"
-    write_not_run(load_recipe(RECIPE), folder)
+    results, report = tmp_path / "results", tmp_path / "report"
+    state = ["not-run", "--recipe", str(RECIPE), "--results", str(results)]
+    assert CliRunner().invoke(app, state).exit_code == 0
     report.mkdir()
     for name in ("claims.json", "scores.json"):
         write_json(report / name, {})
-    write_json(report / "evidence.json", {"files": {"claims.json": "", "scores.json": ""}})
-    publish_report(report, folder)
-    assert {path.name for path in folder.iterdir()} == {"claims.json", "scores.json", "manifest.json"}
-    for lost in ("manifest.json", "scores.json"):
-        with pytest.raises(UserError, match=f"holds the evidence of a run.*{lost}"):
-            write_not_run(load_recipe(RECIPE), folder)
-        (folder / lost).unlink()
+    write_json(report / "evidence.json", seal({"files": make_file_hashes(report)}))
+    publish_report(report, results / "paper")
+    names = {"claims.json", "scores.json", "manifest.json"}
+    assert {path.name for path in (results / "paper").iterdir()} == names
+    refused = CliRunner().invoke(app, state)
+    assert refused.exit_code == 1 and "holds the evidence of a run (manifest.json)" in str(refused.exception)
+    assert {path.name for path in (results / "paper").iterdir()} == names

@@ -67,13 +67,13 @@ def fail(bench: Any, attention: str) -> Iterator[Part]:
 def test_a_part_that_does_not_fit_or_fails_says_so_and_the_others_go_on(
     kit: Any, console: Console, tmp_path: Path
 ) -> None:
-    found = run(kit, tmp_path, console, {"large": overflow, "broken": fail, "good": measure_well})
+    found = run(kit, tmp_path / "results/card", console, {"large": overflow, "broken": fail, "good": measure_well})
     assert found["large"].skipped == (
         "it does not fit the 80 GB of this card (CUDA out of memory. Tried to allocate 90.00 GiB.)"
     )
     assert found["broken"].skipped == "it failed: RuntimeError: no kernel image is available"
     assert found["good"].complete and found["good"].figures["step"].median == 2.0
-    page = (tmp_path / "report.md").read_text()
+    page = (tmp_path / "results/card/report.md").read_text()
     assert "| large | not measured: it does not fit the 80 GB of this card" in page
 
 
@@ -84,37 +84,47 @@ def test_a_part_that_is_cut_off_keeps_what_it_had_and_is_measured_again(
         yield from (PLANNED, record(3.0, complete=False))
         time.sleep(60)
 
-    found = run(kit, tmp_path, console, {"slow": hang, "late": measure_well}, seconds=3)
+    found = run(kit, tmp_path / "results/card", console, {"slow": hang, "late": measure_well}, seconds=3)
     assert found["slow"].figures["step"].median == 3.0 and "late" not in found
-    assert "slow: step (cut off)" in (tmp_path / "report.md").read_text()
-    found = run(kit, tmp_path, console, {"slow": measure_well, "late": measure_well})
+    assert "slow: step (cut off)" in (tmp_path / "results/card/report.md").read_text()
+    found = run(kit, tmp_path / "results/card", console, {"slow": measure_well, "late": measure_well})
     assert found["slow"].figures["step"].median == 2.0 and found["late"].complete
 
 
 def test_a_good_figure_outlives_a_failure_and_is_measured_anew_when_asked(
     kit: Any, console: Console, tmp_path: Path
 ) -> None:
-    run(kit, tmp_path, console, {"sft": measure_well})
-    assert run(kit, tmp_path, console, {"sft": overflow}, fresh=True)["sft"].figures["step"].median == 2.0
+    run(kit, tmp_path / "results/card", console, {"sft": measure_well})
+    assert (
+        run(kit, tmp_path / "results/card", console, {"sft": overflow}, fresh=True)["sft"].figures["step"].median == 2.0
+    )
 
     def measure_faster(bench: Any, attention: str) -> Iterator[Part]:
         yield from (PLANNED, record(1.0))
 
-    assert run(kit, tmp_path, console, {"sft": measure_faster})["sft"].figures["step"].median == 2.0
-    assert run(kit, tmp_path, console, {"sft": measure_faster}, fresh=True)["sft"].figures["step"].median == 1.0
+    assert run(kit, tmp_path / "results/card", console, {"sft": measure_faster})["sft"].figures["step"].median == 2.0
+    assert (
+        run(kit, tmp_path / "results/card", console, {"sft": measure_faster}, fresh=True)["sft"].figures["step"].median
+        == 1.0
+    )
 
 
 def test_another_card_is_recorded_beside_the_first(kit: Any, console: Console, tmp_path: Path) -> None:
-    run(kit, tmp_path, console, {"sft": measure_well})
+    run(kit, tmp_path / "results/card", console, {"sft": measure_well})
     bench = SimpleNamespace(device="NVIDIA H200", gpu_bytes=141 * 10**9)
-    kit.run_jobs([kit.Job("sft", "sdpa", measure_well)], bench, tmp_path, kit.Budget(60), console, fresh=False)
-    assert set(read_cards(tmp_path)) == {CARD, "NVIDIA H200"}
+    kit.run_jobs(
+        [kit.Job("sft", "sdpa", measure_well)], bench, tmp_path / "results/card", kit.Budget(60), console, fresh=False
+    )
+    assert set(read_cards(tmp_path / "results/card")) == {CARD, "NVIDIA H200"}
 
 
 @pytest.mark.parametrize("text", ['{"cards": {"NVIDIA', '{"cards": {"NVIDIA H100": {"parts": 1}}}', "[]", "\0"])
 def test_a_file_that_cannot_be_read_is_set_aside(kit: Any, console: Console, tmp_path: Path, text: str) -> None:
-    (tmp_path / MEASUREMENTS).write_text(text)
-    kit.set_torn_aside(tmp_path, console)
-    assert (tmp_path / f"{MEASUREMENTS}.broken").read_text() == text and not (tmp_path / MEASUREMENTS).exists()
-    assert run(kit, tmp_path, console, {"sft": measure_well})["sft"].complete
-    assert list(json.loads((tmp_path / MEASUREMENTS).read_text())) == ["cards"]
+    folder = tmp_path / "results/card"
+    folder.mkdir(parents=True)
+    (folder / MEASUREMENTS).write_text(text)
+    kit.set_torn_aside(folder, console)
+    assert (tmp_path / f"results/.card.{MEASUREMENTS}.tmp").read_text() == text
+    assert not (folder / MEASUREMENTS).exists()
+    assert run(kit, folder, console, {"sft": measure_well})["sft"].complete
+    assert list(json.loads((folder / MEASUREMENTS).read_text())) == ["cards"]

@@ -13,7 +13,7 @@ from migrl.plan.machine import GpuOptions
 from migrl.recipe import load_recipe
 from migrl.report.gpu_parts import Card, Conditions, Figure, Part
 from migrl.report.measurements import MEASUREMENTS, add_part, write_cards
-from migrl.seal import write_entries
+from migrl.seal import write_tree
 from migrl.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_more_than_the_whole_peak_is_a_fault_of_the_peak(tmp_path: Path) -> None
 
 def test_a_folder_of_parts_verifies_and_a_changed_figure_is_found(tmp_path: Path) -> None:
     results = write_part(tmp_path / "results")
-    write_entries(results / "rehearsal")
+    write_tree(results)
     assert verify(results).differences == [] and verify(results / "rehearsal").differences == []
     write_json(results / "rehearsal" / MEASUREMENTS, {"cards": {}})
     differences = verify(results).differences

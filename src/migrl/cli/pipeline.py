@@ -11,9 +11,10 @@ from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, 
 from migrl.errors import UserError
 from migrl.files import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
+from migrl.publication import check_target, replace_results
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
 from migrl.report.measurements import read_cards, write_cards
-from migrl.seal import check_place, write_entries
+from migrl.seal import check_place
 from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
 
@@ -30,14 +31,11 @@ def reproduce(
     check_place(results, runs)
     seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED_SECTIONS]
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
-    report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     target = results / settings.name
-    cards = read_cards(target) if settings.claims == "none" else {}
+    check_target(target)
+    report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
     publish_report(report, target)
     if settings.claims == "none":
-        if cards:  # what `make gpu` measured stays
-            write_cards(target, cards)
-            write_entries(target)
         print_measurements(target, console)
         console.print(f"report: {target / 'report.md'}")
         return
@@ -46,17 +44,22 @@ def reproduce(
 
 
 def publish_report(report: Path, target: Path) -> None:
-    """Make a recipe's results equal to the report stage's, `evidence.json` as `manifest.json`, and seal them."""
+    """Make a recipe's results equal to the report stage's, `evidence.json` as `manifest.json`, and seal them.
+
+    What `make gpu` measured there stays.
+
+    Raises:
+        UserError: as `replace_results`.
+    """
     names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
-    for name in names:
-        copy = target / ("manifest.json" if name == "evidence.json" else name)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(report / name, copy.with_name(copy.name + ".tmp"))
-        copy.with_name(copy.name + ".tmp").replace(copy)
-    for path in target.rglob("*"):
-        if path.is_file() and path.relative_to(target).as_posix() not in {*names, "manifest.json"}:
-            path.unlink()
-    write_entries(target)
+    with replace_results(target) as made:
+        for name in names:
+            copy = made / ("manifest.json" if name == "evidence.json" else name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(report / name, copy)
+        cards = read_cards(target)
+        if cards:
+            write_cards(made, cards)
 
 
 @app.command()

@@ -56,13 +56,16 @@ def seal(
 
     The only command that takes what others changed: `migrl reproduce` and `migrl not-run` seal their own folder.
     """
-    from migrl.seal import TREE, check_manifests, write_tree
+    from migrl.publication import lock_results
+    from migrl.seal import TREE, check_manifests, check_whole, write_tree
 
-    broken = check_manifests(results)
-    if broken:
-        raise UserError(f"{results}: {broken[0]} ({len(broken)} in all); restore it or run `migrl reproduce` again")
-    for change in write_tree(results):
-        console.print(change, markup=False, soft_wrap=True)
+    check_whole(results)
+    with lock_results(results):
+        broken = check_manifests(results)
+        if broken:
+            raise UserError(f"{results}: {broken[0]} ({len(broken)} in all); restore it or run `migrl reproduce` again")
+        for change in write_tree(results):
+            console.print(change, markup=False, soft_wrap=True)
     console.print(f"{results / TREE}: root {read_json(results / TREE)['root']}", markup=False, soft_wrap=True)
 
 
@@ -80,13 +83,13 @@ def rescore(
 @app.command("not-run")
 def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
     """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""
-    from migrl.not_run import write_not_run
-    from migrl.seal import check_place, write_entries
+    from migrl.not_run import refuse_evidence, write_not_run
+    from migrl.publication import replace_results
 
-    check_place(results)
     settings = find_recipe(recipe, None)
-    write_not_run(settings, results / settings.name)
-    write_entries(results / settings.name)
+    with replace_results(results / settings.name) as made:
+        refuse_evidence(results / settings.name)
+        write_not_run(settings, made)
     print_claims(results / settings.name, console)
 
 

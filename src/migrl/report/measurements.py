@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
-from migrl.files import read_json, write_json
+from migrl.files import read_json, write_json, write_text
 from migrl.report.gpu_parts import Card, Part, render_cards
 from migrl.seal import make_file_hashes, seal
 
@@ -106,9 +106,7 @@ def write_cards(folder: Path, cards: Mapping[str, Card]) -> None:
     data = read_json(path) if path.exists() else {}
     data[CARDS] = {device: card.model_dump(mode="json", exclude_defaults=True) for device, card in cards.items()}
     write_json(path, data)
-    page = folder / f"{PAGE}.tmp"
-    page.write_text(render_measurements(data), encoding="utf-8")
-    page.replace(folder / PAGE)
+    write_text(folder / PAGE, render_measurements(data))
     if manifest.exists():
         write_json(manifest, seal({**read_json(manifest), "files": make_file_hashes(folder)}))
 
