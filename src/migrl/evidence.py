@@ -103,9 +103,17 @@ def check_disk(folder: Path, need_bytes: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
+        lacking, need = describe_bytes(need_bytes - free), describe_bytes(need_bytes)
         raise UserError(
-            f"{folder}: {free / 1e9:.1f} GB free, {need_bytes / 1e9:.1f} GB needed; free space or use --runs DIR"
+            f"{folder}: {describe_bytes(free)} free, {need} needed, {lacking} too little; free space or use another disk "
+            "(--runs DIR)"
         )
+
+
+def describe_bytes(count: int) -> str:
+    """A number of bytes for people, of three digits."""
+    power = min(len(str(count)) - 1, 12) // 3
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def measure_peak_memory_mb() -> int:

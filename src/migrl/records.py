@@ -15,6 +15,8 @@ from migrl.boxes import Box, BoxError, Size, check_numbers
 from migrl.errors import UserError
 
 _LARGEST_SIDE = 2**31 - 1  # no picture format has longer sides; a number of JSON may have 4,000 digits
+TEXTS = ("uid", "benchmark", "task", "question", "cluster")
+MAX_OPTIONS = 26  # a letter each
 Defect = Literal["", "inverted", "out_of_range"]
 _DEFECT_TEXTS = {
     "": "has no defect, but is marked as having one",
@@ -87,6 +89,11 @@ class Sample:
         return data
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def parse_sample(data: Any, where: str) -> Sample:
     """Build a sample from decoded JSON, refusing anything that is not exactly one.
 
@@ -104,13 +111,20 @@ def parse_sample(data: Any, where: str) -> Sample:
         raise fail(key, "not a key of a sample")
     for key in known - data.keys() - {"facts", "sizes"}:
         raise fail(key, "missing")
-    for key in ("uid", "benchmark", "task", "question", "cluster"):
+    for key in TEXTS:
         if not isinstance(data[key], str) or not data[key]:
             raise fail(key, "must be a non-empty text")
-    images = data["images"]
+    images, facts = data["images"], data.get("facts", "")
     if not isinstance(images, list | tuple) or not images or not all(isinstance(p, str) and p for p in images):
         raise fail("images", "must be a non-empty list of paths")
+    if not isinstance(facts, str):
+        raise fail("facts", f"must be a text, not {type(facts).__name__}")
+    for key, text in [*((key, data[key]) for key in TEXTS), ("facts", facts), *(("images", path) for path in images)]:
+        if not is_unicode(text):
+            raise fail(key, "holds half of a surrogate pair, which no file can hold")
     for path in images:
+        if "\0" in path:
+            raise fail("images", f"{path!r} is no name of a file")
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise fail("images", f"{path!r} leaves the data folder")
     return Sample(
@@ -121,7 +135,7 @@ def parse_sample(data: Any, where: str) -> Sample:
         question=data["question"],
         target=_parse_target(data["target"], len(images), fail),
         cluster=data["cluster"],
-        facts=str(data.get("facts", "")),
+        facts=facts,
         sizes=_parse_sizes(data["sizes"], len(images), fail) if "sizes" in data else (),
     )
 
@@ -152,6 +166,8 @@ def _parse_target(data: Any, image_count: int, fail: Any) -> BoxTarget | ChoiceT
                 raise fail("target", f"box_unit {list(box_unit)} {_DEFECT_TEXTS[found]}")
             return BoxTarget(image, box_unit, trusted, defect)
         case {"letter": str(letter), "options": int(options)} if not isinstance(options, bool):
+            if not 1 <= options <= MAX_OPTIONS:
+                raise fail("target", f"options are 1 to {MAX_OPTIONS}")
             if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < options:
                 raise fail("target", f"letter {letter!r} is not one of {options} options")
             return ChoiceTarget(letter, options)

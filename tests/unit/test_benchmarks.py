@@ -61,6 +61,13 @@ def test_mig_bench_takes_each_box_to_the_image_that_its_task_means(tmp_path: Pat
         assert parse_sample(json.loads(json.dumps(item.sample.to_json())), "here") == item.sample
 
 
+def test_a_key_that_comes_twice_is_found_among_a_hundred_thousand(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[{" + "".join(f'"k{n}": 1, ' for n in range(100_000)) + '"k99999": 2}]')
+    with pytest.raises(UserError, match=f"^{path}: .*key 'k99999' comes twice"):
+        load("mig_bench", path)
+
+
 def test_mig_bench_tells_its_versions_apart_and_counts_the_defects_of_the_original(tmp_path: Path) -> None:
     diff = make_original(make_mig_record("diff", question="Say where the pictures differ. "))
     records = [make_original(make_mig_record(task)) for task in TASKS if task != "diff"]

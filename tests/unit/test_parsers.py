@@ -248,6 +248,7 @@ ADVERSARIAL = {
     "paragraphs": "\n\n" * (SIZE // 2),
     "letters": "A B C D " * (SIZE // 8),
     "marks": "." * SIZE + "A" + ")" * SIZE,
+    "marks between letters": "x" + "." * SIZE + "x",
 }
 
 
@@ -263,6 +264,6 @@ def test_a_hostile_completion_of_100_kb_is_read_in_under_50_ms(name: str) -> Non
 
 
 def measure(case: Case) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     case()
-    return time.perf_counter() - start
+    return time.process_time() - start

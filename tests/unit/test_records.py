@@ -111,6 +111,16 @@ def test_a_uid_that_comes_twice_is_refused_at_its_second_record(tmp_path):
         ({"target": {"image": 1, "box_unit": [1, 0, 0, 1]}}, "target"),
         ({"target": {"image": True, "box_unit": [0, 0, 1, 1]}}, "target"),
         ({"target": {"letter": "D", "options": 3}}, "target"),
+        ({"target": {"letter": "D", "options": 10**400}}, "target"),
+        ({"target": {"image": 1, "box_unit": [0, 0, 1, 10**400]}}, "target"),
+        ({"target": {"image": 1, "box_unit": [0, 0, 1, float("nan")]}}, "target"),
+        *(
+            ({key: "half \ud83d of a pair"}, key)
+            for key in ("uid", "benchmark", "task", "question", "cluster", "facts")
+        ),
+        ({"images": ["eval/0_1.png", "\udc80.png"]}, "images"),
+        ({"images": ["eval/0_1.png", "a\0.png"]}, "images"),
+        ({"facts": ["a", "b"]}, "facts"),
         ({"target": None}, "target"),
         ({"sizes": []}, "sizes"),
         ({"sizes": [[4, 5]]}, "sizes"),  # of two images

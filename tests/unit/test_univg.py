@@ -110,6 +110,7 @@ def test_both_stages_become_samples_with_their_box_in_the_right_picture(tmp_path
         (make_cot(thought="Image 1 shows a dog; the other image shows it sitting."), [], None, "image named in words"),
         (make_cot(thought="It is in the third image."), [], 3, "thought"),
         (make_cot(thought="Image 1 is like Image 2."), [], None, "several images named"),
+        (make_rl(question="Image 1 " * 100_000), [], None, "text too long"),
         (
             make_cot(question="Not the first image, nor the second image?", thought="Image 3 has it."),
             [],

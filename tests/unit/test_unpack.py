@@ -1,5 +1,6 @@
 """Archives from strangers: what could do harm is refused before a byte is written, split ones read as whole ones."""
 
+import errno
 import io
 import shutil
 import stat
@@ -229,6 +230,41 @@ def test_members_that_share_packed_bytes_are_refused_as_a_bomb(tmp_path: Path) -
 def test_what_is_no_archive_is_an_error_and_no_crash(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.zip"):
         unpack_zip(write_zip(tmp_path, [data]), tmp_path / "out", LIMITS)
+
+
+@pytest.mark.parametrize("offset", [2**32 - 2, 5000, 2**63 + 9, 2**64 - 1])
+def test_a_member_that_starts_outside_of_the_file_is_refused_and_leaves_nothing(offset: int, tmp_path: Path) -> None:
+    extra = struct.pack("<2HQ", 1, 8, offset) if offset >= 2**32 else b""  # zip64, if the field itself is full
+    (whole,) = build_zip([Member("a"), Member("b", extra=extra)])
+    at = whole.rindex(b"PK\x01\x02") + 42  # where the central header of b says where it starts
+    data = whole[:at] + struct.pack("<I", min(offset, 2**32 - 1)) + whole[at + 4 :]
+    archive = write_zip(tmp_path, [data])
+    with pytest.raises(UserError, match=rf"^{archive}: .*; do not use this archive"):
+        unpack_zip(archive, tmp_path / "out", LIMITS)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+def test_an_end_that_places_the_members_before_the_file_is_refused(tmp_path: Path) -> None:
+    (whole,) = build_zip([Member("a"), Member("b")])
+    end = whole.index(b"PK\x05\x06")
+    start = struct.unpack("<I", whole[end + 16 : end + 20])[0]
+    for wrong in (start + 10, start - 10, 2**32 - 2):
+        archive = write_zip(tmp_path, [whole[: end + 16] + struct.pack("<I", wrong) + whole[end + 20 :]])
+        with pytest.raises(UserError, match=f"^{archive}: "):
+            unpack_zip(archive, tmp_path / "out", LIMITS)
+        assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+
+
+def test_what_cannot_be_written_leaves_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_zip(tmp_path, build_zip([Member("a"), Member("b")]))
+
+    def fail(path: Path, mode: str = "r", **rest: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("migrl.sources.unpack.write_json", fail)
+        unpack_zip(archive, tmp_path / "out", LIMITS)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 
 
 @pytest.mark.parametrize("split", [False, True])

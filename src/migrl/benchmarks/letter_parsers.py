@@ -14,7 +14,7 @@ _PARAGRAPH = "\n\n"
 _LEAD = re.compile(r"^[(\s]*+")
 _MMIU_LETTERS = "abcdefghijklmn"
 _MMIU_FAILURES = ("image none", "model error or image error", "image error", "model error", "")
-_MMIU_EDGES = re.compile(r"^[.,()]+|[.,()]+$")
+_MMIU_EDGES = ".,()"
 _VLMEVALKIT_REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -47,7 +47,7 @@ def read_mmiu(completion: str, question: ChoiceQuestion) -> Answer:
     text = completion.strip()
     if text in _MMIU_FAILURES:
         return Answer("none")
-    letter = _MMIU_EDGES.sub("", text.replace("\u00a0", "").strip()).strip().lower()
+    letter = text.replace("\u00a0", "").strip().strip(_MMIU_EDGES).strip().lower()
     if len(letter) != 1 or letter not in _MMIU_LETTERS:
         return Answer("none")
     return Answer("ok", letter=letter.upper())

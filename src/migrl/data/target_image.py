@@ -18,6 +18,7 @@ from migrl.mentions import find_images
 BOX_END = "<|box_end|>"
 REF_START, REF_END = "<|object_ref_start|>", "<|object_ref_end|>"
 NOT_NAMED = "no image named"
+MAX_CHARS = 20_000  # no answer, question or thought comes near it
 
 _IMAGE = r"(?:image|picture|frame|photo)"
 _COUNT = r"(?:one|two|three|four|five|six|seven|eight|nine|ten)"
@@ -91,6 +92,8 @@ def find_quoted_image(question: str) -> set[int]:
 
 
 def _place(text: str, asides: re.Pattern[str]) -> tuple[int | None, str]:
+    if len(text) > MAX_CHARS:
+        return None, "text too long"
     words = " ".join(cut_references(text).split())
     named = find_images(words)
     if _is_not_read(words):

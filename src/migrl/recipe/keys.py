@@ -9,7 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from migrl.errors import shorten
+
 ALIKE = 0.8
+LONGEST_KEY = 200  # characters of what may be a slip
 
 Needs = dict[str, str]
 """The tags that a key goes with, such as {"source.kind": "hub"}; empty for a key of every recipe."""
@@ -37,6 +40,8 @@ def name_key(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
 
 def explain_unknown(model: type[BaseModel], key: str, data: Mapping[str, Any]) -> str:
     """What to do about a key of `data` that the model refuses: it is of another kind, or another one was meant."""
+    if len(key) > LONGEST_KEY:
+        return f"key {shorten(key, LONGEST_KEY)!r} is unknown; leave it out"
     known = list(_walk_keys(model, "", {}))
     unmet = [_find_unmet(needs, data) for name, needs in known if name == key]
     if unmet:

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from migrl.boxes import QWEN_FACTOR
-from migrl.errors import UserError
+from migrl.errors import UserError, shorten
 from migrl.recipe.keys import explain_unknown, name_key
 from migrl.recipe.section import Section, Seed
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
@@ -24,7 +24,7 @@ from migrl.recipe.stages import (
 )
 from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
-from migrl.yaml_file import parse_yaml
+from migrl.yaml_file import parse_yaml, read_yaml
 
 
 class Recipe(Section):
@@ -130,6 +130,7 @@ class Recipe(Section):
 
 
 TRAINED_SECTIONS = ("sft", "select", "grpo")
+MAX_FAULTS = 10  # a message tells of
 SEEDED_SECTIONS = ("source", "synthesize", *TRAINED_SECTIONS)
 
 
@@ -145,12 +146,10 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         UserError: no such file, no YAML, an unknown key (with the nearest legal one), or a bad value.
     """
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise UserError(f"{path}: no such recipe; the recipes here are: {known or 'none'}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({error}); correct the file") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys; correct the file")
     for override in overrides or []:
@@ -158,24 +157,28 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_explain(item, data) for item in error.errors())) from error
+        faults = error.errors()
+        told = [_explain(item, data) for item in faults[:MAX_FAULTS]]
+        more = [f"{len(faults) - MAX_FAULTS} more like these"] if len(faults) > MAX_FAULTS else []
+        raise UserError(f"{path}: {'; '.join([*told, *more])}") from error
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
+    shown = f"override {shorten(override, 100)!r}"
     if not equals or not key:
-        raise UserError(f"override {override!r}: write it as key=value, for example grpo.steps=5")
+        raise UserError(f"{shown}: write it as key=value, for example grpo.steps=5")
     *parents, last = key.split(".")
     node = data
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {parent!r} holds a value, not keys; use a legal key")
+            raise UserError(f"{shown}: {parent!r} holds a value, not keys; use a legal key")
         node = child
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not YAML ({error}); quote it") from error
+        raise UserError(f"{shown}: the value is not YAML ({error}); quote it") from error
 
 
 def _explain(item: Any, data: dict[str, Any]) -> str:
@@ -185,4 +188,4 @@ def _explain(item: Any, data: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return f"key {key!r} is missing; add it (reproduce/recipes/tiny.yaml shows every key)"
     got = "" if isinstance(item["input"], dict) else f"; got {item['input']!r}"
-    return f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}"[:600]
+    return shorten(f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}", 600)

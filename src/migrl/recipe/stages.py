@@ -213,7 +213,7 @@ class LaunchSettings(Section):
     """
 
     processes: Count = 1
-    machines: Annotated[int, Field(strict=True, ge=1, exclude=True)] = 1
+    machines: Count = Field(default=1, exclude=True)
     starter: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     address: Annotated[str | None, Field(exclude=True)] = None
     port: Annotated[int, Field(strict=True, ge=1, le=65535, exclude=True)] = 29500

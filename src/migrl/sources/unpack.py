@@ -21,7 +21,8 @@ from typing import Annotated, BinaryIO, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from migrl.errors import UserError
-from migrl.evidence import check_disk, read_json, write_json
+from migrl.evidence import check_disk
+from migrl.files import read_json, write_json
 from migrl.sources.member import METHODS, OTHER_METHODS, decode_name, read_pieces
 from migrl.sources.progress import track_bytes
 from migrl.sources.split_zip import open_zip
@@ -36,6 +37,7 @@ _ZIP_ERRORS = (
     NotImplementedError,
     RuntimeError,
     ValueError,
+    OverflowError,
 )
 
 
@@ -66,7 +68,7 @@ def unpack_zip(
         try:
             source = stack.enter_context(open_zip(archive, limits.max_files, stack))
             members = _plan(archive, source, limits)
-        except _ZIP_ERRORS as error:
+        except (*_ZIP_ERRORS, OSError) as error:
             raise UserError(f"{archive}: not a readable zip archive ({error}); get it again") from error
         root = _find_root(members, holds, archive)
         files = {
@@ -82,16 +84,16 @@ def unpack_zip(
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        check_disk(partial, total)
         try:
+            check_disk(partial, total)
             with track_bytes(f"unpacking {archive.name}", total, show=progress) as advance:
                 for name, info in files.items():
                     _extract(archive, source, info, partial / name, advance)
-        except UserError:
+            dropped = sum(not name.endswith("/") for name in members) - len(files)
+            write_json(partial / RECORD, {"archive": archive.name, "root": root, "dropped": dropped, "files": content})
+        except BaseException:
             shutil.rmtree(partial)
             raise
-        dropped = sum(not name.endswith("/") for name in members) - len(files)
-        write_json(partial / RECORD, {"archive": archive.name, "root": root, "dropped": dropped, "files": content})
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
@@ -177,6 +179,9 @@ def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[
         raise UserError(
             f"{archive}: {unpacked} bytes unpacked, the limit is {limits.max_bytes}; see its source, then raise it"
         )
+    for info in infos:
+        if not 0 <= info.header_offset < size:
+            raise _refuse(archive, info, f"starts at byte {info.header_offset} of {size}")
     if packed > size:
         raise UserError(f"{archive}: its members overlap: {packed} packed bytes in {size}; do not use this archive")
     if unpacked > max(_RATIO_FREE_BYTES, limits.max_ratio * size):
