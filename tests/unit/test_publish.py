@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from run_files import (
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from migrl.claims import load_claims, select_claims
 from migrl.cli import app
+from migrl.errors import UserError
 from migrl.files import hash_file
 from migrl.publish.cards import escape_markdown
 from migrl.publish.facts import find_setting, read_facts
@@ -63,8 +65,12 @@ def test_a_dry_run_lists_every_file_of_both_repositories_and_sends_nothing(made:
 
 def test_the_same_run_gives_the_same_files_and_replaces_the_ones_of_before(home: Path, tmp_path: Path) -> None:
     first = [repository.files for repository in prepare(home, tmp_path / "out")]
-    (tmp_path / "out" / "model" / "left_over.bin").write_text("of an earlier version")
     assert [repository.files for repository in prepare(home, tmp_path / "out")] == first
+    notes = tmp_path / "out" / "dataset" / "notes.txt"
+    notes.write_text("somebody's")
+    with pytest.raises(UserError, match=r"notes\.txt: exists and was not made by this command"):
+        prepare(home, tmp_path / "out")
+    assert notes.exists()
 
 
 def test_what_is_published_is_what_the_stages_wrote_without_the_path_of_this_machine(

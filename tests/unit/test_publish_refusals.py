@@ -199,5 +199,5 @@ def test_a_folder_that_is_not_ours_is_not_replaced(made: Path, tmp_path: Path) -
     (tmp_path / "links" / "model").symlink_to(tmp_path / "other")
     with pytest.raises(UserError, match="was not made by this command"):
         prepare(made, tmp_path / "links")
-    with pytest.raises(UserError, match=r"model\.partial: cannot be made"):
+    with pytest.raises(UserError, match=r"model\.new: cannot be made"):
         prepare(made, tmp_path / "model" / "thesis.md")

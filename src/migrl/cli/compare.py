@@ -9,6 +9,7 @@ import typer
 from migrl.boxes import Frame
 from migrl.cli.shared import app, console
 from migrl.errors import UserError
+from migrl.outputs import PAGE_MARK, check_output
 
 
 @app.command()
@@ -58,8 +59,8 @@ def compare(
         raise UserError("--json and --markdown: one output at a time; leave one out")
     if images is not None and html is None:
         raise UserError("--images: pictures are for the page only; add --html FILE")
-    if html is not None and (html.is_dir() or not html.parent.is_dir()):
-        raise UserError(f"--html {html}: no place for a file; name one in a folder that is there")
+    if html is not None:
+        check_output(html, "--html", PAGE_MARK)
     if is_peer_file(run_a):
         raise UserError(f"{run_a}: a peer's file has answers only; name the run first, then the peer's file")
     rule: Rule = "official" if official else "strict"

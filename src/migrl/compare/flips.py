@@ -15,6 +15,7 @@ from migrl.boxes import Box, convert_box
 from migrl.compare.pairs import Comparison, Pair
 from migrl.compare.show import COUNTS, RULES, SCORES, list_cells, list_changes, list_head, show_counts, show_scores
 from migrl.compare.sides import Reply, Side
+from migrl.outputs import PAGE_MARK, write_output
 from migrl.report.embed import Picture, embed_picture
 from migrl.report.page import render_page
 from migrl.report.shots import Part, Shot, place_true_boxes, split_completion
@@ -72,7 +73,7 @@ def write_flips(comparison: Comparison, path: Path, images_root: Path | None) ->
         "pictured": images_root is not None,
         "blind": not (comparison.a.names_image and comparison.b.names_image),
     }
-    path.write_text(render_page("flips.html", values), encoding="utf-8", newline="\n")
+    write_output(path, render_page("flips.html", values), "--html", PAGE_MARK)
 
 
 def number_tasks(flips: Sequence[Flip]) -> dict[tuple[str, str], int]:

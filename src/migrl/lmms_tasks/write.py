@@ -4,7 +4,8 @@ lmms-eval 0.7.3 finds external tasks by `--include_path` only (or `TaskManager(i
 plugin variable is read after the tasks are indexed, and its entry points are for models.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import yaml
 from migrl.boxes import FRAMES, Frame
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
+from migrl.files import put_folder, remove_folder, write_text
 from migrl.lmms_tasks.grounding import TASK_METRIC, GroundingTask
 from migrl.prompts import PromptStyle, hash_prompts
 from migrl.records import Sample, read_samples
@@ -83,16 +85,41 @@ def write_tasks(
     found = _read_benchmarks(data, benchmarks)
     task = GroundingTask(data, frame, style, min_pixels, max_pixels, resized_twice)
     settings = {name: getattr(task, name) for name in ("frame", "style", "min_pixels", "max_pixels", "resized_twice")}
-    out.mkdir(parents=True, exist_ok=True)
-    for path in out.glob(f"{PREFIX}*.yaml"):
-        if path.read_text(encoding="utf-8").startswith(HEADER):
-            path.unlink()
-    (out / "utils.py").write_text(_MODULE.format(data=str(data), **settings), encoding="utf-8")
+    texts = {"utils.py": _MODULE.format(data=str(data), **settings)}
     for name, samples in found.items():
         config = _build_config(data / f"{name}.jsonl", samples, settings, max_new_tokens)
-        text = HEADER + yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120)
-        (out / f"{PREFIX}{name}.yaml").write_text(text, encoding="utf-8")
+        texts[f"{PREFIX}{name}.yaml"] = HEADER + yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120)
+    _replace_tasks(out, texts)
     return [PREFIX + name for name in found]
+
+
+def _replace_tasks(out: Path, texts: Mapping[str, str]) -> None:
+    """Put files in the place of those that migrl wrote into a folder; others in it stay.
+
+    Raises:
+        UserError: the folder has files and none by migrl, or one by another hand has a name that is needed.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"--out {out}: is no folder; name another")
+    files = list(out.iterdir()) if out.is_dir() else []
+    ours = {path.name for path in files if path.is_file() and _read_head(path) == HEADER.encode()}
+    foreign = [path for path in files if path.name not in ours and (path.name in texts or "utils.py" not in ours)]
+    if foreign:
+        raise UserError(f"--out {out}: was not made by this command, it holds {foreign[0].name}; name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = out.with_name(f".{out.name}.new")
+    remove_folder(made)
+    if out.exists():
+        shutil.copytree(out, made, symlinks=True, ignore=lambda folder, names: ours if Path(folder) == out else ())
+    made.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        write_text(made / name, text)
+    put_folder(made, out)
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(HEADER.encode()))
 
 
 def _check_settings(

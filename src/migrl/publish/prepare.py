@@ -1,5 +1,6 @@
 """Laying out what is published: which file goes into which repository, and that each is the one its stage wrote."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST, check_disk
-from migrl.files import hash_file, read_json, write_json
+from migrl.files import hash_file, put_folder, read_json, remove_folder, write_json
 from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder
@@ -74,9 +75,7 @@ def prepare_repositories(
             write_data_card(run, partial, ids["model"], ids["dataset"])
         files = write_listing(run, partial, repo_id)
         inspect_folder(partial, [Path.home(), Path.cwd(), runs, results, out])
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        put_folder(partial, folder)
         repositories.append(Repository(kind, repo_id, folder, files))
     return repositories
 
@@ -95,17 +94,29 @@ def check_id(repo_id: str) -> str:
 
 
 def claim_folder(folder: Path) -> Path:
-    """An empty `.partial` beside `folder`; a folder that is there must be one of ours, for it will be replaced."""
-    partial = folder.with_name(folder.name + ".partial")
-    if (folder.exists() and not (folder / LISTING).is_file()) or folder.is_symlink() or partial.is_symlink():
-        raise UserError(f"{folder}: exists and was not made by this command; move it away or use --out DIR")
-    if partial.exists():
-        shutil.rmtree(partial)
+    """An empty folder beside `folder`, which must be one of ours if it is there, for it will be replaced."""
+    partial = folder.with_name(f".{folder.name}.new")
+    linked = [path for path in (folder, partial) if path.is_symlink()]
+    foreign = linked[0] if linked else find_foreign(folder) if folder.exists() else None
+    if foreign is not None:
+        raise UserError(f"{foreign}: exists and was not made by this command; move it away or use --out DIR")
     try:
+        remove_folder(partial)
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{partial}: cannot be made ({error.strerror}); use --out DIR") from error
     return partial
+
+
+def find_foreign(folder: Path) -> Path | None:
+    """The first thing in a folder that its LISTING does not name."""
+    listing = folder / LISTING
+    try:
+        named = {LISTING, *json.loads(listing.read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
+    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return next((path for path in files if path.relative_to(folder).as_posix() not in named), None)
 
 
 def lay_out_model(run: FinishedRun, out: Path, *, merged: bool) -> None:
