@@ -20,10 +20,11 @@ from migrl.benchmarks.measure import read_and_measure
 from migrl.benchmarks.readings import ChoiceQuestion
 from migrl.boxes import QWEN_FACTOR, Frame, Size
 from migrl.errors import UserError
-from migrl.evidence import hash_file
+from migrl.files import hash_file
+from migrl.outputs import DETAILS_MARK, check_output, write_output
 from migrl.pictures import read_sizes
-from migrl.records import BoxTarget, read_jsonl, write_jsonl
-from migrl.tables import IOU_DECIMALS, is_hit, measure_hits, summarize_rows
+from migrl.records import BoxTarget, read_jsonl
+from migrl.tables import IOU_DECIMALS, MAX_TOKENS, is_hit, measure_hits, summarize_rows
 
 SHOWN_UIDS = 20
 _UNIT: Size = (1, 1)
@@ -76,14 +77,15 @@ def rescore_file(
     if name not in BENCHMARKS:
         raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}, mc_bench")
     benchmark = BENCHMARKS[name]
+    if details is not None:
+        check_output(details, "--details", DETAILS_MARK)
     annotations = benchmark.load(annotations_path, images, name)
     predictions = read_predictions(predictions_path, annotations)
     rows = score_items(benchmark, annotations, predictions, settings, images)
     if details is not None:
-        if details.is_dir() or not details.parent.is_dir():
-            raise UserError(f"--details {details}: no place for a file; name one in a folder that is there")
         rule = benchmark.pick_rule(settings.parser, annotations.version)
-        write_jsonl(details, [describe_row(row, rule) for row in rows])
+        lines = [json.dumps(describe_row(row, rule), ensure_ascii=False) + "\n" for row in rows]
+        write_output(details, "".join(lines), "--details", DETAILS_MARK)
     return build_report(benchmark, annotations, rows, settings, annotations_path)
 
 
@@ -120,8 +122,8 @@ def read_predictions(path: Path, annotations: Annotations) -> dict[str, Predicti
             raise UserError(f"{where}: key 'completion': must be the raw text, not {completion!r}; correct it")
         if truncated is not None and not isinstance(truncated, bool):
             raise UserError(f"{where}: key 'truncated': must be true or false, not {truncated!r}; correct it")
-        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
-            raise UserError(f"{where}: key 'tokens': must be a count, not {tokens!r}; correct it")
+        if tokens is not None and (type(tokens) is not int or not 0 <= tokens <= MAX_TOKENS):
+            raise UserError(f"{where}: key 'tokens': must be a count up to {MAX_TOKENS}, not {tokens!r}; correct it")
         if uid in found:
             raise UserError(f"{where}: uid {uid!r} comes twice; keep one of its predictions")
         found[uid] = Prediction(completion, truncated, tokens)

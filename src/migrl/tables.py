@@ -18,6 +18,7 @@ IOU_THRESHOLD = 0.5
 IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
 IOU_DECIMALS = 9
 PERCENT_DECIMALS = 4
+MAX_TOKENS = 10**9  # no completion comes near it, and no mean of larger ones is sure to be a float
 THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_70": 0.7}
 _EXACT = {threshold: Fraction(str(threshold)) for threshold in THRESHOLDS.values()}
 

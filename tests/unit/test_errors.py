@@ -86,7 +86,7 @@ def test_the_fullest_of_the_places_is_found_also_where_one_is_not_there_yet(
 
 def test_missing_room_is_told_in_figures_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2 * 10**6, 10**6, 10**6))
-    with pytest.raises(UserError, match="1 MB free, 1 MB needed, 4.5 kB too little; free space"):
+    with pytest.raises(UserError, match="1.0 MB free, 1.0 MB needed, 4.5 kB too little; free space"):
         check_disk(tmp_path, 1_004_500)
 
 

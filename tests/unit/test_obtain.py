@@ -315,7 +315,7 @@ def test_a_full_disk_is_seen_before_anything_is_downloaded(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="GB needed"):
+    with pytest.raises(UserError, match="1.0 kB free, .* needed"):
         obtain(make_source(tmp_path), tmp_path / "data", endpoint=hub.address)
     assert not [ask for ask in hub.asked if ask[0] == "GET" and "/resolve/" in ask[1]]
 

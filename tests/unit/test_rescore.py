@@ -185,6 +185,15 @@ def test_truncation_and_tokens_are_counted_where_they_are_told(tmp_path: Path) -
     assert (report["truncation_rate"], report["mean_tokens"]) == (50.0, 6.0)
 
 
+@pytest.mark.parametrize("tokens", ["1" + "0" * 400, "1e999", "NaN", "-1", "true", '"4"', "4.0"])
+def test_a_number_of_tokens_that_is_no_count_is_named_with_file_record_and_key(tokens: str, tmp_path: Path) -> None:
+    annotations = write_json(tmp_path / "a.json", RECORDS[:1])
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"uid": "mig_bench:0", "completion": "", "tokens": {tokens}}}\n')
+    with pytest.raises(UserError, match=f"^{path}, record 1: key 'tokens': must be a count"):
+        rescore_file("mig_bench", annotations, path, ScoreSettings(), tmp_path)
+
+
 def test_blink_stands_beside_its_subsets(tmp_path: Path) -> None:
     answers = {
         "val_Jigsaw_1": "(A)",

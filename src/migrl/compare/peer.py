@@ -19,7 +19,7 @@ from migrl.compare.sides import Reply, Rule, Side, read_reply, to_unit
 from migrl.errors import UserError
 from migrl.records import read_jsonl
 from migrl.scores import Row, rescore_row
-from migrl.tables import IOU_THRESHOLD, IOU_TOLERANCE, has_box, is_hit
+from migrl.tables import IOU_THRESHOLD, IOU_TOLERANCE, MAX_TOKENS, has_box, is_hit
 
 BOX_RULES = frozenset((*MIG_BENCH_PARSERS, *ZERO_SHOT_PARSERS))
 LETTER_RULES = frozenset((*BLINK_PARSERS, *MMIU_PARSERS, *MUIRBENCH_PARSERS))
@@ -43,7 +43,7 @@ class _Line(BaseModel):
 class _Raw(_Line):
     completion: str
     truncated: bool | None = None
-    tokens: Annotated[int, Field(ge=0)] | None = None
+    tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
 
 
 class _Detail(_Line):
