@@ -25,7 +25,7 @@ import psutil
 import torch
 from torch.utils.cpp_extension import get_default_build_root
 
-from migrl.errors import UserError, explain_full_disk, is_disk_full
+from migrl.errors import UserError, explain_full_disk, explain_os_error, is_disk_full
 from migrl.evidence import StageContext
 from migrl.files import read_json, write_json
 from migrl.plan.out_of_memory import explain_out_of_memory
@@ -293,7 +293,9 @@ def explain_error(error: Exception, context: StageContext) -> str | None:
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return explain_out_of_memory(context.name, context.recipe, error)
-    return explain_full_disk(error, str(context.folder)) if is_disk_full(error) else None
+    if is_disk_full(error):
+        return explain_full_disk(error, str(context.folder))
+    return explain_os_error(error) if isinstance(error, OSError) and error.filename else None
 
 
 def leave_error(folder: Path, text: str) -> None:

@@ -23,7 +23,7 @@ class FinishedRun:
         return self.runs / "test" / name
 
 
-def call_migrl(*arguments: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def call_migrl(*arguments: str | Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """The command as a user calls it."""
     command = [str(Path(sys.executable).with_name("migrl")), *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)

@@ -18,7 +18,7 @@ PARTS = [
 
 def call_kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "perf/gpu.py", "--tiny", "--results", str(folder / "rehearsal"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def read_parts(folder: Path) -> dict[str, Any]:

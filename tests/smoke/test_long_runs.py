@@ -42,7 +42,7 @@ def run_and(act: Callable[[subprocess.Popen[str]], None], when: Callable[[], boo
         time.sleep(0.02)
     assert process.poll() is None, "it ended before there was anything to stop"
     act(process)
-    errors = process.communicate(timeout=300)[1]
+    errors = process.communicate(timeout=1800)[1]
     return process.returncode, errors.strip().splitlines()[-1]
 
 
@@ -166,7 +166,7 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
         acted = pool.submit(wait_and_act)
         with pytest.raises((Stopped, UserError)) as caught:
             launch_generation("worker", StageContext("stage", recipe, {}, partial), lambda context, rank: None)
-        acted.result(timeout=400)
+        acted.result(timeout=1800)
     return caught.value
 
 

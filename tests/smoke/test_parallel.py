@@ -125,7 +125,7 @@ def kill_rank(rank: int, stage: str, runs: Path, settings: tuple[str, ...], sign
             return False, 0.0, ""
         os.kill(victim, signal.SIGKILL)
         start = time.monotonic()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=1800)
         return True, time.monotonic() - start, errors.strip().splitlines()[-1]
     finally:
         process.kill()

@@ -32,7 +32,7 @@ def seeded(finished: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> F
     while process.poll() is None and not list(home.glob(f"seed_{SEED}/sft.partial/checkpoints/checkpoint-*")):
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1800)
     assert process.returncode == 128 + signal.SIGUSR1, errors[-3000:]
     assert "after step" in errors.splitlines()[-1] and "checkpoint saved" in errors.splitlines()[-1], errors[-500:]
     for name in ("fetch", "synthesize", "sft", "merge", "select", "grpo", "pass_rates"):

@@ -32,7 +32,7 @@ def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
 
 
 def test_a_long_message_keeps_its_start_and_its_remedy_and_says_what_is_left_out() -> None:

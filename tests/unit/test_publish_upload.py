@@ -156,7 +156,7 @@ def test_a_killed_upload_goes_on_where_it_ended(made: Path, hub: HubServer, tmp_
     sent = hub.count("PUT", "/lfs/")
     hub.hold = ""
     again = call_publish(made, hub, tmp_path)
-    said = again.communicate(timeout=120)[0]
+    said = again.communicate(timeout=1800)[0]
     assert again.returncode == 0, said
     assert [repo.commits for repo in hub.repos.values()] == [1, 1] and hub.count("PUT", "/lfs/") == sent
     assert "dataset repository owner/name-data: holds all" in said and TOKEN not in killed + said

@@ -154,7 +154,7 @@ def test_a_stage_that_stands_still_leaves_its_stacks_and_one_that_moves_or_was_s
     processes["suspended"].send_signal(signal.SIGSTOP)
     time.sleep(2)
     processes["suspended"].send_signal(signal.SIGCONT)
-    told = {how: process.communicate(timeout=60)[1] for how, process in processes.items()}
+    told = {how: process.communicate(timeout=1800)[1] for how, process in processes.items()}
     codes = {how: process.returncode for how, process in processes.items()}
     stopped_codes = {"free": 75, "held": 1, "loading": 75, "saving": 75, "no disk": 75}
     assert codes == stopped_codes | {"report": 0, "moving": 0, "suspended": 0, "stepping": 0}, told

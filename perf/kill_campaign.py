@@ -1,0 +1,87 @@
+"""Kill a run of the `test` recipe at every file event of every stage, let it go on, and compare.
+
+    python perf/kill_campaign.py                    every event of every stage and of the publication (hours)
+    python perf/kill_campaign.py --only publication one of them
+    python perf/kill_campaign.py --most 12          at most so many events of each, spread, the last ones whole
+
+It needs a C compiler for the library that counts file events (perf/kills/file_events.c). Ends with 1 on any fault.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kills import campaign
+
+from migrl import launch
+from migrl.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+END = 0.6
+"""Share of a limited number of events that are a stage's last ones, where most has been written."""
+
+
+def main() -> None:
+    """Run the campaign and print a line a stage."""
+    options = read_options()
+    preload()
+    # One thread: two of different attempts would wait for each other, and the result's rounding does not matter here.
+    recipe = load_recipe(ROOT / "reproduce" / "recipes" / "test.yaml", ["model.threads=1", *options.overrides])
+    with tempfile.TemporaryDirectory() as folder:
+        launch._launch = campaign.fork_training
+        before, work = Path(folder) / "before", Path(folder) / "work"
+        before.mkdir()
+        outcomes = []
+        for step in campaign.list_steps(recipe):
+            start = time.monotonic()
+            chosen = options.only in ("", step.name)
+            outcome = campaign.run_campaign(step, before, work, lambda n: choose(n, options.most) if chosen else (), print)
+            outcomes.append(outcome)
+            print(
+                f"{outcome.name}: {outcome.events} events, {outcome.kills} kills, {outcome.identical} ends identical, "
+                f"{len(outcome.faults)} faults, {time.monotonic() - start:.0f} s",
+                flush=True,
+            )
+            if step.name == options.only:
+                break
+    kills, faults = (sum(values) for values in zip(*((o.kills, len(o.faults)) for o in outcomes), strict=True))
+    print(f"in all: {kills} kills, {sum(o.identical for o in outcomes)} ends identical, {faults} faults")
+    sys.exit(1 if faults else 0)
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="one stage, or publication")
+    parser.add_argument("--most", type=int, help="at most so many events of each; all unless given")
+    parser.add_argument("overrides", nargs="*", help="recipe keys to change")
+    return parser.parse_args()
+
+
+def choose(events: int, most: int | None) -> Sequence[int]:
+    """The numbers of the events that kill: all, or the last ones and a few spread over the others."""
+    if most is None or events <= most:
+        return range(1, events + 1)
+    last = range(events - round(END * most) + 1, events + 1)
+    others = most - len(last)
+    return [*(1 + number * (events - len(last)) // others for number in range(others)), *last]
+
+
+def preload() -> None:
+    """Start this program again with the library that counts file events, unless it has it."""
+    if "file_events" in os.environ.get("LD_PRELOAD", ""):
+        return
+    library = Path(tempfile.mkdtemp()) / "file_events.so"
+    source = Path(__file__).with_name("kills") / "file_events.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Kills a small run at file events, one after the other, lets it go on, and compares its end with an undisturbed one's.
+
+Every attempt is a fork of a process that has imported everything, so that a kill costs the stage's own seconds and not
+the imports'. Trainings are forked from it too, without accelerate's launcher between; all else is the pipeline itself.
+"""
+
+import ctypes
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrl import launch
+from migrl.cli.pipeline import publish_report
+from migrl.errors import UserError
+from migrl.evidence import StageContext, read_manifest
+from migrl.files import hash_file, write_json
+from migrl.pipeline import plan_stages, run_pipeline
+from migrl.recipe import Recipe
+from migrl.seal import check_manifests, check_tree, list_files
+
+PUBLICATION = "publication"
+RUN_DEPENDENT = ("manifest.json", "evidence.json", "report.html")
+"""Files of the report that hold times or the machine's state, or a hash of one that does."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one forked run ended: by the kill, or with an exit code."""
+
+    killed: bool
+    code: int
+    events: int
+
+
+@dataclass
+class Outcome:
+    """What a campaign over one stage found."""
+
+    name: str
+    events: int
+    kills: int = 0
+    identical: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage or the publication: how it is run in a folder, and what its end looks like."""
+
+    name: str
+    run: Callable[[Path], None]
+    read_end: Callable[[Path], Any]
+    check: Callable[[Path], list[str]] = lambda folder: []  # what must hold right after a kill
+
+
+def run_forked(work: Callable[[], None], root: Path, *, at: int = 0, log: Path | None = None) -> Attempt:
+    """Do `work` in a process group of its own, killed at event `at` below `root`, if that is not 0."""
+    with tempfile.NamedTemporaryFile() as counter:
+        counter.write(bytes(8))
+        counter.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            output = os.open(root.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.environ |= {"KILL_ROOT": str(root.resolve()), "KILL_COUNTER": counter.name, "KILL_AT": str(at)}
+            os.environ |= {"KILL_GROUP": str(os.getpid())} | ({"KILL_LOG": str(log)} if log else {})
+            ctypes.CDLL(None).file_events_start()
+            try:
+                work()
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        events = int.from_bytes(Path(counter.name).read_bytes(), sys.byteorder)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return Attempt(killed, os.waitstatus_to_exitcode(status), events)
+
+
+def fork_training(module: str, context: StageContext, *others: Any) -> None:
+    """What `launch` does for one process, without accelerate's launcher between.
+
+    Raises:
+        UserError: the training's own.
+    """
+    (context.folder / launch.ERROR).unlink(missing_ok=True)
+    path = context.folder.resolve() / launch.CONTEXT
+    write_json(path, launch.describe_context(context))
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        sys.argv = [module, "--context", str(path), "--launcher", str(parent)]
+        launch.run_child(importlib.import_module(module).train)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if (context.folder / launch.ERROR).exists() or status:
+        raise UserError((context.folder / launch.ERROR).read_text() if not status else f"ended with {status}")
+
+
+def list_steps(recipe: Recipe) -> Iterator[Step]:
+    """Every stage of a recipe in a folder's `runs`, then the publication into its `results`."""
+    for stage in plan_stages(recipe):
+
+        def run(folder: Path, name: str = stage.name) -> None:
+            run_pipeline(recipe, folder / "runs", only=name)
+
+        def read_end(folder: Path, place: str = stage.place) -> Any:
+            home = folder / "runs" / recipe.name
+            outputs = read_manifest(home / place)["outputs"]
+            there = {path.name for path in home.rglob("*") if path.name.endswith((".partial", ".rest", ".tmp"))}
+            kept = {name: output["sha256"] for name, output in outputs.items() if name not in RUN_DEPENDENT}
+            return kept, sorted(outputs), sorted(there)
+
+        yield Step(stage.name, run, read_end)
+
+    def publish(folder: Path) -> None:
+        publish_report(folder / "runs" / recipe.name / "report", folder / "results" / recipe.name)
+
+    def read_results(folder: Path) -> Any:
+        files = list_files(folder / "results")
+        return {name: hash_file(path) for name, path in files.items() if name.rpartition("/")[2] != "tree.json"}
+
+    yield Step(PUBLICATION, publish, read_results, check_results)
+
+
+def check_results(folder: Path) -> list[str]:
+    """What `verify` would say of the hashes; nothing of results that are not there yet."""
+    results = folder / "results"
+    return [*check_tree(results), *check_manifests(results)] if (results / "tree.json").exists() else []
+
+
+def run_campaign(
+    step: Step, before: Path, work: Path, choose: Callable[[int], Sequence[int]], tell: Callable[[str], None]
+) -> Outcome:
+    """Kill one step at the chosen events and at events of the resume; compare each end with the undisturbed one's.
+
+    Args:
+        before: the state that the step begins from; afterwards that of its undisturbed end.
+        work: a folder to work in, made anew for every kill.
+        choose: the events, given their number.
+    """
+    reference = _copy(before, work.with_name("reference"))
+    log = work.with_name(f"{step.name}.events")
+    undisturbed = run_forked(lambda: step.run(reference), reference, log=log)
+    if undisturbed.code:
+        raise UserError(f"{step.name}: fails undisturbed: {(reference.parent / 'output.txt').read_text()[-2000:]}")
+    end, outcome = step.read_end(reference), Outcome(step.name, undisturbed.events)
+    for at in choose(undisturbed.events):
+        fault = _kill_and_resume(step, before, work, at, end, outcome)
+        if fault:
+            outcome.faults.append(f"{step.name}, event {at}: {fault}")
+            tell(outcome.faults[-1])
+    shutil.rmtree(before)
+    reference.rename(before)
+    return outcome
+
+
+def _kill_and_resume(step: Step, before: Path, work: Path, at: int, end: Any, outcome: Outcome) -> str | None:
+    """Kill, kill the resume at some event, go on; the fault, if any."""
+    folder = _copy(before, work)
+    # The second kill is early in one resume, late in another: any number that spreads will do.
+    for kill in (at, 1 + at * 7919 % max(2, outcome.events)):
+        outcome.kills += run_forked(lambda: step.run(folder), folder, at=kill).killed
+        wrong = step.check(folder)
+        if wrong:
+            return f"after the kill: {wrong[0]}"
+    last = run_forked(lambda: step.run(folder), folder)
+    if last.code:
+        return f"does not go on: {(folder.parent / 'output.txt').read_text()[-400:]}"
+    found = step.read_end(folder)
+    if found != end:
+        return f"another end: {_compare(end, found)}"
+    outcome.identical += 1
+    return None
+
+
+def _compare(expected: Any, found: Any) -> str:
+    return f"{str(expected)[:300]} and then {str(found)[:300]}" if str(expected)[:300] != str(found)[:300] else "later"
+
+
+def _copy(source: Path, target: Path) -> Path:
+    if target.exists():
+        shutil.rmtree(target)
+    return Path(shutil.copytree(source, target, symlinks=True))
