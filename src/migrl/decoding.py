@@ -13,9 +13,9 @@ from typing import Any
 from transformers import GenerationConfig
 
 from migrl.errors import UserError
+from migrl.model_folder import GENERATION_FILE
 from migrl.recipe import Recipe, SamplingSettings
 
-GENERATION_FILE = "generation_config.json"
 NO_DECODING = {"eos_token_id", "bos_token_id", "pad_token_id", "max_length", "max_new_tokens", "use_cache"}
 """Keys of the file that are ours to set, or decide nothing."""
 DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}

@@ -8,8 +8,8 @@ import torch
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.utils import logging
 
-from migrl.decoding import GENERATION_FILE
 from migrl.errors import UserError
+from migrl.model_folder import GENERATION_FILE, find_model_files
 from migrl.pictures import fit_size
 from migrl.recipe import ModelSettings
 
@@ -37,8 +37,10 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     """The model in the recipe's dtype and attention kernel; a missing or unexpected weight is an error.
 
     Raises:
-        UserError: weights that do not fit the architecture, or an attention kernel that is not installed.
+        UserError: weights that do not fit the architecture, an attention kernel that is not installed, or a folder that
+            holds what would be loaded beside or in place of the weights (model_folder.py).
     """
+    find_model_files(folder)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.backends.cudnn.allow_tf32 = False  # a GPU would round what convolutions in float32 read to 10 bits
@@ -48,6 +50,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
             folder,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attention,
+            use_safetensors=True,
             output_loading_info=True,
         )
     except ImportError as error:

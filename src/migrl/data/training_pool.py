@@ -14,10 +14,12 @@ from migrl.data.layout import describe_files, link_pictures, move_images, refuse
 from migrl.data.mgrounding import choose_samples
 from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import Drops, PoolSizes, Split, count_tasks
+from migrl.data.prepared_folder import MAX_FILE_BYTES
 from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
+from migrl.plain_files import list_plain_files, refuse_large
 from migrl.recipe import SINGLE_IMAGE, HubSource, MgroundingTraining, UnivgTraining
 from migrl.records import Sample, read_samples, write_jsonl
 from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
@@ -29,15 +31,18 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
     """Take cot.jsonl and rl.jsonl of a prepared folder, and link the pictures beside them.
 
     Raises:
-        UserError: a broken file, a text with a token of the chat template, or a folder of a benchmark's name.
+        UserError: a broken file, a link or another special file, a text with a token of the chat template, or a folder
+            of a benchmark's name.
     """
     if not training.is_dir():
         raise UserError(
             f"source.training.path={training}: no such folder; prepare it as README, Data, says, or set training to "
             "null to evaluate the base model alone"
         )
+    sizes = list_plain_files(training)
     counts = {}
     for split in TRAINING_SPLITS:
+        refuse_large(training / f"{split}.jsonl", sizes.get(f"{split}.jsonl", 0), MAX_FILE_BYTES)
         samples = read_samples(training / f"{split}.jsonl")
         refuse_control_tokens(training / f"{split}.jsonl", samples)
         counts[split] = write_jsonl(data / f"{split}.jsonl", [sample.to_json() for sample in samples])

@@ -2,25 +2,34 @@
 
 Writes `data/<split>.jsonl` with pictures beside them, and `model/` with weights, tokenizer and
 processor. The world source is rendered, published benchmarks are downloaded at their pinned revisions
-and linked, prepared folders are copied; so is the model. Every picture is decoded once, and its size stored with the
-samples that show it. A rehearsal draws its data, and the weights too. A teacher
-whose weights run here gets `teacher/`, as the model gets its folder.
+and linked; of prepared folders and models the known files are copied, and no link is followed. Every picture is decoded
+once, and its size stored with the samples that show it; every chat template is rendered once. A rehearsal draws its
+data, and the weights too. A teacher whose weights run here gets `teacher/`, as the model gets its folder.
 """
 
+import os
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from migrl.chat_template import check_template
 from migrl.data.hub_source import build_hub
 from migrl.data.layout import refuse_control_tokens
 from migrl.data.picture_check import PictureCheck
+from migrl.data.prepared_folder import copy_prepared
 from migrl.data.world_source import TRAINING_SPLITS, build_world
 from migrl.errors import UserError
-from migrl.evidence import StageContext, hash_file
+from migrl.evidence import StageContext, check_disk
+from migrl.files import hash_file
+from migrl.model_folder import CONFIG, INDEX, SMALL_FILES, WEIGHTS, find_model_files, list_files, read_shards
+from migrl.plain_files import copy_plain
 from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
 from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
+
+DOWNLOADS = "download"
+"""The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -42,9 +51,7 @@ def run(context: StageContext) -> dict[str, Any]:
         facts = build_rehearsal(source, find_tokenizer(settings.path), data)
         facts |= write_random_model(source, find_tokenizer(settings.path), settings.dtype, model)
     else:
-        if not source.path.is_dir():
-            raise UserError(f"source.path={source.path}: no such folder; prepare the data as README, Data, says")
-        shutil.copytree(source.path, data, dirs_exist_ok=True)
+        copy_prepared(source.path, data)
         facts = {}
     facts["checked"] = check_data(data, pictures)
     facts["decoded"] = {"pictures": len(pictures.sizes), "with_orientation": len(pictures.turned)}
@@ -59,9 +66,11 @@ def run(context: StageContext) -> dict[str, Any]:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
         fetch_model(settings, model)
+    check_template(model)
     teacher = context.recipe.local_teacher
     if teacher is not None:
         facts["teacher"] = fetch_teacher(teacher, context.folder / "teacher")
+        check_template(context.folder / "teacher")
     return facts
 
 
@@ -130,34 +139,64 @@ def fetch_teacher(teacher: LocalTeacher, folder: Path) -> dict[str, Any]:
 
 
 def bring_weights(path: str, revision: str | None, sha256: dict[str, str], folder: Path) -> None:
-    """Copy a local model folder, or download a Hub model at `revision`, and check the stated hashes."""
+    """Bring the files of a local model folder, or of a Hub model at `revision`, and check the stated hashes."""
     local = find_local_model(path)
-    if local is not None:
-        shutil.copytree(local, folder, dirs_exist_ok=True)
-    else:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-        snapshot_download(path, revision=revision, local_dir=folder, allow_patterns=patterns)
+    source = download_model(path, revision, folder) if local is None else local
+    lay_out_model(source, folder, link=local is None)
     for name, expected in sha256.items():
-        path = folder / name
-        found = hash_file(path) if path.is_file() else "no such file"
+        file = folder / name
+        found = hash_file(file) if file.is_file() else "no such file"
         if found != expected:
             raise UserError(
-                f"{path}: sha256 is {found}, the recipe says {expected}; fetch it again, "
+                f"{file}: sha256 is {found}, the recipe says {expected}; fetch it again, "
                 "or rebuild the tiny base with `make tiny-base` and put its hash into model.sha256"
             )
+
+
+def download_model(path: str, revision: str | None, folder: Path) -> Path:
+    """Bring the files of a model folder from the Hub, into a place beside `folder` that a killed run finds again."""
+    from huggingface_hub import snapshot_download
+
+    # Of each revision apart: the newest commit may be another one at the next start.
+    place = folder.parent / DOWNLOADS / folder.name / (revision or "newest").replace("/", "_")
+    snapshot_download(path, revision=revision, local_dir=place, allow_patterns=[*SMALL_FILES, WEIGHTS, INDEX])
+    if (place / INDEX).is_file() and not (place / WEIGHTS).is_file():
+        snapshot_download(path, revision=revision, local_dir=place, allow_patterns=read_shards(place / INDEX))
+    return place
+
+
+def lay_out_model(source: Path, folder: Path, *, link: bool) -> None:
+    """Copy the files of a model folder, or with `link` give them a second name where the disk can.
+
+    Raises:
+        UserError: no whole and plain model folder, or too little disk.
+    """
+    files = find_model_files(source)
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    if link:
+        try:
+            for name, path in files.items():
+                os.link(path, folder / name)
+            return
+        except OSError:  # a file system without links: copied, and what was linked is written anew
+            shutil.rmtree(folder)
+    folder.mkdir(exist_ok=True)
+    check_disk(folder, sum(sizes.values()))
+    for name, path in files.items():
+        copy_plain(path, folder / name, sizes[name])
 
 
 def find_tokenizer(path: str) -> Path:
     """The local model folder whose tokenizer and processor a rehearsal takes."""
     local = find_local_model(path)
-    if local is None:
-        raise UserError(f"model.path={path}: no such folder; a rehearsal takes its tokenizer from reproduce/tiny_base")
+    if local is None or CONFIG not in list_files(local):
+        raise UserError(f"model.path={path}: no model folder; a rehearsal takes its tokenizer from reproduce/tiny_base")
     return local
 
 
 def find_local_model(path: str) -> Path | None:
     """The model folder, seen from here or from the source tree; None means a Hub id."""
     root = Path(__file__).resolve().parents[3]
-    return next((folder for folder in (Path(path), root / path) if (folder / "config.json").is_file()), None)
+    folders = [folder for folder in (Path(path), root / path) if folder.is_dir()]
+    return next((folder for folder in folders if (folder / CONFIG).is_file()), folders[0] if folders else None)

@@ -17,6 +17,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk
 from migrl.inputs import ModelInput, prepare_input
+from migrl.model_folder import PROCESSOR_FILES
 from migrl.models import keep_generation_file, load_model, load_processor, pick_device
 from migrl.performance import measure_memory, release_memory
 from migrl.plan.out_of_memory import explain_out_of_memory
@@ -26,19 +27,6 @@ from migrl.training import VISION_TOWER
 from migrl.watch.watchdog import watch_loading
 
 CHECKED_SAMPLES = 8
-PROCESSOR_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
 CHECKED_TOKENS = 256  # of each prompt's end: all logits of a long prompt are gigabytes
 NOISE = {"float32": 1e-4, "bfloat16": 0.06}
 """Difference of logits that rounding explains: root mean square, relative to that of the logits. The largest one would
