@@ -26,7 +26,8 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_what_models_and_peers_wrote_is_inert_text_in_the_page_the_table_and_the_markdown(tmp_path: Path) -> None:
     def poison(row: Row) -> None:
-        row.update(uid=f"{row['uid']} {HOSTILE[:150]}", task=HOSTILE[:150], question=HOSTILE[:150])
+        named = HOSTILE[:150].replace("\ud800", "")  # half of a pair is refused in a sample's own texts
+        row.update(uid=f"{row['uid']} {named}", task=named, question=named)
         row["completion"] = HOSTILE if row["arm"] == "sft" else HOSTILE[:150] + row["completion"]
 
     first = write_run(tmp_path / "a", "0" * 8, arm="sft", edit=poison)
