@@ -1,8 +1,9 @@
 """Kill a run of the `test` recipe at every file event of every stage, let it go on, and compare.
 
-    python perf/kill_campaign.py                    every event of every stage and of the publication (hours)
-    python perf/kill_campaign.py --only publication one of them
-    python perf/kill_campaign.py --most 12          at most so many events of each, spread, the last ones whole
+    python perf/kill_campaign.py                     every kind of event, of every stage and of the publication (hours)
+    python perf/kill_campaign.py --all               each of many writes of one file, too
+    python perf/kill_campaign.py --only publication  one of them
+    python perf/kill_campaign.py --most 12           at most so many events of each, spread, the last ones whole
 
 It needs a C compiler for the library that counts file events (perf/kills/file_events.c). Ends with 1 on any fault.
 """
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kills import campaign
@@ -36,17 +38,20 @@ def main() -> None:
         launch._launch = campaign.fork_training
         before, work = Path(folder) / "before", Path(folder) / "work"
         before.mkdir()
-        outcomes = []
+        outcomes: list[campaign.Outcome] = []
         for step in campaign.list_steps(recipe):
             start = time.monotonic()
             chosen = options.only in ("", step.name)
-            outcome = campaign.run_campaign(step, before, work, lambda n: choose(n, options.most) if chosen else (), print)
-            outcomes.append(outcome)
-            print(
-                f"{outcome.name}: {outcome.events} events, {outcome.kills} kills, {outcome.identical} ends identical, "
-                f"{len(outcome.faults)} faults, {time.monotonic() - start:.0f} s",
-                flush=True,
-            )
+            most = options.most if chosen else 0
+            found = campaign.run_campaign(step, before, work, partial(choose, most=most, whole=options.all), print)
+            for outcome in found:
+                print(
+                    f"{outcome.name}: {outcome.events} events, {outcome.kills} kills, {outcome.identical} ends "
+                    f"identical, {len(outcome.faults)} faults",
+                    flush=True,
+                )
+            print(f"  {time.monotonic() - start:.0f} s", flush=True)
+            outcomes += found
             if step.name == options.only:
                 break
     kills, faults = (sum(values) for values in zip(*((o.kills, len(o.faults)) for o in outcomes), strict=True))
@@ -58,18 +63,27 @@ def read_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="one stage, or publication")
+    parser.add_argument("--all", action="store_true", help="also the same event again")
     parser.add_argument("--most", type=int, help="at most so many events of each; all unless given")
     parser.add_argument("overrides", nargs="*", help="recipe keys to change")
     return parser.parse_args()
 
 
-def choose(events: int, most: int | None) -> Sequence[int]:
-    """The numbers of the events that kill: all, or the last ones and a few spread over the others."""
-    if most is None or events <= most:
-        return range(1, events + 1)
-    last = range(events - round(END * most) + 1, events + 1)
-    others = most - len(last)
-    return [*(1 + number * (events - len(last)) // others for number in range(others)), *last]
+def choose(events: Sequence[str], most: int | None, *, whole: bool) -> Sequence[int]:
+    """The numbers of the events that kill: without a limit all, else the last ones and a few spread over the others.
+
+    Unless `whole`, of a row of events alike, such as the writes of one file, the first and the last.
+    """
+    numbers = [
+        number
+        for number, event in enumerate(events, 1)
+        if whole or not events[max(0, number - 2)] == event == events[min(number, len(events) - 1)]
+    ]
+    if most is None or len(numbers) <= most:
+        return numbers
+    kept = round(END * most)
+    last, others = numbers[len(numbers) - kept :], numbers[: len(numbers) - kept]
+    return [*(others[number * len(others) // (most - kept)] for number in range(most - kept)), *last]
 
 
 def preload() -> None:

@@ -11,7 +11,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from migrl.recipe import Recipe
 from migrl.seal import check_manifests, check_tree, list_files
 
 PUBLICATION = "publication"
+TRAININGS = ("sft", "grpo")
 RUN_DEPENDENT = ("manifest.json", "evidence.json", "report.html")
 """Files of the report that hold times or the machine's state, or a hash of one that does."""
 
@@ -52,12 +55,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage or the publication: how it is run in a folder, and what its end looks like."""
+    """A stage or the publication: how it is run in a folder, and what its end looks like.
+
+    `begins` is part of the first event's path after the last step of a training: from there on all is tried from the
+    last checkpoint, which takes seconds. `check` is what must hold right after a kill.
+    """
 
     name: str
     run: Callable[[Path], None]
     read_end: Callable[[Path], Any]
-    check: Callable[[Path], list[str]] = lambda folder: []  # what must hold right after a kill
+    begins: str | None = None
+    check: Callable[[Path], list[str]] = lambda folder: []
 
 
 def run_forked(work: Callable[[], None], root: Path, *, at: int = 0, log: Path | None = None) -> Attempt:
@@ -81,9 +89,18 @@ def run_forked(work: Callable[[], None], root: Path, *, at: int = 0, log: Path |
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
+        await_end(pid)
         events = int.from_bytes(Path(counter.name).read_bytes(), sys.byteorder)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     return Attempt(killed, os.waitstatus_to_exitcode(status), events)
+
+
+def await_end(group: int) -> None:
+    """Wait until a process group is gone: who dies last may still hold a lock."""
+    with suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, 0)
+            time.sleep(0.01)
 
 
 def fork_training(module: str, context: StageContext, *others: Any) -> None:
@@ -119,7 +136,8 @@ def list_steps(recipe: Recipe) -> Iterator[Step]:
             kept = {name: output["sha256"] for name, output in outputs.items() if name not in RUN_DEPENDENT}
             return kept, sorted(outputs), sorted(there)
 
-        yield Step(stage.name, run, read_end)
+        trained = stage.name in TRAININGS
+        yield Step(stage.name, run, read_end, f"{stage.place}.partial/progress/performance.json" if trained else None)
 
     def publish(folder: Path) -> None:
         publish_report(folder / "runs" / recipe.name / "report", folder / "results" / recipe.name)
@@ -128,7 +146,7 @@ def list_steps(recipe: Recipe) -> Iterator[Step]:
         files = list_files(folder / "results")
         return {name: hash_file(path) for name, path in files.items() if name.rpartition("/")[2] != "tree.json"}
 
-    yield Step(PUBLICATION, publish, read_results, check_results)
+    yield Step(PUBLICATION, publish, read_results, check=check_results)
 
 
 def check_results(folder: Path) -> list[str]:
@@ -138,29 +156,59 @@ def check_results(folder: Path) -> list[str]:
 
 
 def run_campaign(
-    step: Step, before: Path, work: Path, choose: Callable[[int], Sequence[int]], tell: Callable[[str], None]
-) -> Outcome:
+    step: Step, before: Path, work: Path, choose: Callable[[list[str]], Sequence[int]], tell: Callable[[str], None]
+) -> list[Outcome]:
     """Kill one step at the chosen events and at events of the resume; compare each end with the undisturbed one's.
 
     Args:
         before: the state that the step begins from; afterwards that of its undisturbed end.
         work: a folder to work in, made anew for every kill.
-        choose: the events, given their number.
+        choose: the numbers of the events that kill, from a line an event: what is done to which file.
     """
-    reference = _copy(before, work.with_name("reference"))
-    log = work.with_name(f"{step.name}.events")
-    undisturbed = run_forked(lambda: step.run(reference), reference, log=log)
-    if undisturbed.code:
-        raise UserError(f"{step.name}: fails undisturbed: {(reference.parent / 'output.txt').read_text()[-2000:]}")
-    end, outcome = step.read_end(reference), Outcome(step.name, undisturbed.events)
-    for at in choose(undisturbed.events):
-        fault = _kill_and_resume(step, before, work, at, end, outcome)
-        if fault:
-            outcome.faults.append(f"{step.name}, event {at}: {fault}")
-            tell(outcome.faults[-1])
+    _copy(before, work)  # every run in the same place, for adapters name their base's
+    events = _run_undisturbed(step, work)
+    end = step.read_end(work)
+    reference = work.rename(work.with_name("reference"))
+    outcomes = [Outcome(step.name, len(events))]
+    _try_events(step, before, work, choose(events), end, outcomes[0], tell)
+    if step.begins is not None and outcomes[0].kills:
+        first = next(number for number, event in enumerate(events, 1) if step.begins in event)
+        trained = work.with_name("trained")
+        _copy(before, work)
+        run_forked(lambda: step.run(work), work, at=first)
+        _copy(work, trained)
+        events = _run_undisturbed(step, work)
+        outcomes.append(Outcome(f"{step.name}, trained", len(events)))
+        _try_events(step, trained, work, choose(events), end, outcomes[1], tell)
+        shutil.rmtree(trained)
     shutil.rmtree(before)
     reference.rename(before)
-    return outcome
+    return outcomes
+
+
+def _run_undisturbed(step: Step, work: Path) -> list[str]:
+    """Run a step to its end; a line for each file event."""
+    log = work.with_name("events.txt")
+    log.unlink(missing_ok=True)
+    if run_forked(lambda: step.run(work), work, log=log).code:
+        raise UserError(f"{step.name}: fails undisturbed: {(work.parent / 'output.txt').read_text()[-2000:]}")
+    return [line.partition(" ")[2] for line in log.read_text().splitlines()]
+
+
+def _try_events(
+    step: Step,
+    before: Path,
+    work: Path,
+    chosen: Sequence[int],
+    end: Any,
+    outcome: Outcome,
+    tell: Callable[[str], None],
+) -> None:
+    for at in chosen:
+        fault = _kill_and_resume(step, before, work, at, end, outcome)
+        if fault:
+            outcome.faults.append(f"{outcome.name}, event {at}: {fault}")
+            tell(outcome.faults[-1])
 
 
 def _kill_and_resume(step: Step, before: Path, work: Path, at: int, end: Any, outcome: Outcome) -> str | None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from migrl.evidence import hash_file, hash_json, hash_weights
+from migrl.evidence import hash_weights
+from migrl.files import hash_file, hash_json
 from migrl.recipe import SEEDED_SECTIONS, LocalTeacher, Recipe, VllmTeacher
 
 Manifest = Mapping[str, Any]

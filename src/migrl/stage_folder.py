@@ -176,7 +176,7 @@ def clear_outputs(partial: Path) -> None:
 
 def is_working(name: Path) -> bool:
     """Whether a file's name within a stage's folder says that it is no output."""
-    return any(part.startswith(".") or part in WORKING_FOLDERS for part in name.parts)
+    return name.parts[0] in WORKING_FOLDERS or any(part.startswith(".") for part in name.parts)
 
 
 def note_attempt(partial: Path) -> list[float]:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from run_files import FETCHED_COMMIT, make_run, read_recipe
 
-from migrl.evidence import StageContext, StageWork, describe_machine, hash_file, read_manifest, run_stage
+from migrl.evidence import StageContext, StageWork, describe_machine, read_manifest
+from migrl.files import hash_file
 from migrl.gpus import describe_gpus
 from migrl.pipeline import plan_stages, prepare_stage
 from migrl.prompts import hash_prompts
 from migrl.provenance import count_gpu_processes, describe_fetched, describe_provenance, measure_gpu_seconds
 from migrl.recipe import Recipe
+from migrl.stage_folder import run_stage
 from migrl.teachers.prompts import hash_teacher_prompts
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -180,11 +182,13 @@ def test_time_of_attempts_that_were_cut_short_counts_up_to_their_last_file(tmp_p
     recipe = read_recipe("tiny")
 
     def run(context: StageContext) -> dict[str, Any]:
-        path = context.folder / "log.jsonl"
+        path = context.folder / "progress" / "log.jsonl"
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():
             path.write_text("{}\n")
             os.utime(path, (time.time() + 50, time.time() + 50))  # as if it had worked for so long
             raise KeyboardInterrupt
+        (context.folder / "out.json").write_text("{}")
         return {}
 
     work = StageWork("demo", 1, {}, {}, run)
@@ -193,4 +197,4 @@ def test_time_of_attempts_that_were_cut_short_counts_up_to_their_last_file(tmp_p
     run_stage(work, recipe, tmp_path / "demo")
     manifest = json.loads((tmp_path / "demo" / "manifest.json").read_text())
     assert manifest["attempts"] == 2 and 49 < manifest["seconds"] < 55
-    assert list(manifest["outputs"]) == ["log.jsonl"]
+    assert list(manifest["outputs"]) == ["out.json"]
