@@ -12,11 +12,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from migrl.answers import format_box_answer
 from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
 from migrl.evidence import describe_revision
+from migrl.gpu_peaks import Gpu, find_gpu, load_gpus
 from migrl.gpus import describe_gpus
 from migrl.inputs import ModelInput, prepare_input
 from migrl.models import load_processor
 from migrl.performance import count_prompt_tokens, measure_memory
-from migrl.plan.assumptions import Gpu, load_assumptions
+from migrl.plan.assumptions import load_assumptions
 from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine, read_host_bytes
 from migrl.plan.memory import Memory
@@ -91,9 +92,9 @@ class Bench:
         return draw_model(self.recipe.source, config, self.recipe.model.dtype, attention).eval()
 
     def plan_for(self, attention: str, ceilings: dict[str, Figure]) -> "Formulas":
-        """Plan's formulas for this device. One that plan.yaml does not know has the peaks that were measured on it."""
+        """Plan's formulas for this device. One that gpus.yaml does not know has the peaks that were measured on it."""
         assumptions = load_assumptions()
-        kind = assumptions.find_gpu(self.device) if self.recipe.model.dtype == "bfloat16" else None
+        kind = find_gpu(self.device, load_gpus()) if self.recipe.model.dtype == "bfloat16" else None
         if kind is None and ceilings:
             rates = {name: figure.work / figure.median for name, figure in ceilings.items() if figure.work}
             gpu = Gpu(

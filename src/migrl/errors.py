@@ -47,6 +47,17 @@ def shorten(text: str, limit: int = MAX_CHARS) -> str:
     return f"{text[: kept - tail]} [... {len(text) - kept} characters left out ...] {text[len(text) - tail :]}"
 
 
+class OutOfMemory(UserError):
+    """A GPU ran out of memory in the middle of a stage; `said` are torch's words.
+
+    What to lower follows from the recipe (plan/out_of_memory.py).
+    """
+
+    def __init__(self, stage: str, said: str) -> None:
+        super().__init__(f"{stage}: the GPU ran out of memory ({said}); use GPUs with more memory or smaller batches")
+        self.stage, self.said = stage, said
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, of Python or of a library that writes by itself, means a full disk or quota."""
     if isinstance(error, OSError) and error.errno in FULL:

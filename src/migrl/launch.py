@@ -25,10 +25,9 @@ import psutil
 import torch
 from torch.utils.cpp_extension import get_default_build_root
 
-from migrl.errors import UserError, explain_full_disk, explain_os_error, is_disk_full
+from migrl.errors import OutOfMemory, UserError, explain_full_disk, explain_os_error, is_disk_full
 from migrl.evidence import StageContext
 from migrl.files import read_json, write_json
-from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Parallel, Recipe, dump_whole
 from migrl.watch.signals import (
     ENDED,
@@ -46,6 +45,7 @@ from migrl.watch.watchdog import watch_loading
 
 CONTEXT = ".context.json"
 ERROR = ".error.txt"
+OUT_OF_MEMORY = ".out_of_memory.txt"
 FAILURE = ".failure-{rank}.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -97,7 +97,13 @@ def _launch(
     check_gpus(processes // settings.machines)
     drop_dead_locks()
     folder = context.folder.resolve()
-    for path in (folder / ERROR, folder / STOPPED, folder / ENDED, *folder.glob(FAILURE.format(rank="*"))):
+    for path in (
+        folder / ERROR,
+        folder / OUT_OF_MEMORY,
+        folder / STOPPED,
+        folder / ENDED,
+        *folder.glob(FAILURE.format(rank="*")),
+    ):
         path.unlink(missing_ok=True)
     write_json(folder / CONTEXT, describe_context(context))
     command = [*settings.starter, sys.executable, "-m", "migrl.launcher", "--module", module]
@@ -112,6 +118,8 @@ def _launch(
         preexec_fn=prepare_launcher,
         start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
     )
+    if (folder / OUT_OF_MEMORY).exists():
+        raise OutOfMemory(context.name, (folder / OUT_OF_MEMORY).read_text())
     if (folder / ERROR).exists():
         raise UserError((folder / ERROR).read_text())
     stopped = read_stopped(folder)
@@ -281,6 +289,8 @@ def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, 
         if not isinstance(error, UserError):
             traceback.print_exc()  # where it was; the words for the user come last
         leave_error(context.folder, text)
+        if isinstance(error, torch.OutOfMemoryError):
+            (context.folder / OUT_OF_MEMORY).write_text(make_out_of_memory(context.name, error).said)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
         sys.exit(1 if rank.count > 1 else 0)
     if torch.distributed.is_initialized():
@@ -292,10 +302,15 @@ def explain_error(error: Exception, context: StageContext) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
-        return explain_out_of_memory(context.name, context.recipe, error)
+        return str(make_out_of_memory(context.name, error))
     if is_disk_full(error):
         return explain_full_disk(error, str(context.folder))
     return explain_os_error(error) if isinstance(error, OSError) and error.filename else None
+
+
+def make_out_of_memory(stage: str, error: torch.OutOfMemoryError) -> OutOfMemory:
+    """The error of a stage, with the first of torch's words."""
+    return OutOfMemory(stage, str(error).partition(" Including non-PyTorch")[0].rstrip("."))
 
 
 def leave_error(folder: Path, text: str) -> None:

@@ -34,8 +34,8 @@ from migrl.evidence import PROGRESS
 from migrl.files import read_json, write_json
 from migrl.flops import count_forward
 from migrl.generate import Completion
+from migrl.gpu_peaks import find_peak_flops
 from migrl.inputs import ModelInput
-from migrl.plan.assumptions import find_peak_flops
 from migrl.recipe import LoraSettings
 from migrl.records import ProgressLog
 

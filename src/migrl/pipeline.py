@@ -24,7 +24,6 @@ from typing import Any, TextIO
 from migrl.errors import UserError
 from migrl.evidence import StageContext, StageWork
 from migrl.files import hash_file
-from migrl.plan.checks import check_arithmetic
 from migrl.preflight import check_first
 from migrl.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
@@ -151,8 +150,6 @@ def run_pipeline(
     home = folder = runs / recipe.name
     stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
     with lock_folder(home):
-        # Before hours are spent on the stages in front of the one that could not work.
-        check_arithmetic(recipe, home, [stage.name for stage in stages])
         for stage in stages:
             folder, own = home / stage.place, stage.choose_recipe(recipe)
             folder.parent.mkdir(exist_ok=True)  # a request to stop is left there

@@ -23,9 +23,11 @@ from migrl.launch import (
     explain_error,
     explain_failure,
     find_end,
+    make_out_of_memory,
     read_context,
 )
 from migrl.models import load_processor
+from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
 from migrl.training import set_patience
 from migrl.vllm_rollouts import link_model, make_vllm_arguments
@@ -138,9 +140,11 @@ def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stag
     error = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 2 GiB free. Including non-PyTorch memory, ..."
     )
-    text = explain_error(error, context)
-    assert text is not None and text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to")
-    assert change in text
+    out_of_memory = make_out_of_memory(stage, error)
+    assert explain_error(error, context) == str(out_of_memory)
+    text = explain_out_of_memory(stage, context.recipe, out_of_memory.said)
+    assert text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+    assert "non-PyTorch" not in text and change in text
     assert explain_error(ValueError("a defect"), context) is None
 
 

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 from migrl.cli import app
 from migrl.data.world_source import build_world
 from migrl.errors import UserError
+from migrl.gpu_peaks import find_peak_flops
 from migrl.inputs import prepare_input
 from migrl.models import load_processor
 from migrl.pipeline import plan_stages
-from migrl.plan.assumptions import find_peak_flops, load_assumptions
+from migrl.plan.assumptions import load_assumptions
 from migrl.plan.build import Plan, build_plan
 from migrl.plan.changes import find_changes, show_value
 from migrl.plan.checks import check_arithmetic, list_batch_faults
@@ -423,7 +424,7 @@ def test_a_device_is_known_by_its_name_and_a_part_of_one_is_not_the_whole() -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GpuOptions(8, None, "Some GPU"), "not in reproduce/plan.yaml, which knows H100 SXM"),
+        (GpuOptions(8, None, "Some GPU"), "not in reproduce/gpus.yaml, which knows H100 SXM"),
         (GpuOptions(-1), "--gpus -1: give the number"),
         *((GpuOptions(8, memory), "--gpu-memory .*: give the GB") for memory in (0.0, -5.0, math.nan, math.inf)),
     ],

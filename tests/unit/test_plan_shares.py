@@ -87,7 +87,7 @@ def test_a_share_of_something_else_is_not_used_and_the_plan_says_so(
 
 def test_more_than_the_whole_peak_is_a_fault_of_the_peak(tmp_path: Path) -> None:
     figure = Figure(what="too good", seconds=(1.0,), flops=1.2 * PEAK, bound="prefill")
-    with pytest.raises(UserError, match=r"plan\.yaml: prefill was measured at 1\.20 of the peak"):
+    with pytest.raises(UserError, match=r"gpus\.yaml: prefill was measured at 1\.20 of the peak"):
         plan(tmp_path, write_part(tmp_path / "results", figures={"reading": figure}))
 
 

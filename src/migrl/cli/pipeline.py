@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, tell_progress
+from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, run_stages
 from migrl.errors import UserError
 from migrl.files import read_json
-from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages, run_pipeline
+from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages
 from migrl.publication import check_target, replace_results
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
 from migrl.report.measurements import read_cards, write_cards
@@ -33,7 +33,7 @@ def reproduce(
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     target = results / settings.name
     check_target(target)
-    report = run_pipeline(settings, runs, force=force, tell=tell_progress(settings))
+    report = run_stages(settings, runs, force=force)
     publish_report(report, target)
     if settings.claims == "none":
         print_measurements(target, console)
@@ -80,7 +80,7 @@ def fetch(
     if check:
         check_downloads(settings)
     else:
-        run_pipeline(settings, runs, only="fetch", force=force, tell=tell_progress(settings))
+        run_stages(settings, runs, only="fetch", force=force)
 
 
 def check_downloads(settings: Recipe) -> None:
@@ -111,7 +111,7 @@ def run_alone(name: str, settings: Recipe, runs: Path, force: bool) -> None:
     if name not in [stage.name for stage in plan_stages(settings)]:
         remedy = "set pass_rates.samples" if name == PASS_RATES.name else "add its arm to evaluate.arms"
         raise UserError(f"stage {name}: not part of recipe {settings.name!r}; {remedy}")
-    run_pipeline(settings, runs, only=name, force=force, tell=tell_progress(settings))
+    run_stages(settings, runs, only=name, force=force)
     for stage in plan_stages(settings) if name == "evaluate" else []:
         if stage.name == name:
             if settings.seeds:

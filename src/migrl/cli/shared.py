@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from migrl.pipeline import plan_stages
+from migrl.errors import OutOfMemory, UserError
+from migrl.pipeline import plan_stages, run_pipeline
+from migrl.plan.checks import check_arithmetic
 from migrl.recipe import Recipe, load_recipe
 
 app = typer.Typer(
@@ -35,6 +37,22 @@ def find_recipe(name: str, overrides: list[str] | None) -> Recipe:
     if not folder.is_dir():
         folder = Path(__file__).resolve().parents[3] / "reproduce" / "recipes"
     return load_recipe(folder / f"{name}.yaml", overrides)
+
+
+def run_stages(recipe: Recipe, runs: Path, *, only: str | None = None, force: bool = False) -> Path:
+    """Run every stage whose result is not there yet, or just `only`; return the last stage's folder.
+
+    Raises:
+        UserError: batches or prompts that cannot work out, told before hours are spent on the stages in front of the
+            one they stop; or as a stage.
+    """
+    check_arithmetic(recipe, runs / recipe.name, [x.name for x in plan_stages(recipe) if only in (None, x.name)])
+    try:
+        return run_pipeline(recipe, runs, only=only, force=force, tell=tell_progress(recipe))
+    except OutOfMemory as error:
+        from migrl.plan.out_of_memory import explain_out_of_memory
+
+        raise UserError(explain_out_of_memory(error.stage, recipe, error.said)) from error
 
 
 def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:

@@ -1,6 +1,5 @@
-"""`reproduce/plan.yaml`: GPUs, efficiencies and lengths that a plan takes for granted, each with its source."""
+"""`reproduce/plan.yaml`: efficiencies and lengths that a plan takes for granted, each with its source."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -16,15 +15,6 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Gpu(Frozen):
-    """One kind of GPU: dense bf16 peak in TFLOP/s, memory in GB and its bandwidth in GB/s (10^9 bytes)."""
-
-    names: Annotated[tuple[str, ...], Field(min_length=1)]
-    tflops: Positive
-    memory_gb: Positive
-    bandwidth_gb: Positive
 
 
 class Efficiency(Frozen):
@@ -89,7 +79,6 @@ class SetLengths(Frozen):
 class Assumptions(Frozen):
     """The whole file."""
 
-    gpus: dict[str, Gpu]
     shapes: dict[str, Path]
     machine: MachineChoice
     efficiency: Efficiencies
@@ -97,19 +86,6 @@ class Assumptions(Frozen):
     memory: MemoryExtras
     lengths: TextLengths
     sets: dict[str, SetLengths]
-
-    def find_gpu(self, device: str) -> tuple[str, Gpu] | None:
-        """The GPU that a device's name means: of all entries the one with the longest part of it; none for a MIG."""
-        if re.search(r"(?<![a-z])mig(?![a-z])", device.lower()):
-            return None
-        found = [
-            (len(part), name)
-            for name, gpu in self.gpus.items()
-            for part in gpu.names
-            if re.search(rf"(?<![a-z0-9]){re.escape(part.lower())}(?![a-z0-9])", device.lower())
-        ]
-        name = max(found)[1] if found else None
-        return None if name is None else (name, self.gpus[name])
 
 
 def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
@@ -125,9 +101,3 @@ def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UserError(f"{path}: {faults}; correct the file") from error
-
-
-def find_peak_flops(device: str) -> float | None:
-    """Dense bf16 peak of a device in FLOP/s, or None if reproduce/plan.yaml does not know it."""
-    found = load_assumptions().find_gpu(device)
-    return found[1].tflops * 1e12 if found else None

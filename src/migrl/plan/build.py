@@ -198,7 +198,7 @@ def list_notes(workload: Workload, machine: Machine, measured: Measured) -> list
             "picture's windows one after the other, which nobody has timed"
         )
     if machine.gpus and workload.recipe.model.dtype != "bfloat16":
-        notes.append(f"no times: the peaks in reproduce/plan.yaml are of bfloat16, not {workload.recipe.model.dtype}")
+        notes.append(f"no times: the peaks in reproduce/gpus.yaml are of bfloat16, not {workload.recipe.model.dtype}")
     elif machine.gpus and machine.kind is None:
-        notes.append(f"no times: reproduce/plan.yaml does not know {machine.device}; add its peak and bandwidth there")
+        notes.append(f"no times: reproduce/gpus.yaml does not know {machine.device}; add its peak and bandwidth there")
     return notes

@@ -26,7 +26,7 @@ from migrl.plan.workload import Workload
 from migrl.recipe import RehearsalSource, ServerTeacher, TransformersTeacher, VllmTeacher
 
 VLLM_SEQUENCES = 256  # vLLM's max_num_seqs
-NO_FIGURES = "plan.yaml has no peak and no bandwidth for it"
+NO_FIGURES = "gpus.yaml has no peak and no bandwidth for it"
 
 
 @dataclass(frozen=True)

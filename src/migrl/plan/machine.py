@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.gpu_peaks import Gpu, find_gpu, load_gpus
 from migrl.gpus import FORMAT, PROGRAM, NvidiaSmiError, query_gpus
-from migrl.plan.assumptions import Assumptions, Gpu
+from migrl.plan.assumptions import Assumptions
 from migrl.recipe import Recipe
 
 QUERY = (PROGRAM, "--query-gpu=name,memory.total,mig.mode.current", FORMAT)
@@ -30,7 +31,7 @@ class GpuOptions:
 class Machine:
     """GPUs of one kind on `machines` machines, and this machine's processor cores and memory in bytes.
 
-    `gpus` counts all of them; 0 plans for the processor. `kind` is None where plan.yaml has no figures for this device
+    `gpus` counts all of them; 0 plans for the processor. `kind` is None where gpus.yaml has no figures for this device
     and number type: then there is no time. `found` says how the GPUs are known: found, given or assumed.
     """
 
@@ -67,7 +68,7 @@ def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions
     """The machine to plan for; where there is no GPU, a recipe in bfloat16 is planned for the assumed one.
 
     Raises:
-        UserError: options that mean nothing, a GPU that plan.yaml does not know, without its memory, or GPUs that
+        UserError: options that mean nothing, a GPU that gpus.yaml does not know, without its memory, or GPUs that
             cannot be told apart.
     """
     host = {"machines": recipe.launch.machines, "cores": len(os.sched_getaffinity(0)), "host_bytes": read_host_bytes()}
@@ -75,12 +76,12 @@ def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions
         return _take_options(recipe, options, assumptions, host)
     device, count, memory = find_gpus()
     if count:
-        kind = assumptions.find_gpu(device) if recipe.model.dtype == "bfloat16" else None
+        kind = find_gpu(device, load_gpus()) if recipe.model.dtype == "bfloat16" else None
         return Machine(count * recipe.launch.machines, device, memory, kind, found="found", **host)
     if recipe.model.dtype == "float32":
         return Machine(0, "CPU", 0, None, found="no GPU found; a recipe in float32 runs on the processor", **host)
     name = assumptions.machine.gpu
-    gpu = assumptions.gpus[name]
+    gpu = load_gpus()[name]
     how = f"no GPU found; assumed: {assumptions.machine.source}; say --gpus, --gpu, --gpu-memory for others"
     return Machine(recipe.launch.processes, name, int(gpu.memory_gb * 1e9), (name, gpu), found=how, **host)
 
@@ -96,10 +97,10 @@ def _take_options(recipe: Recipe, options: GpuOptions, assumptions: Assumptions,
     if count % host["machines"]:
         raise UserError(f"--gpus {count}: not the same number on each of launch.machines={host['machines']}")
     name = options.name or assumptions.machine.gpu
-    kind = assumptions.find_gpu(name)
+    kind = find_gpu(name, load_gpus())
     if kind is None and options.memory_gb is None:
         raise UserError(
-            f"--gpu {name!r}: not in reproduce/plan.yaml, which knows {', '.join(assumptions.gpus)}; "
+            f"--gpu {name!r}: not in reproduce/gpus.yaml, which knows {', '.join(load_gpus())}; "
             "add it there, or give --gpu-memory for a plan without times"
         )
     memory = options.memory_gb if options.memory_gb is not None else kind[1].memory_gb if kind else 0.0

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from migrl.errors import UserError
 from migrl.evidence import MANIFEST
+from migrl.gpu_peaks import find_gpu, load_gpus
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
@@ -173,7 +174,7 @@ def is_device(device: str, workload: Workload, machine: Machine) -> bool:
     """Whether what was measured on a device holds for the plan's; all processors are alike here."""
     if not machine.gpus or machine.kind is None:
         return not machine.gpus and device == "cpu"
-    kind = workload.assumptions.find_gpu(device)
+    kind = find_gpu(device, load_gpus())
     return kind is not None and kind[0] == machine.kind[0]
 
 

@@ -6,7 +6,7 @@ from migrl.recipe import Recipe
 OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")  # what a plan for other GPUs may say
 
 
-def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
+def explain_out_of_memory(stage: str, recipe: Recipe, said: str) -> str:
     """Names the stage, what torch said, and the mildest change of each key that its memory grows with."""
     kind = "select" if stage == "pass_rates" else stage.partition("_")[0]  # sft_direct is an sft
     mildest: dict[str, str] = {}
@@ -16,7 +16,6 @@ def explain_out_of_memory(stage: str, recipe: Recipe, error: Exception) -> str:
         if key not in OTHER_MACHINE:
             mildest.setdefault(key, f"{key}={show_value(value)}{experiment}")
     change = f"set one of {', '.join(mildest.values())}: this stage then begins anew; or " if mildest else ""
-    said = str(error).partition(" Including non-PyTorch")[0].rstrip(".")
     return (
         f"{stage}: the GPU ran out of memory ({said}); {change}use GPUs with more memory or end what else is on them "
         f"(nvidia-smi); `migrl plan --recipe {recipe.name}` prints what needs how much"

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from migrl.errors import UserError
-from migrl.plan.assumptions import PLAN_FILE, Efficiency, Gpu
+from migrl.gpu_peaks import GPUS_FILE, Gpu
+from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
 from migrl.plan.workload import Workload, find_file
@@ -17,7 +18,7 @@ def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine)
     Those of another number type, attention or model shape are left out.
 
     Raises:
-        UserError: more than the whole peak was reached, so the peak in plan.yaml is wrong.
+        UserError: more than the whole peak was reached, so the peak in gpus.yaml is wrong.
     """
     if machine.kind is None or not cards:
         return {}, ""
@@ -33,7 +34,7 @@ def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine)
             for bound, share in list_shares(part, machine.kind[1]):
                 if share > 1:
                     raise UserError(
-                        f"{PLAN_FILE}: {bound} was measured at {share:.2f} of the peak it has for {device}; "
+                        f"{GPUS_FILE}: {bound} was measured at {share:.2f} of the peak it has for {device}; "
                         "correct gpus there"
                     )
                 found.setdefault(bound, []).append(share)

@@ -17,10 +17,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk
 from migrl.inputs import ModelInput, prepare_input
+from migrl.launch import make_out_of_memory
 from migrl.model_folder import PROCESSOR_FILES
 from migrl.models import keep_generation_file, load_model, load_processor, pick_device
 from migrl.performance import measure_memory, release_memory
-from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import Recipe
 from migrl.records import read_samples
 from migrl.training import VISION_TOWER
@@ -44,7 +44,7 @@ def run(context: StageContext) -> dict[str, Any]:
         with watch_loading(context.folder, recipe.watch):
             facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
     except torch.OutOfMemoryError as error:
-        raise UserError(explain_out_of_memory(context.name, recipe, error)) from error
+        raise make_out_of_memory(context.name, error) from error
     performance = measure_memory()
     release_memory()
     return facts | {"performance": performance}
