@@ -231,7 +231,14 @@ def _kill_and_resume(step: Step, before: Path, work: Path, at: int, end: Any, ou
 
 
 def _compare(expected: Any, found: Any) -> str:
-    return f"{str(expected)[:300]} and then {str(found)[:300]}" if str(expected)[:300] != str(found)[:300] else "later"
+    """Where two ends first differ."""
+    for one, other in zip(expected, found, strict=True) if isinstance(expected, tuple) else [(expected, found)]:
+        names = set(one) ^ set(other)
+        if isinstance(one, dict):
+            names |= {name for name in set(one) & set(other) if one[name] != other[name]}
+        if names:
+            return ", ".join(sorted(names))
+    return "the order of its files"
 
 
 def _copy(source: Path, target: Path) -> Path:

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.utils import logging
 
 from migrl.errors import UserError
-from migrl.model_folder import GENERATION_FILE, find_model_files
+from migrl.model_folder import GENERATION_FILE, PROCESSOR_FILES, find_model_files
 from migrl.pictures import fit_size
 from migrl.recipe import ModelSettings
 
@@ -64,10 +64,11 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     return model
 
 
-def keep_generation_file(source: Path, target: Path) -> None:
-    """Give a model that was made from another its decoding settings, for whoever uses it elsewhere."""
-    if (source / GENERATION_FILE).exists():
-        shutil.copyfile(source / GENERATION_FILE, target / GENERATION_FILE)
+def copy_small_files(source: Path, target: Path) -> None:
+    """Give a model that was made from another its tokenizer, processor, template, and decoding settings."""
+    for name in (GENERATION_FILE, *PROCESSOR_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def read_end_tokens(folder: Path) -> list[int]:

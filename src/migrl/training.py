@@ -26,12 +26,14 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext
 from migrl.inputs import ModelInput
 from migrl.launch import Rank
+from migrl.model_folder import CONFIG, INDEX
 from migrl.pictures import read_image
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
 from migrl.records import write_jsonl
 from migrl.watch.guard import AlreadyTrained, LongRunGuard, share_word
 from migrl.watch.trackers import make_trackers
 
+ADAPTER_CONFIG = "adapter_config.json"
 LANGUAGE_MODEL = "language_model"
 VISION_TOWER = "visual"
 
@@ -192,10 +194,14 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
 
 
 def save_trained(trainer: Trainer, folder: Path) -> None:
-    """Save adapter or model as safetensors, and beside its folder `log.jsonl`, a row a step."""
+    """Save adapter or model as safetensors with its config, and beside its folder `log.jsonl`, a row a step."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle with this machine's paths
+        # The tokenizer that trl saves beside it differs by whether a step was made since the start; its arguments are a
+        # pickle with this machine's paths.
+        for path in folder.iterdir():
+            if path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, ADAPTER_CONFIG):
+                path.unlink()
         # From the trainer's state, which checkpoints carry: no step is missing or twice, whatever was killed.
         logged = [row for row in trainer.state.log_history if "loss" in row]
         write_jsonl(folder.parent / "log.jsonl", [{"step": row["step"], **name_metrics(row)} for row in logged])

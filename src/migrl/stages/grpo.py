@@ -22,7 +22,7 @@ from migrl.files import read_json, write_json
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import Rank, launch_training, run_child
 from migrl.models import (
-    keep_generation_file,
+    copy_small_files,
     list_end_tokens,
     list_vision_token_ids,
     load_model,
@@ -131,7 +131,7 @@ def train(context: StageContext, rank: Rank) -> None:
         write_json(context.folder / "facts.json", facts)
     save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"))
     if settings.lora is None and trainer.is_world_process_zero():
-        keep_generation_file(start, context.folder / "model")
+        copy_small_files(start, context.folder / "model")
 
 
 def make_rewards(recipe: Recipe, end_tokens: list[int]) -> list[RewardFunction]:

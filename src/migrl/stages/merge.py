@@ -6,7 +6,6 @@ base + adapter within the dtype's noise, and differ from the base's by more; the
 
 import gc
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from migrl.errors import UserError
 from migrl.evidence import StageContext, check_disk
 from migrl.inputs import ModelInput, prepare_input
 from migrl.launch import make_out_of_memory
-from migrl.model_folder import PROCESSOR_FILES
-from migrl.models import keep_generation_file, load_model, load_processor, pick_device
+from migrl.models import copy_small_files, load_model, load_processor, pick_device
 from migrl.performance import measure_memory, release_memory
 from migrl.recipe import Recipe
 from migrl.records import read_samples
@@ -66,8 +64,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     adapter_logits = compute_logits(adapted, processor, items)
     adapted.merge_and_unload(safe_merge=True).save_pretrained(out)
-    copy_processor(base, out)
-    keep_generation_file(base, out)
+    copy_small_files(base, out)
     del state, model, adapted
     gc.collect()  # they refer to each other, and two models need twice the memory
     merged = load_model(out, recipe.model).to(pick_device()).eval()
@@ -113,10 +110,3 @@ def measure_difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
     difference = sum(sum_squares(x - y) for x, y in zip(a, b, strict=True))
     return math.sqrt(difference / sum(sum_squares(y) for y in b))
-
-
-def copy_processor(source: Path, target: Path) -> None:
-    """Copy tokenizer, processor and chat template files beside merged weights."""
-    for name in PROCESSOR_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
