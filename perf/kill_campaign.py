@@ -3,6 +3,7 @@
     python perf/kill_campaign.py                     every kind of event, of every stage and of the publication (hours)
     python perf/kill_campaign.py --all               each of many writes of one file, too
     python perf/kill_campaign.py --only publication  one of them
+    python perf/kill_campaign.py --ends              of trainings only what comes after the last step
     python perf/kill_campaign.py --most 12           at most so many events of each, spread, the last ones whole
 
 It needs a C compiler for the library that counts file events (perf/kills/file_events.c). Ends with 1 on any fault.
@@ -46,7 +47,8 @@ def main() -> None:
             start = time.monotonic()
             chosen = options.only in ("", step.name)
             most = options.most if chosen else 0
-            found = campaign.run_campaign(step, before, work, partial(choose, most=most, whole=options.all), print)
+            chooser = partial(choose, most=most, whole=options.all)
+            found = campaign.run_campaign(step, before, work, chooser, print, ends_only=options.ends)
             for outcome in found:
                 print(
                     f"{outcome.name}: {outcome.events} events, {outcome.kills} kills, {outcome.identical} ends "
@@ -66,6 +68,7 @@ def read_options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="one stage, or publication")
+    parser.add_argument("--ends", action="store_true", help="of trainings only what comes after the last step")
     parser.add_argument("--all", action="store_true", help="also the same event again")
     parser.add_argument("--most", type=int, help="at most so many events of each; all unless given")
     parser.add_argument("overrides", nargs="*", help="recipe keys to change")

@@ -22,10 +22,10 @@ from migrl import launch
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
 from migrl.evidence import StageContext, read_manifest
-from migrl.files import hash_file, write_json
+from migrl.files import hash_file, read_json, write_json
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.recipe import Recipe
-from migrl.seal import check_manifests, check_tree, list_files
+from migrl.seal import check_manifests, check_tree, list_files, make_file_hashes, seal
 
 PUBLICATION = "publication"
 TRAININGS = ("sft", "grpo")
@@ -142,11 +142,26 @@ def list_steps(recipe: Recipe) -> Iterator[Step]:
     def publish(folder: Path) -> None:
         publish_report(folder / "runs" / recipe.name / "report", folder / "results" / recipe.name)
 
+    def publish_older(folder: Path) -> None:
+        report = folder / "runs" / recipe.name / "report"
+        with tempfile.TemporaryDirectory() as place:
+            older = Path(shutil.copytree(report, Path(place) / "report"))
+            write_json(older / "levels.json", ["of an earlier run"])
+            hashes = {name: value for name, value in make_file_hashes(older).items() if name in list_named(report)}
+            write_json(older / "evidence.json", seal({"files": hashes}))
+            publish_report(older, folder / "results" / recipe.name)
+
     def read_results(folder: Path) -> Any:
         files = list_files(folder / "results")
         return {name: hash_file(path) for name, path in files.items() if name.rpartition("/")[2] != "tree.json"}
 
+    yield Step("first publication", publish_older, read_results, check=check_results)
     yield Step(PUBLICATION, publish, read_results, check=check_results)
+
+
+def list_named(report: Path) -> list[str]:
+    """The files that a report's evidence names."""
+    return list(read_json(report / "evidence.json")["files"])
 
 
 def check_results(folder: Path) -> list[str]:
@@ -156,7 +171,13 @@ def check_results(folder: Path) -> list[str]:
 
 
 def run_campaign(
-    step: Step, before: Path, work: Path, choose: Callable[[list[str]], Sequence[int]], tell: Callable[[str], None]
+    step: Step,
+    before: Path,
+    work: Path,
+    choose: Callable[[list[str]], Sequence[int]],
+    tell: Callable[[str], None],
+    *,
+    ends_only: bool = False,
 ) -> list[Outcome]:
     """Kill one step at the chosen events and at events of the resume; compare each end with the undisturbed one's.
 
@@ -164,14 +185,16 @@ def run_campaign(
         before: the state that the step begins from; afterwards that of its undisturbed end.
         work: a folder to work in, made anew for every kill.
         choose: the numbers of the events that kill, from a line an event: what is done to which file.
+        ends_only: of trainings, only what comes after their last step.
     """
     _copy(before, work)  # every run in the same place, for adapters name their base's
     events = _run_undisturbed(step, work)
     end = step.read_end(work)
     reference = work.rename(work.with_name("reference"))
     outcomes = [Outcome(step.name, len(events))]
-    _try_events(step, before, work, choose(events), end, outcomes[0], tell)
-    if step.begins is not None and outcomes[0].kills:
+    if step.begins is None or not ends_only:
+        _try_events(step, before, work, choose(events), end, outcomes[0], tell)
+    if step.begins is not None and choose(events):
         first = next(number for number, event in enumerate(events, 1) if step.begins in event)
         trained = work.with_name("trained")
         _copy(before, work)
