@@ -20,8 +20,8 @@ from migrl.recipe import SEEDED_SECTIONS, Recipe
 REFERENCE_RUNS = Path(__file__).resolve().parents[2] / "results" / "reference_runs"
 RECIPE_FILE = "recipe.json"
 DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "sampling", "select", "grpo", "evaluate")
-BATCHING = ("select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
-"""How questions are put together for speed: that changes no answer but by rounding."""
+ROUNDING = ("model.threads", "select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
+"""How work is put together for speed: that changes no answer but by rounding."""
 _DECIMALS = 4
 _MOST_POINTS = 100  # two percentages differ by no more
 _Delta = Annotated[float, Field(ge=-_MOST_POINTS, le=_MOST_POINTS, strict=True, allow_inf_nan=False)]
@@ -55,12 +55,12 @@ def load_references(folder: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def find_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of the sections that decide a delta whose values differ; seeds and batching are left out."""
+    """Dotted keys of the sections that decide a delta whose values differ; seeds and ROUNDING are left out."""
     return [
         f"{section}.{key}"
         for section in DECISIVE_SECTIONS
         for key, value in ours[section].items()
-        if key != "seed" and f"{section}.{key}" not in BATCHING and theirs[section].get(key) != value
+        if key != "seed" and f"{section}.{key}" not in ROUNDING and theirs[section].get(key) != value
     ]
 
 
