@@ -12,6 +12,7 @@ one of the two trees, which `verify` knows; the next command that takes the lock
 """
 
 import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,9 @@ def check_target(target: Path) -> None:
     for folder in (results, target):
         if folder.is_symlink() and folder is target or (folder.exists() and not folder.is_dir()):
             raise UserError(f"{folder}: is no folder; move it away or use --results DIR")
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: may not be written; make it writable or use --results DIR")
     if not (results / TREE).exists():
         for path in sorted(results.iterdir()) if results.exists() else ():
             if path.name != "README.md" and path.name[0] != "." and path != target and not is_ours(path):
