@@ -72,7 +72,7 @@ RUN uv pip install --no-cache --no-deps --no-build-isolation --editable . \
  && chmod 1777 . runs data \
  && touch .venv/.migrl-stamp
 
-# What a manifest says about the image (src/migrl/image.py). No .git comes along, so the revision is told here.
+# What a manifest says about the image (src/migrl/running/container.py). No .git comes along, so the revision is told here.
 ARG BASE
 ARG REVISION=""
 ARG DIRTY=null

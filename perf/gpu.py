@@ -36,13 +36,13 @@ from rich.table import Table
 from transformers.utils import logging
 
 from migrl.errors import UserError
-from migrl.launch import choose_gpu
-from migrl.performance import release_memory
+from migrl.evidence.measurements import MEASUREMENTS, add_part, read_cards
+from migrl.evidence.publication import replace_results
 from migrl.plan.changes import change_recipe
-from migrl.publication import replace_results
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.gpu_parts import COLUMNS, Part, list_rows
-from migrl.report.measurements import MEASUREMENTS, add_part, read_cards
+from migrl.running.launch import choose_gpu
+from migrl.running.metering import release_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 FLASH = "flash_attention_2"

@@ -13,12 +13,12 @@ from random import Random
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from migrl.decoding import Decoding
-from migrl.generate import generate_batch, make_batches
-from migrl.inputs import prepare_input
-from migrl.models import load_processor
-from migrl.records import read_samples
-from migrl.scores import score_completion
+from migrl.engines.generate import generate_batch, make_batches
+from migrl.grounding.samples import read_samples
+from migrl.models.decoding import Decoding
+from migrl.models.inputs import prepare_input
+from migrl.models.loading import load_processor
+from migrl.scoring.scores import score_completion
 from migrl.world.tokenizer import MAX_PIXELS, MIN_PIXELS
 
 

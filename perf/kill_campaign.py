@@ -21,8 +21,8 @@ from pathlib import Path
 
 from kills import campaign
 
-from migrl import launch
 from migrl.recipe import load_recipe
+from migrl.running import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = ("model.threads=1", "sft.parallel=none", "grpo.parallel=none")

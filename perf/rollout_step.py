@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-from migrl.inputs import prepare_input
-from migrl.models import list_vision_token_ids, load_processor
-from migrl.records import read_samples
+from migrl.grounding.samples import read_samples
+from migrl.models.inputs import prepare_input
+from migrl.models.loading import list_vision_token_ids, load_processor
 from migrl.world.tokenizer import MAX_PIXELS, MIN_PIXELS
 
 KERNELS = {"sdpa": "sdpa", "eager text, sdpa vision": {"text_config": "eager", "vision_config": "sdpa"}}

@@ -24,13 +24,13 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from migrl.inputs import ModelInput
-from migrl.prompts import build_messages
+from migrl.grounding.prompts import build_messages
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerTeacher
-from migrl.records import BoxTarget, Sample
-from migrl.teachers.prompts import prompt_item
-from migrl.teachers.request import build_requests
-from migrl.teachers.server import ask_server
+from migrl.synthesis.teachers.prompts import prompt_item
+from migrl.synthesis.teachers.request import build_requests
+from migrl.synthesis.teachers.server import ask_server
 
 STORED, SEEN = (640, 480), (644, 476)  # as smart_resize makes it of the first
 PICTURES = 40

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from migrl.calibrate.simulate import Scenario, simulate_hits
-from migrl.claims import load_claims, select_claims
-from migrl.power import load_designs
-from migrl.scores import Row
-from migrl.stats import RESAMPLES
-from migrl.verdicts import judge_claims
+from migrl.claims.calibration.simulate import Scenario, simulate_hits
+from migrl.claims.claims import load_claims, select_claims
+from migrl.claims.verdicts import judge_claims
+from migrl.scoring.scores import Row
+from migrl.statistics.intervals import RESAMPLES
+from migrl.statistics.power import load_designs
 
 DESIGNS = ("paper_mig_bench", "paper_out_of_domain", "paper_blink", "paper_mmiu")
 CHOICES = ("blink", "mmiu")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from migrl.claims import Claim
-from migrl.scores import Row, rescore_row
+from migrl.claims.claims import Claim
+from migrl.scoring.scores import Row, rescore_row
 
 
 def make_claim(**changes: Any) -> Claim:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from migrl.benchmarks import BENCHMARKS
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.records import write_jsonl
-from migrl.scores import Row, rescore_row
+from migrl.files import write_jsonl
+from migrl.scoring.scores import Row, rescore_row
 
 TINY = Path(__file__).resolve().parents[1] / "results" / "tiny"
 HIT, MISS = "(100,200),(300,400)", "(100,200),(300,260)"

@@ -11,7 +11,7 @@ def find_rank(rank: int, partial: Path) -> int | None:
             ranks = [word for word in (entry / "environ").read_text().split("\0") if word.startswith("RANK=")]
         except OSError:
             continue  # it ended meanwhile
-        if str(partial / ".context.json") in command and "migrl.launcher" not in command:
+        if str(partial / ".context.json") in command and "migrl.running.launcher" not in command:
             if ranks == [f"RANK={rank}"] or (not ranks and rank == 0):  # one process alone is told no rank
                 return int(entry.name)
     return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from migrl.answers import STATUSES
+from migrl.grounding.answers import STATUSES
 from migrl.report.build import ReportLogs, write_report
 from migrl.report.text import BADGES
 

@@ -10,24 +10,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from migrl.claims import load_claims, load_levels, select_claims
-from migrl.decoding import Decoding
-from migrl.evaluations import describe_evaluation
-from migrl.evidence import StageContext, StageWork
-from migrl.files import write_json
-from migrl.not_run import write_not_run
-from migrl.prompts import build_messages, hash_messages
+from migrl.claims.claims import load_claims, load_levels, select_claims
+from migrl.claims.references import load_references
+from migrl.claims.verdicts import judge_claims, judge_levels
+from migrl.evidence.evaluations import describe_evaluation
+from migrl.evidence.not_run import write_not_run
+from migrl.evidence.recompute import render_page
+from migrl.evidence.seal import make_file_hashes, seal, write_tree
+from migrl.files import write_json, write_jsonl
+from migrl.grounding.prompts import build_messages, hash_messages
+from migrl.models.decoding import Decoding
 from migrl.publish import Repository, prepare_repositories
 from migrl.recipe import Recipe, load_recipe
-from migrl.recompute import render_page
-from migrl.records import write_jsonl
-from migrl.references import load_references
-from migrl.scores import Row, compute_scores, load_rows, rescore_row
-from migrl.seal import make_file_hashes, seal, write_tree
-from migrl.stage_folder import run_stage
+from migrl.running.stage import StageContext, StageWork
+from migrl.running.stage_folder import run_stage
+from migrl.scoring.scores import Row, compute_scores, load_rows, rescore_row
 from migrl.stages.evaluate import hash_arm
 from migrl.stages.report import collect_facts, pack_rows
-from migrl.verdicts import judge_claims, judge_levels
 
 ROOT = Path(__file__).resolve().parents[1]
 FETCHED_COMMIT = "b" * 40

@@ -6,12 +6,12 @@ from typing import Any
 
 from PIL import Image
 
-from migrl.inputs import ModelInput
-from migrl.prompts import build_messages
+from migrl.grounding.prompts import build_messages
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerTeacher
-from migrl.records import BoxTarget, Sample
-from migrl.teachers.prompts import prompt_item
-from migrl.teachers.server import ask_server
+from migrl.synthesis.teachers.prompts import prompt_item
+from migrl.synthesis.teachers.server import ask_server
 
 
 def make_item(number: int, folder: Path, task: str = "referring", question: str = "Locate it.") -> ModelInput:

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrl import launch
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
-from migrl.evidence import StageContext, read_manifest
+from migrl.evidence.seal import check_manifests, check_tree, list_files, make_file_hashes, seal
 from migrl.files import hash_file, read_json, write_json
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.recipe import Recipe
-from migrl.seal import check_manifests, check_tree, list_files, make_file_hashes, seal
+from migrl.running import launch
+from migrl.running.stage import StageContext, read_manifest
 
 PUBLICATION = "publication"
 TRAININGS = ("sft", "grpo")

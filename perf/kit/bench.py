@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from migrl.answers import format_box_answer
 from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
-from migrl.evidence import describe_revision
-from migrl.gpu_peaks import Gpu, find_gpu, load_gpus
-from migrl.gpus import describe_gpus
-from migrl.inputs import ModelInput, prepare_input
-from migrl.models import load_processor
-from migrl.performance import count_prompt_tokens, measure_memory
+from migrl.grounding.answers import format_box_answer
+from migrl.grounding.samples import read_samples
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_processor
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine, read_host_bytes
@@ -24,8 +21,11 @@ from migrl.plan.memory import Memory
 from migrl.plan.timing import Duration
 from migrl.plan.workload import Workload, find_file
 from migrl.recipe import Recipe
-from migrl.records import read_samples
 from migrl.report.gpu_parts import Conditions, Figure, Formula, Part
+from migrl.running.gpu_peaks import Gpu, find_gpu, load_gpus
+from migrl.running.gpus import describe_gpus
+from migrl.running.metering import count_prompt_tokens, measure_memory
+from migrl.running.stage import describe_revision
 
 PACKAGES = "torch transformers trl peft accelerate deepspeed datasets flash-attn".split()
 RESERVE = "reserve"  # plan's allowance for what is not in tensors, which no tensor count can show

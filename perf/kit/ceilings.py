@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from kit.bench import Bench, close_part
-from migrl.models import pick_device
-from migrl.performance import read_clock
+from migrl.models.loading import pick_device
 from migrl.report.gpu_parts import Figure, Part
+from migrl.running.metering import read_clock
 
 REPETITIONS = 10
 AT_ONCE = 5  # launches between two looks at the clock, so that the device never waits for the program

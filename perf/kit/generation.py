@@ -10,17 +10,17 @@ from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
-from migrl.decoding import Decoding, choose_sampling
-from migrl.flops import count_forward
-from migrl.generate import generate_batch, make_batches
-from migrl.inputs import ModelInput
-from migrl.performance import read_clock
+from migrl.engines.generate import generate_batch, make_batches
+from migrl.models.decoding import Decoding, choose_sampling
+from migrl.models.flops import count_forward
+from migrl.models.inputs import ModelInput
 from migrl.plan.costs import make_decoding
 from migrl.plan.memory import Memory
 from migrl.plan.peaks import generate, make_batch
 from migrl.plan.timing import time_compute, time_decoding
 from migrl.report.gpu_parts import Bound, Figure, Part
-from migrl.training import make_lora_config
+from migrl.running.metering import read_clock
+from migrl.training.trainer import make_lora_config
 
 REPETITIONS = 2
 WARMUP_TOKENS = 4

@@ -12,14 +12,14 @@ from transformers.trainer_utils import SaveStrategy
 
 from kit.bench import Bench, Formulas, close_part, measure_prompts, to_formula, write_answer
 from kit.budget import OutOfTime
-from migrl.inputs import ModelInput
-from migrl.models import list_end_tokens, list_vision_token_ids
-from migrl.performance import Step, StepMeter
+from migrl.models.inputs import ModelInput
+from migrl.models.loading import list_end_tokens, list_vision_token_ids
 from migrl.plan.memory import Memory, Training, plan_training
 from migrl.plan.peaks import make_batch
 from migrl.plan.timing import time_compute
 from migrl.recipe import LoraSettings
 from migrl.report.gpu_parts import Figure, Part
+from migrl.running.metering import Step, StepMeter
 from migrl.stages import grpo, sft
 
 WARMUP = 2

@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from migrl.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The source tree, which holds reproduce/ and results/."""
 AT_FDCWD = -100  # from linux/fcntl.h: names are seen from the working folder
 RENAME_EXCHANGE = 2  # from linux/fs.h
 NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -78,6 +80,83 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error}); put a plain file there that you may read") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete its folder and run the stage again") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> int:
+    """Write rows, one JSON object a line; return their number."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path, *, remedy: str = "delete it and run its stage again") -> list[dict[str, Any]]:
+    """Every row of a finished JSONL file.
+
+    Raises:
+        UserError: the file is missing, or a line is torn or no JSON object (its number is named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the stage that writes it") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); {remedy}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: torn or not JSON ({error}); {remedy}") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object; {remedy}")
+        rows.append(row)
+    return rows
+
+
+class ProgressLog:
+    """An append-only JSONL log of finished samples, keyed by uid, for stages that may be killed.
+
+    Opening it drops a torn last line (the only place a kill can tear); a broken line elsewhere is an
+    error. Each appended batch is flushed to disk before the call returns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                with path.open("r+b") as file:
+                    file.truncate(len(whole))
+            for number, row in enumerate(read_jsonl(path), 1):
+                if not isinstance(row.get("uid"), str):
+                    raise UserError(f"{path}, record {number}: key 'uid' is missing; delete it and run its stage again")
+                self.rows[row["uid"]] = row
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self.rows
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Add finished rows, each with its `uid`."""
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.update((row["uid"], row) for row in rows)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def sync_file(path: Path) -> None:

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, StageWork
 from migrl.files import hash_file
-from migrl.preflight import check_first
-from migrl.prompts import hash_prompts
+from migrl.grounding.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
-from migrl.stage_folder import run_stage
-from migrl.teachers.prompts import hash_teacher_prompts
-from migrl.watch.signals import stop_on_signals
+from migrl.running.preflight import check_first
+from migrl.running.stage import StageContext, StageWork
+from migrl.running.stage_folder import run_stage
+from migrl.running.watch.signals import stop_on_signals
+from migrl.synthesis.teachers.prompts import hash_teacher_prompts
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     if stage.prompts:
         sections["prompts"] = hash_prompts()
     if stage.name == "fetch" and isinstance(recipe.source, HubSource):
-        from migrl.sources import SOURCES_FILE  # loads what a download needs, which no other command does
+        from migrl.data.download import SOURCES_FILE  # loads what a download needs, which no other command does
 
         sections["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
     teacher = recipe.local_teacher
@@ -203,7 +203,7 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     if stage.name == "evaluate" and recipe.training_seed is not None:
         sections["training_seed"] = recipe.training_seed  # its rows say it
     if stage.name == "report":
-        from migrl.verdicts import list_judging_files  # loads what statistics need, which few commands do
+        from migrl.claims.verdicts import list_judging_files  # loads what statistics need, which few commands do
 
         sections["judged_by"] = [hash_file(path) for path in list_judging_files(recipe)]
 

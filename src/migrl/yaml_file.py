@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from migrl.errors import UserError, shorten
-from migrl.records import is_unicode
+from migrl.files import is_unicode
 
 MAX_BYTES = 40_000  # the longest file of the project has 15,000, and PyYAML takes a second for 60,000
 MAX_CHARS = 250_000  # with every alias written out

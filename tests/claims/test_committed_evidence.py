@@ -9,10 +9,10 @@ from statistics import fmean, stdev
 import pytest
 from scipy.special import stdtrit
 
-from migrl.readme import render_verdicts
-from migrl.references import compare_with_reference
-from migrl.seal import TREE, check_manifests, check_tree, list_files
-from migrl.verify import verify
+from migrl.claims.references import compare_with_reference
+from migrl.evidence.readme_tables import render_verdicts
+from migrl.evidence.seal import TREE, check_manifests, check_tree, list_files
+from migrl.evidence.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from migrl.claims import load_claims, select_claims
+from migrl.claims.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
+from migrl.evidence.seal import hash_files, list_files, make_file_hashes, seal
+from migrl.evidence.verify import is_not_run, verify_results
 from migrl.files import write_json
 from migrl.recipe import load_recipe
-from migrl.seal import hash_files, list_files, make_file_hashes, seal
-from migrl.verify import is_not_run, verify_results
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "results" / "paper"

@@ -27,8 +27,8 @@ from benchmark_files import (  # noqa: E402 - the path above makes it importable
 
 from migrl.benchmarks import BENCHMARKS  # noqa: E402
 from migrl.benchmarks.mig_bench import TASKS  # noqa: E402
-from migrl.prompts import build_messages, quote_boxes  # noqa: E402
-from migrl.records import Sample  # noqa: E402
+from migrl.grounding.prompts import build_messages, quote_boxes  # noqa: E402
+from migrl.grounding.samples import Sample  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("benchmark_prompts.json")
 HASHES = Path(__file__).with_name("mig_bench_prompt_hashes.json")

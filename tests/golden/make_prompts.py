@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from migrl.prompts import build_messages, quote_boxes
+from migrl.grounding.prompts import build_messages, quote_boxes
 from migrl.world.scenes import CELL_PX
 from migrl.world.tasks import SETS
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from migrl.benchmarks import BENCHMARKS
-from migrl.rescore import ScoreSettings, rescore_file
+from migrl.scoring.rescore import ScoreSettings, rescore_file
 
 FOLDER = os.environ.get("MIGRL_GOLDEN")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="MIGRL_GOLDEN does not name the folder of stored outputs")

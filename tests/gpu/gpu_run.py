@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from migrl.evidence import StageContext
 from migrl.pipeline import run_pipeline
 from migrl.recipe import Recipe, load_recipe
+from migrl.running.stage import StageContext
 from migrl.stages import grpo, sft
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from gpu_run import ROOT, Trainings, load_test_recipe
 
-from migrl.decoding import Decoding
-from migrl.generate import generate_batch, make_batches
-from migrl.inputs import ModelInput, prepare_input
-from migrl.models import load_model, load_processor, pick_device
-from migrl.records import read_samples
+from migrl.engines.generate import generate_batch, make_batches
+from migrl.grounding.samples import read_samples
+from migrl.models.decoding import Decoding
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_model, load_processor, pick_device
 
 BASE = ROOT / "reproduce/tiny_base"
 # Sums in another order differ by 1e-6; two tokens as near to each other as that are rare among some thousand.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from gpu_run import Trainings
 
-from migrl.gpus import describe_gpus
-from migrl.launch import ERROR, Rank, run_work
 from migrl.plan.machine import find_gpus
+from migrl.running.gpus import describe_gpus
+from migrl.running.launch import ERROR, Rank, run_work
 
 
 @pytest.fixture(autouse=True)

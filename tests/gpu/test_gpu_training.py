@@ -14,12 +14,11 @@ from gpu_run import Trainings
 from processes import find_rank
 from safetensors.torch import load_file
 
-from migrl.checkpoints import find_checkpoint
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.files import read_json
-from migrl.records import read_jsonl
+from migrl.files import read_json, read_jsonl
+from migrl.running.stage import StageContext
 from migrl.stages import sft
+from migrl.training.checkpoints import find_checkpoint
 
 # bfloat16 rounds to 2^-8 = 0.4 %, and the levels of ZeRO round at other places: 0.5 % seen on a processor.
 TOLERANCE = 0.02

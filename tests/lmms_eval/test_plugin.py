@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from migrl.errors import UserError
+from migrl.files import write_jsonl
 from migrl.lmms_tasks import write_tasks
-from migrl.records import write_jsonl
 
 
 def find_lmms_eval() -> bool:

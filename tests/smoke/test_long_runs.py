@@ -17,10 +17,10 @@ import pytest
 from smoke_run import ROOT, FinishedRun, call_migrl
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.launch import launch_generation
 from migrl.recipe import load_recipe
-from migrl.watch.signals import Stopped
+from migrl.running.launch import launch_generation
+from migrl.running.stage import StageContext
+from migrl.running.watch.signals import Stopped
 
 
 def copy_inputs(finished: FinishedRun, runs: Path, stage: str) -> Path:
@@ -115,9 +115,9 @@ while not (folder / "go").exists():
     time.sleep(0.05)
 
 from accelerate import PartialState
-from migrl.launch import run_child
-from migrl.watch.guard import share_word
-from migrl.watch.signals import read_request
+from migrl.running.launch import run_child
+from migrl.running.watch.guard import share_word
+from migrl.running.watch.signals import read_request
 
 
 def work(context, rank):

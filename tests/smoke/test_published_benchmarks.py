@@ -23,8 +23,9 @@ from benchmark_files import (
 from smoke_run import ROOT, call_migrl
 
 from migrl.benchmarks.mig_bench import TASKS
-from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
-from migrl.scores import compute_scores, load_rows
+from migrl.files import write_jsonl
+from migrl.grounding.samples import BoxTarget, Sample, read_samples
+from migrl.scoring.scores import compute_scores, load_rows
 
 BENCHMARKS = (
     "mig_bench",

@@ -7,9 +7,9 @@ import pytest
 from smoke_run import ROOT, call_migrl
 from transformers import AutoTokenizer
 
-from migrl.records import read_samples
+from migrl.evidence.measurements import MEASURED, add_part, read_cards
+from migrl.grounding.samples import read_samples
 from migrl.report.gpu_parts import Conditions, Figure, Part
-from migrl.report.measurements import MEASURED, add_part, read_cards
 
 RUN = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 QUESTION, THOUGHT, COMPLETION = 24, 32, 6

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
 
-from migrl.scores import check_rows, load_rows
-from migrl.seeds import read_evaluated_rows
+from migrl.evidence.seeds import read_evaluated_rows
+from migrl.scoring.scores import check_rows, load_rows
 
 SEED = 1
 TRAINED = ("sft", "merge", "select", "grpo", "evaluate")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from migrl.answers import (
+from migrl.grounding.answers import (
     READABLE,
     STATUSES,
     format_box_answer,

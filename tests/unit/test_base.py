@@ -9,7 +9,7 @@ import yaml
 from transformers import Qwen2_5_VLProcessor
 
 from migrl.files import hash_file
-from migrl.models import VISION_TOKENS
+from migrl.models.loading import VISION_TOKENS
 from migrl.world.base import BaseTraining, train_base
 from migrl.world.tokenizer import ANSWER_TOKENS
 

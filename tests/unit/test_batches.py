@@ -6,9 +6,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.generate import make_batches
-from migrl.inputs import ModelInput
-from migrl.records import ChoiceTarget, Sample
+from migrl.engines.generate import make_batches
+from migrl.grounding.samples import ChoiceTarget, Sample
+from migrl.models.inputs import ModelInput
 
 
 def make_input(number: int, sides: list[int]) -> ModelInput:

@@ -25,8 +25,8 @@ from migrl.benchmarks import BENCHMARKS, Annotations
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.mig_bench import TASKS
 from migrl.errors import UserError
-from migrl.pictures import MissingPictures
-from migrl.records import BoxTarget, ChoiceTarget, parse_sample
+from migrl.grounding.images import MissingPictures
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, parse_sample
 
 GROUNDING = ("lisa_val", "llmseg", "revos", "reasonvos")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.boxes import FRAMES, Box, BoxError, check_box, compute_iou, convert_box
+from migrl.grounding.boxes import FRAMES, Box, BoxError, check_box, compute_iou, convert_box
 
 SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 

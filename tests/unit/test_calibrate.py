@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from claim_rows import make_claim, make_rows
 
-from migrl.calibrate import Effort, build_table, list_misses, run_grid, write_table
-from migrl.calibrate.correlations import measure_correlations
-from migrl.calibrate.grid import Cell, list_cells, run_cell
-from migrl.calibrate.simulate import Scenario, judge_simulated, simulate_hits
-from migrl.calibrate.table import hash_designs
-from migrl.claims import Verdict
-from migrl.power import Design, load_designs
-from migrl.stats import bootstrap_macro_delta
-from migrl.verdicts import judge_claims
+from migrl.claims.calibration import Effort, build_table, list_misses, run_grid, write_table
+from migrl.claims.calibration.correlations import measure_correlations
+from migrl.claims.calibration.grid import Cell, list_cells, run_cell
+from migrl.claims.calibration.simulate import Scenario, judge_simulated, simulate_hits
+from migrl.claims.calibration.table import hash_designs
+from migrl.claims.claims import Verdict
+from migrl.claims.verdicts import judge_claims
+from migrl.statistics.intervals import bootstrap_macro_delta
+from migrl.statistics.power import Design, load_designs
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "calibration"
 EFFORT = Effort(runs=300, side_runs=60, resamples=300)
@@ -116,7 +116,7 @@ def _ask_for_more(low: float, high: float, expected: float | None) -> tuple[Verd
 def test_a_lenient_or_strict_rule_and_a_narrow_interval_are_found_out(
     name: str, wrong: Callable[..., Any], figure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"migrl.calibrate.simulate.{name}", wrong)
+    monkeypatch.setattr(f"migrl.claims.calibration.simulate.{name}", wrong)
     design = make_design(14.0 if figure == "reproduced" else 6.0)
     misses = list_misses(calibrate({"c": design}, list_stated("c")))
     assert any(f": {figure} " in miss for miss in misses), misses
@@ -126,7 +126,7 @@ def test_intervals_that_take_samples_of_a_set_for_independent_are_found_out(monk
     def forget_sets(first: Any, second: Any, tasks: Any, clusters: Any, **settings: Any) -> Any:
         return bootstrap_macro_delta(first, second, tasks, list(map(str, range(len(tasks)))), **settings)
 
-    monkeypatch.setattr("migrl.calibrate.simulate.bootstrap_macro_delta", forget_sets)
+    monkeypatch.setattr("migrl.claims.calibration.simulate.bootstrap_macro_delta", forget_sets)
     tasks = {"b/t": {"sets": {4: 60}, "accuracy": 0.5}}
     pair = dict.fromkeys(("low", "stated", "high"), {"arms": 0.0, "samples": 0.6})
     design = make_design(6.0, tasks=tasks, correlations=pair)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from migrl.checkpoints import find_checkpoint
 from migrl.files import write_json
+from migrl.training.checkpoints import find_checkpoint
 
 STATE = {"state": torch.ones(64)}
 

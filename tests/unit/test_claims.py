@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from migrl.claims import Scope, decide_verdict, load_claims, load_levels, select_claims
+from migrl.claims.claims import Scope, decide_verdict, load_claims, load_levels, select_claims
 from migrl.errors import UserError
 from migrl.recipe import load_recipe
 

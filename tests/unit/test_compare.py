@@ -10,7 +10,7 @@ from compare_runs import TINY, count, refuse, show, write_run
 from run_files import DECODING
 
 from migrl.compare.show import escape_markdown
-from migrl.scores import Row
+from migrl.scoring.scores import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 

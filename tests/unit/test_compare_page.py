@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from migrl.compare import flips
 from migrl.compare.show import escape_markdown
-from migrl.scores import Row
+from migrl.scoring.scores import Row
 
 HOSTILE = (
     "</style><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202egnp.exe\u0007\ud800"

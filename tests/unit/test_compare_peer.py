@@ -10,10 +10,10 @@ from compare_runs import HIT, MISS, TINY, Letters, Peer, Reader, count, refuse, 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from migrl.boxes import compute_iou
 from migrl.compare.rounding import bound_iou
-from migrl.records import write_jsonl
-from migrl.scores import BOX_DECIMALS, load_rows
+from migrl.files import write_jsonl
+from migrl.grounding.boxes import compute_iou
+from migrl.scoring.scores import BOX_DECIMALS, load_rows
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from migrl.errors import UserError
-from migrl.evidence import describe_machine
-from migrl.image import read_image
+from migrl.running.container import read_image
+from migrl.running.stage import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "sha256:" + hashlib.sha256(b"an image").hexdigest()
@@ -139,8 +139,8 @@ def test_outside_of_git_the_revision_is_the_image_s_if_the_source_is_the_image_s
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     program = """if True:
         import json, pathlib, sys
-        from migrl.evidence import describe_revision
-        from migrl.image import Image
+        from migrl.running.stage import describe_revision
+        from migrl.running.container import Image
         for tree in sys.argv[1:]:
             print(json.dumps(describe_revision(Image("debian", "abc", False, pathlib.Path(tree), None))))
     """

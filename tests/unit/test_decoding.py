@@ -10,13 +10,13 @@ import torch
 from transformers import GenerationConfig
 
 from migrl.data.world_source import build_world
-from migrl.decoding import GENERATION_FILE, Decoding, choose_evaluation, choose_sampling
+from migrl.engines.generate import generate_batch
 from migrl.errors import UserError
-from migrl.generate import generate_batch
-from migrl.inputs import ModelInput, prepare_input
-from migrl.models import list_vision_token_ids, load_model, load_processor
+from migrl.grounding.samples import read_samples
+from migrl.models.decoding import GENERATION_FILE, Decoding, choose_evaluation, choose_sampling
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import list_vision_token_ids, load_model, load_processor
 from migrl.recipe import Recipe, WorldSource, load_recipe
-from migrl.records import read_samples
 from migrl.stages import grpo
 
 ROOT = Path(__file__).resolve().parents[2]

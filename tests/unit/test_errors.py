@@ -12,7 +12,7 @@ import pytest
 
 from migrl.cli import main
 from migrl.errors import MAX_CHARS, UserError, explain_full_disk, explain_os_error, find_fullest
-from migrl.evidence import check_disk
+from migrl.running.stage import check_disk
 
 INTERRUPT = """
 import os, signal, sys
@@ -111,7 +111,7 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("module", ["migrl.cli", "typer", "pydantic", "migrl.watch.signals"])
+@pytest.mark.parametrize("module", ["migrl.cli", "typer", "pydantic", "migrl.running.watch.signals"])
 def test_ctrl_c_while_it_imports_is_quiet(module: str) -> None:
     done = run_python(INTERRUPT.replace("MODULE", module) + "from migrl.__main__ import main; main()")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -9,7 +9,7 @@ import pytest
 from run_files import DECODING, make_row, read_recipe
 
 from migrl.errors import UserError
-from migrl.evaluations import (
+from migrl.evidence.evaluations import (
     OWN_KEYS,
     Evaluation,
     check_evaluations,
@@ -20,7 +20,7 @@ from migrl.evaluations import (
     read_evaluations,
 )
 from migrl.files import write_json
-from migrl.scores import Row
+from migrl.scoring.scores import Row
 
 OTHERS: dict[str, Any] = {
     "engine": "vllm",

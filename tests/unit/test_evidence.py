@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, StageWork, check_disk
 from migrl.recipe import Recipe, load_recipe
-from migrl.stage_folder import run_stage
+from migrl.running.stage import StageContext, StageWork, check_disk
+from migrl.running.stage_folder import run_stage
 
 RECIPE: Recipe = load_recipe(Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml")
 

@@ -9,12 +9,13 @@ from PIL import Image
 from migrl.data.layout import CONTROL_TOKENS
 from migrl.data.training_pool import link_training
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.inputs import prepare_input
-from migrl.models import load_processor
-from migrl.pictures import decode_image
+from migrl.files import write_jsonl
+from migrl.grounding.images import decode_image
+from migrl.grounding.samples import BoxTarget, Sample, read_samples
+from migrl.models.inputs import prepare_input
+from migrl.models.loading import load_processor
 from migrl.recipe import load_recipe
-from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
+from migrl.running.stage import StageContext
 from migrl.stages import fetch
 
 ROOT = Path(__file__).resolve().parents[2]

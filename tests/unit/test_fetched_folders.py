@@ -15,18 +15,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from migrl.chat_template import check_template
 from migrl.data.training_pool import link_training
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.files import hash_file
-from migrl.models import load_model
-from migrl.prompts import build_messages
-from migrl.provenance import describe_fetched
+from migrl.evidence.provenance import describe_fetched
+from migrl.files import hash_file, write_jsonl
+from migrl.grounding.prompts import build_messages
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.chat_template import check_template
+from migrl.models.loading import load_model
+from migrl.models.template_trial import make_environment
 from migrl.recipe import ModelSettings, Recipe, load_recipe
-from migrl.records import BoxTarget, Sample, write_jsonl
+from migrl.running.stage import StageContext
 from migrl.stages import fetch
-from migrl.template_trial import make_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "reproduce" / "tiny_base"

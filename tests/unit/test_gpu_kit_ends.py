@@ -12,8 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from migrl.evidence.measurements import MEASUREMENTS, read_cards
 from migrl.report.gpu_parts import Conditions, Figure, Part
-from migrl.report.measurements import MEASUREMENTS, read_cards
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = "NVIDIA H100 80GB HBM3"

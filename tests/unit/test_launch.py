@@ -13,9 +13,11 @@ from torch.distributed import Backend, distributed_c10d
 from torch.utils.file_baton import FileBaton
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext
 from migrl.files import write_json
-from migrl.launch import (
+from migrl.models.loading import load_processor
+from migrl.plan.out_of_memory import explain_out_of_memory
+from migrl.recipe import WatchSettings, dump_whole, load_recipe
+from migrl.running.launch import (
     check_gpus,
     choose_gpu,
     describe_context,
@@ -26,11 +28,9 @@ from migrl.launch import (
     make_out_of_memory,
     read_context,
 )
-from migrl.models import load_processor
-from migrl.plan.out_of_memory import explain_out_of_memory
-from migrl.recipe import WatchSettings, dump_whole, load_recipe
-from migrl.training import set_patience
-from migrl.vllm_rollouts import link_model, make_vllm_arguments
+from migrl.running.stage import StageContext
+from migrl.training.trainer import set_patience
+from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"

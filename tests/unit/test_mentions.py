@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.mentions import find_images, find_mentions
+from migrl.grounding.mentions import find_images, find_mentions
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from migrl.data.json_stream import stream_records
 from migrl.data.mgrounding import TASKS, choose_samples, convert_record
 from migrl.data.pool import PoolSizes, identify_picture
 from migrl.errors import UserError
-from migrl.mentions import find_images
-from migrl.records import BoxTarget, read_samples, write_jsonl
+from migrl.files import write_jsonl
+from migrl.grounding.mentions import find_images
+from migrl.grounding.samples import BoxTarget, read_samples
 
 BOX = "<|box_start|>(100,200),(300,400)<|box_end|>"
 CAT = "Find <|object_ref_start|>the cat<|object_ref_end|>."

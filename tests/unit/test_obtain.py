@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from migrl.data.download import Obtained, Source, download, load_sources, obtain, record
+from migrl.data.download.progress import hash_with_progress
 from migrl.errors import UserError
-from migrl.sources import Obtained, Source, download, load_sources, obtain, record
-from migrl.sources.progress import hash_with_progress
 
 FIRST, SECOND = "1" * 40, "2" * 40
 REPO = "someone/data"

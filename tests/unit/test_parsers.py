@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.answers import STATUSES, has_exact_form
 from migrl.benchmarks.box_parsers import (
     MIG_BENCH_PARSERS,
     ZERO_SHOT_PARSERS,
@@ -33,7 +32,8 @@ from migrl.benchmarks.letter_parsers import (
     read_vlmevalkit,
 )
 from migrl.benchmarks.readings import BoxParser, BoxQuestion, ChoiceQuestion, LetterParser
-from migrl.boxes import Frame
+from migrl.grounding.answers import STATUSES, has_exact_form
+from migrl.grounding.boxes import Frame
 
 BOX_PARSERS = {f"mig_bench/{k}": v for k, v in MIG_BENCH_PARSERS.items()} | {
     f"zero_shot/{k}": v for k, v in ZERO_SHOT_PARSERS.items()

@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from migrl.data.world_source import build_world
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.launch import Rank
+from migrl.files import read_jsonl, write_jsonl
+from migrl.grounding.samples import BoxTarget, Sample
 from migrl.pipeline import plan_stages, prepare_stage
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
 from migrl.recipe import Recipe, WorldSource, load_recipe
-from migrl.records import BoxTarget, Sample, read_jsonl, write_jsonl
-from migrl.rollouts import read_pool
+from migrl.running.launch import Rank
+from migrl.running.stage import StageContext
 from migrl.stages import pass_rates, select
 from migrl.stages.pass_rates import compare_pass_rates, draw_samples, read_before
+from migrl.training.rollouts import read_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("refer", "region", "tracking")

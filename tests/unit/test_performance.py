@@ -12,17 +12,17 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from migrl import performance
-from migrl.evidence import PROGRESS
-from migrl.flops import count_forward
-from migrl.models import load_processor
-from migrl.performance import BFLOAT16, GenerationMeter, Step, StepMeter, describe, read_performance
+from migrl.evidence.measurements import render_measurements
+from migrl.files import ProgressLog
+from migrl.models.flops import count_forward
+from migrl.models.loading import load_processor
 from migrl.pipeline import plan_stages
-from migrl.preflight import needs_gpu
 from migrl.recipe import LoraSettings, load_recipe
-from migrl.records import ProgressLog
-from migrl.report.measurements import render_measurements
-from migrl.training import make_lora_config
+from migrl.running import metering
+from migrl.running.metering import BFLOAT16, GenerationMeter, Step, StepMeter, describe, read_performance
+from migrl.running.preflight import needs_gpu
+from migrl.running.stage import PROGRESS
+from migrl.training.trainer import make_lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = {"device": "cpu", "peak_memory_gb": None, "reserved_memory_gb": None}
@@ -80,7 +80,7 @@ def test_a_trainers_passes_are_counted_where_they_carry_loss(monkeypatch: pytest
     labels = batch["input_ids"].clone()
     labels[:, :-20] = -100
     clock = iter([0.0, 5.0, 7.0, 10.0])
-    monkeypatch.setattr(performance, "read_clock", lambda: next(clock))
+    monkeypatch.setattr(metering, "read_clock", lambda: next(clock))
     meter = StepMeter(LoraSettings(rank=8, alpha=8), rollouts=True)
     nothing: Any = None
     meter.on_train_begin(nothing, nothing, nothing, model=model)
@@ -111,7 +111,7 @@ def test_a_trainers_passes_are_counted_where_they_carry_loss(monkeypatch: pytest
 def test_mfu_is_what_all_processes_needed_of_what_their_devices_could() -> None:
     device = "NVIDIA H100 80GB HBM3"
     memory = [{"device": device, "peak_memory_gb": gb, "reserved_memory_gb": gb + 1} for gb in (40.0, 50.0)]
-    peak = performance.find_peak_flops(device)
+    peak = metering.find_peak_flops(device)
     assert peak == pytest.approx(989.4e12)
     step = Step(seconds=2.0, tokens=1000, sequences=4, longest=300, flops=0.4 * peak * 2 * 2)
     together = describe("optimizer step", [step, step], [], 2, memory, dtype=BFLOAT16)  # flops of both processes

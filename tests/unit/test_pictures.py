@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from migrl.errors import UserError
-from migrl.pictures import decode_image, read_image, read_image_size
+from migrl.grounding.images import decode_image, read_image, read_image_size
 
 RED = (255, 0, 0)
 
@@ -147,7 +147,7 @@ def test_a_picture_that_changed_since_fetch_is_named_with_both_sizes(tmp_path):
 
 def test_a_picture_of_121_megapixels_is_read_without_a_warning(tmp_path):
     Image.new("1", (11_000, 11_000)).save(tmp_path / "large.png")
-    code = "import pathlib, sys; from migrl.pictures import read_image; read_image(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys; from migrl.grounding.images import read_image; read_image(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert told.stdout == told.stderr == ""

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from migrl import prompts
 from migrl.errors import UserError
+from migrl.grounding import prompts
 from migrl.pipeline import lock_folder, plan_stages, prepare_stage
 from migrl.recipe import load_recipe
 
@@ -54,8 +54,8 @@ def test_how_a_text_stands_beside_the_pictures_concerns_a_teacher_too(monkeypatc
 
     teacher = "synthesize.teacher={engine: openai, model: m}"
     before = list_sections(), list_sections(teacher)
-    monkeypatch.setattr("migrl.prompts.build_messages", build)
-    monkeypatch.setattr("migrl.teachers.prompts.build_messages", build)
+    monkeypatch.setattr("migrl.grounding.prompts.build_messages", build)
+    monkeypatch.setattr("migrl.synthesis.teachers.prompts.build_messages", build)
     assert "synthesize" not in list_changed(before[0], list_sections())
     assert list_changed(before[1], list_sections(teacher))[0] == "synthesize"
 

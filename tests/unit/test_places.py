@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
-from migrl.files import hash_file, write_json
-from migrl.publication import lock_results, replace_results
-from migrl.records import write_jsonl
-from migrl.seal import check_manifests, check_tree, make_file_hashes, seal
+from migrl.evidence.publication import lock_results, replace_results
+from migrl.evidence.seal import check_manifests, check_tree, make_file_hashes, seal
+from migrl.files import hash_file, write_json, write_jsonl
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from migrl.cli import app
 from migrl.data.world_source import build_world
 from migrl.errors import UserError
-from migrl.gpu_peaks import find_peak_flops
-from migrl.inputs import prepare_input
-from migrl.models import load_processor
+from migrl.grounding.samples import read_samples
+from migrl.models.inputs import prepare_input
+from migrl.models.loading import load_processor
 from migrl.pipeline import plan_stages
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.build import Plan, build_plan
@@ -31,7 +31,7 @@ from migrl.plan.shapes import read_shape
 from migrl.plan.timing import Decoding, add_durations, time_compute, time_decoding
 from migrl.plan.workload import Workload
 from migrl.recipe import Recipe, WorldSource, load_recipe
-from migrl.records import read_samples
+from migrl.running.gpu_peaks import find_peak_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"

@@ -45,7 +45,7 @@ from migrl.plan.shapes import (
     read_shape,
 )
 from migrl.recipe import LoraSettings
-from migrl.training import freeze_vision_tower, make_lora_config
+from migrl.training.trainer import freeze_vision_tower, make_lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {name: ROOT / "reproduce" / "shapes" / f"qwen2_5_vl_{name}.json" for name in ("7b", "72b")}

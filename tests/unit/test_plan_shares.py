@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
+from migrl.evidence.measurements import MEASUREMENTS, add_part, write_cards
+from migrl.evidence.seal import write_tree
+from migrl.evidence.verify import verify
 from migrl.files import write_json
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.build import Plan, build_plan
 from migrl.plan.machine import GpuOptions
 from migrl.recipe import load_recipe
 from migrl.report.gpu_parts import Card, Conditions, Figure, Part
-from migrl.report.measurements import MEASUREMENTS, add_part, write_cards
-from migrl.seal import write_tree
-from migrl.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 EIGHT = GpuOptions(gpus=8, memory_gb=80, name="NVIDIA H100 80GB HBM3")

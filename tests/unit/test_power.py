@@ -13,11 +13,12 @@ import yaml
 from scipy.stats import chi2, multivariate_normal
 
 from migrl.benchmarks import BENCHMARKS
-from migrl.calibrate.correlations import measure_correlations
-from migrl.calibrate.simulate import Scenario, simulate_hits
-from migrl.claims import decide_verdict, load_claims
+from migrl.claims.calibration.correlations import measure_correlations
+from migrl.claims.calibration.simulate import Scenario, simulate_hits
+from migrl.claims.claims import decide_verdict, load_claims
 from migrl.errors import UserError
-from migrl.power import (
+from migrl.statistics.intervals import wilson_interval
+from migrl.statistics.power import (
     DESIGNS_FILE,
     Alternative,
     Design,
@@ -27,7 +28,6 @@ from migrl.power import (
     plan_power,
     predict_reproduced,
 )
-from migrl.stats import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = os.environ.get("MIGRL_GOLDEN")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from migrl.errors import UserError
-from migrl.preflight import list_packages, refuse_without_packages
 from migrl.recipe import load_recipe
+from migrl.running.preflight import list_packages, refuse_without_packages
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2_5_VLProcessor
 
-from migrl.models import compute_resized_size, load_processor
-from migrl.pictures import fit_size
+from migrl.grounding.images import fit_size
+from migrl.models.loading import compute_resized_size, load_processor
 from migrl.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from migrl import prompts
-from migrl.prompts import SUFFIXES, build_messages, hash_messages, hash_prompts
+from migrl.grounding import prompts
+from migrl.grounding.prompts import SUFFIXES, build_messages, hash_messages, hash_prompts
 
 
 def test_a_message_reads_exactly_like_this():

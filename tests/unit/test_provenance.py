@@ -11,15 +11,15 @@ import pytest
 import torch
 from run_files import FETCHED_COMMIT, make_run, read_recipe
 
-from migrl.evidence import StageContext, StageWork, describe_machine, read_manifest
+from migrl.evidence.provenance import count_gpu_processes, describe_fetched, describe_provenance, measure_gpu_seconds
 from migrl.files import hash_file
-from migrl.gpus import describe_gpus
+from migrl.grounding.prompts import hash_prompts
 from migrl.pipeline import plan_stages, prepare_stage
-from migrl.prompts import hash_prompts
-from migrl.provenance import count_gpu_processes, describe_fetched, describe_provenance, measure_gpu_seconds
 from migrl.recipe import Recipe
-from migrl.stage_folder import run_stage
-from migrl.teachers.prompts import hash_teacher_prompts
+from migrl.running.gpus import describe_gpus
+from migrl.running.stage import StageContext, StageWork, describe_machine, read_manifest
+from migrl.running.stage_folder import run_stage
+from migrl.synthesis.teachers.prompts import hash_teacher_prompts
 
 H100 = "NVIDIA H100 80GB HBM3"
 BASE = Path(__file__).resolve().parents[2] / "reproduce" / "tiny_base"

@@ -19,14 +19,14 @@ from run_files import (
 )
 from typer.testing import CliRunner
 
-from migrl.claims import load_claims, select_claims
+from migrl.claims.claims import load_claims, select_claims
 from migrl.cli import app
 from migrl.errors import UserError
+from migrl.evidence.verify import verify_results
 from migrl.files import hash_file
 from migrl.publish.cards import escape_markdown
 from migrl.publish.facts import find_setting, read_facts
 from migrl.recipe import Recipe
-from migrl.verify import verify_results
 
 MODEL_FILES = {
     "README.md",

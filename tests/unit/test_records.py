@@ -7,16 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrl.errors import UserError
-from migrl.records import (
-    BoxTarget,
-    ChoiceTarget,
-    ProgressLog,
-    Sample,
-    parse_sample,
-    read_jsonl,
-    read_samples,
-    write_jsonl,
-)
+from migrl.files import ProgressLog, read_jsonl, write_jsonl
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample, parse_sample, read_samples
 
 SAMPLE = Sample(
     uid="mini_mig:referring:0",

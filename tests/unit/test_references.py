@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from claim_rows import make_claim, make_rows
 
+from migrl.claims.references import check_deltas, compare_with_reference, load_references, read_reference_deltas
+from migrl.claims.verdicts import judge_claims
 from migrl.errors import UserError
 from migrl.recipe import SEEDED_SECTIONS, load_recipe
-from migrl.references import check_deltas, compare_with_reference, load_references, read_reference_deltas
-from migrl.verdicts import judge_claims
 
 TINY = Path(__file__).resolve().parents[2] / "reproduce" / "recipes" / "tiny.yaml"
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from report_rows import ARMS, FACTS, LOGS, make_claims, make_row, make_rows, make_scores, write, write_images
 
-from migrl.answers import READABLE, STATUSES
 from migrl.errors import UserError
+from migrl.grounding.answers import READABLE, STATUSES
 from migrl.report import explorer as explorer_module
 from migrl.report.embed import embed_picture
 from migrl.report.explorer import build_explorer, choose_samples, link_samples
@@ -23,7 +23,7 @@ from migrl.report.machine import list_code_facts
 from migrl.report.outcomes import group_rows
 from migrl.report.shots import split_completion
 from migrl.report.text import BADGES, escape_cell, show_claimed, show_p, show_points
-from migrl.stats import bootstrap_macro_delta
+from migrl.statistics.intervals import bootstrap_macro_delta
 
 
 def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_outside_itself(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from migrl.benchmarks import BENCHMARKS
-from migrl.boxes import FRAMES, Frame, convert_box
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.pictures import fit_size
-from migrl.rescore import ScoreSettings, cut_answer, rescore_file
+from migrl.grounding.boxes import FRAMES, Frame, convert_box
+from migrl.grounding.images import fit_size
+from migrl.scoring.rescore import ScoreSettings, cut_answer, rescore_file
 
 RECORDS = [make_mig_record("region"), make_mig_record("region"), make_mig_record("refer_grounding")]
 

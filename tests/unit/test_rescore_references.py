@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.seal import write_tree
+from migrl.evidence.seal import write_tree
+from migrl.evidence.verify import verify
 from migrl.stages.report import pack_rows
-from migrl.verify import verify
 
 SEED = Path("reference_runs/tiny/seed_8")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from migrl.rewards import compute_accuracy_reward, make_reward_functions, measure_zero_variance
+from migrl.training.rewards import compute_accuracy_reward, make_reward_functions, measure_zero_variance
 
 TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.5, 0.5], "letter": None, "options": None}
 END = 7

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrl.answers import STATUSES
-from migrl.boxes import FRAMES, Frame
 from migrl.errors import UserError
-from migrl.scores import Row, check_rows, compute_scores, load_rows, rescore_row, score_completion
-from migrl.stats import wilson_interval
+from migrl.grounding.answers import STATUSES
+from migrl.grounding.boxes import FRAMES, Frame
+from migrl.scoring.scores import Row, check_rows, compute_scores, load_rows, rescore_row, score_completion
+from migrl.statistics.intervals import wilson_interval
 
 SIZES, RESIZED = [[200, 100], [50, 80]], [[112, 56], [56, 84]]
 TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.75, 0.75]}

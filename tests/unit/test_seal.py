@@ -14,8 +14,16 @@ from typer.testing import CliRunner
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
+from migrl.evidence.seal import (
+    check_in_tree,
+    check_manifest,
+    check_manifests,
+    check_tree,
+    make_file_hashes,
+    seal,
+    write_tree,
+)
 from migrl.files import write_json
-from migrl.seal import check_in_tree, check_manifest, check_manifests, check_tree, make_file_hashes, seal, write_tree
 
 LEAVES = {
     "tiny/samples.jsonl.gz": gzip.compress(b'{"uid": 1}\n', mtime=0),

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.files import write_json
-from migrl.records import write_jsonl
-from migrl.scores import check_rows, load_rows, rescore_row
-from migrl.seeds import join_files, join_lists, list_evaluations, read_evaluated_rows
+from migrl.evidence.seeds import join_files, join_lists, list_evaluations, read_evaluated_rows
+from migrl.files import write_json, write_jsonl
+from migrl.scoring.scores import check_rows, load_rows, rescore_row
 
 
 def make_row(arm: str, seed: int | None, number: int, **changes: Any) -> dict[str, Any]:

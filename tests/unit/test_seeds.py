@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext
 from migrl.files import hash_json, write_json
 from migrl.pipeline import find_place, plan_stages, prepare_stage, run_pipeline
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
 from migrl.publish.facts import describe_seeds
 from migrl.recipe import Recipe, dump_whole, load_recipe
-from migrl.watch.signals import Stopped
+from migrl.running.stage import StageContext
+from migrl.running.watch.signals import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"

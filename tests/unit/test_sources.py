@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from migrl.data.download import load_sources
 from migrl.errors import UserError
-from migrl.sources import load_sources
 
 REPO = "someone/data"
 VALID: dict[str, Any] = {

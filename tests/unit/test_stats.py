@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from migrl.stats import (
+from migrl.statistics.intervals import (
     adjust_for_many,
     bootstrap_macro,
     bootstrap_macro_delta,

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from migrl.filters import count_filters, judge_candidates, judge_completion
-from migrl.inputs import ModelInput
-from migrl.prompts import build_messages
+from migrl.grounding.prompts import build_messages
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.inputs import ModelInput
 from migrl.recipe import ScriptedTeacher, load_recipe
-from migrl.records import BoxTarget, Sample
+from migrl.synthesis.filters import count_filters, judge_candidates, judge_completion
 from migrl.world.teacher import FAULTS, write_candidate
 
 SETTINGS = load_recipe(Path(__file__).resolve().parents[2] / "reproduce/recipes/tiny.yaml").synthesize

@@ -22,9 +22,10 @@ from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
 from migrl.errors import UserError
+from migrl.files import ProgressLog
 from migrl.recipe import ServerTeacher
-from migrl.records import ProgressLog
-from migrl.teachers.client import (
+from migrl.running.watch.signals import Stopped
+from migrl.synthesis.teachers.client import (
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
     Line,
@@ -35,10 +36,9 @@ from migrl.teachers.client import (
     parse_retry_after,
     read_key,
 )
-from migrl.teachers.ledger import Spent
-from migrl.teachers.reply import MAX_REPLY_BYTES, Setback, parse_reply
-from migrl.teachers.request import Request
-from migrl.watch.signals import Stopped
+from migrl.synthesis.teachers.ledger import Spent
+from migrl.synthesis.teachers.reply import MAX_REPLY_BYTES, Setback, parse_reply
+from migrl.synthesis.teachers.request import Request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = "sk-Never/Shown"

@@ -12,9 +12,9 @@ from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
 from migrl.errors import UserError
-from migrl.teachers.client import Line, Unanswered, ask, check_reachable, open_client
-from migrl.teachers.reply import Setback, parse_reply
-from migrl.teachers.request import Request
+from migrl.synthesis.teachers.client import Line, Unanswered, ask, check_reachable, open_client
+from migrl.synthesis.teachers.reply import Setback, parse_reply
+from migrl.synthesis.teachers.request import Request
 
 
 def ask_limited(url: str, line: Line) -> Any:

@@ -15,19 +15,19 @@ from PIL import Image
 from teacher_calls import make_item, make_teacher
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.inputs import prepare_input
-from migrl.launch import Rank
-from migrl.models import compute_resized_size, load_processor
+from migrl.models.inputs import prepare_input
+from migrl.models.loading import compute_resized_size, load_processor
 from migrl.pipeline import STAGES, prepare_stage
 from migrl.recipe import MgroundingTask, Recipe, load_recipe
+from migrl.running.launch import Rank
+from migrl.running.stage import StageContext
 from migrl.stages.synthesize import choose_processes
-from migrl.teachers import prompts
-from migrl.teachers.local import read_replies, write_batches
-from migrl.teachers.prompts import FAMILIES, find_family, hash_teacher_prompts, prompt_item, read_text
-from migrl.teachers.request import build_body, derive_seed, encode_picture
-from migrl.teachers.teacher import resize_picture
-from migrl.teachers.vllm_engine import load_vllm
+from migrl.synthesis.teachers import prompts
+from migrl.synthesis.teachers.local import read_replies, write_batches
+from migrl.synthesis.teachers.prompts import FAMILIES, find_family, hash_teacher_prompts, prompt_item, read_text
+from migrl.synthesis.teachers.request import build_body, derive_seed, encode_picture
+from migrl.synthesis.teachers.teacher import resize_picture
+from migrl.synthesis.teachers.vllm_engine import load_vllm
 from migrl.world.in_domain import MINI_MIG
 
 ROOT = Path(__file__).resolve().parents[2]

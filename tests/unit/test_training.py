@@ -7,9 +7,9 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 
-from migrl.models import load_model, load_processor
+from migrl.models.loading import load_model, load_processor
 from migrl.recipe import LoraSettings, ModelSettings
-from migrl.training import freeze_vision_tower, make_lora_config
+from migrl.training.trainer import freeze_vision_tower, make_lora_config
 
 BASE = Path(__file__).resolve().parents[2] / "reproduce" / "tiny_base"
 

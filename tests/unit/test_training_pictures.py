@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from migrl.errors import UserError
-from migrl.inputs import ModelInput, prepare_input
-from migrl.models import load_model, load_processor
-from migrl.pictures import read_image
+from migrl.grounding.images import read_image
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_model, load_processor
+from migrl.models.size_gates import check_sizes
 from migrl.recipe import Recipe, load_recipe
-from migrl.records import BoxTarget, Sample
-from migrl.size_gates import check_sizes
 from migrl.stages import grpo, sft
-from migrl.training import build_dataset
+from migrl.training.trainer import build_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "reproduce" / "tiny_base"

@@ -19,7 +19,7 @@ from migrl.data.training_pool import drop_unusable
 from migrl.data.univg import Item, read_stage
 from migrl.data.univg_samples import PoolIndex, find_target
 from migrl.errors import UserError
-from migrl.records import BoxTarget, Sample
+from migrl.grounding.samples import BoxTarget, Sample
 
 WORDS = ("first", "second", "third", "fourth", "fifth")
 SIZES = PoolSizes(50, 50, 0, TASKS)

@@ -17,12 +17,13 @@ from migrl.data.training_pool import refuse_empty
 from migrl.data.univg import Drop, Item, read_stage
 from migrl.data.univg_samples import choose_stages
 from migrl.errors import UserError
-from migrl.filters import judge_completion
-from migrl.inputs import ModelInput
-from migrl.prompts import build_messages
+from migrl.files import write_jsonl
+from migrl.grounding.prompts import build_messages
+from migrl.grounding.samples import BoxTarget, Sample, read_samples
+from migrl.models.inputs import ModelInput
 from migrl.recipe import SINGLE_IMAGE, ScriptedTeacher, load_recipe
-from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
-from migrl.teachers.scripted import write_replies
+from migrl.synthesis.filters import judge_completion
+from migrl.synthesis.teachers.scripted import write_replies
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce/recipes"
 BOX = (100, 200, 300, 400)

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migrl.data.download.unpack import RECORD, UnpackLimits, unpack_zip
 from migrl.errors import UserError
-from migrl.sources.unpack import RECORD, UnpackLimits, unpack_zip
 
 LIMITS = UnpackLimits(max_files=100, max_bytes=50_000_000)
 
@@ -262,7 +262,7 @@ def test_what_cannot_be_written_leaves_nothing_half_done(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr("migrl.sources.unpack.write_json", fail)
+        patched.setattr("migrl.data.download.unpack.write_json", fail)
         unpack_zip(archive, tmp_path / "out", LIMITS)
     assert [path.name for path in tmp_path.iterdir()] == [archive.name]
 

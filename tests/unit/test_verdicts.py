@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from claim_rows import make_box_rows, make_claim, make_rows
 
-from migrl.claims import Level, load_claims, select_claims
+from migrl.claims.claims import Level, load_claims, select_claims
+from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
-from migrl.scores import Row, compute_scores, rescore_row
-from migrl.verdicts import judge_claims, judge_levels
+from migrl.scoring.scores import Row, compute_scores, rescore_row
 
 
 def test_a_delta_is_the_difference_of_the_macros_over_the_tasks_of_all_benchmarks() -> None:

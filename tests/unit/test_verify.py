@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 
 from migrl.cli import app
 from migrl.errors import UserError
-from migrl.files import format_json, write_json
-from migrl.records import write_jsonl
-from migrl.report.measurements import render_measurements
-from migrl.scores import Row, load_rows, rescore_row
-from migrl.seal import list_files, write_tree
+from migrl.evidence.measurements import render_measurements
+from migrl.evidence.seal import list_files, write_tree
+from migrl.evidence.verify import verify, verify_results
+from migrl.files import format_json, write_json, write_jsonl
+from migrl.scoring.scores import Row, load_rows, rescore_row
 from migrl.stages.report import pack_rows
-from migrl.verify import verify, verify_results
 
 REFERENCES = Path("reference_runs") / "tiny"
 

@@ -12,14 +12,14 @@ from report_rows import EVALUATIONS, FACTS, LEVELS, make_claims, make_rows, make
 from run_files import ROOT, make_results, read_recipe
 from typer.testing import CliRunner
 
-from migrl.calibrate.write import render_table
+from migrl.claims.calibration.write import render_table
 from migrl.cli import app
 from migrl.errors import UserError
+from migrl.evidence.recompute import compare_coverage, render_page
+from migrl.evidence.seal import write_tree
+from migrl.evidence.verify import verify, verify_results
 from migrl.files import write_json
 from migrl.recipe import SEEDED_SECTIONS
-from migrl.recompute import compare_coverage, render_page
-from migrl.seal import write_tree
-from migrl.verify import verify, verify_results
 
 HUGE = 10**400
 DEEP = "[" * 100_000

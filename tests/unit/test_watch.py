@@ -16,15 +16,15 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext
 from migrl.pipeline import STAGES, prepare_stage
 from migrl.recipe import AlarmSettings, WatchSettings, load_recipe
-from migrl.training import name_metrics, train_resuming
-from migrl.watch.alarms import find_alarm, find_broken
-from migrl.watch.disk import estimate_checkpoint, size_next_checkpoint
-from migrl.watch.guard import LongRunGuard
-from migrl.watch.signals import Stopped, read_request, read_stopped, stop_on_signals
-from migrl.watch.trackers import check_trackers, describe_run
+from migrl.running.stage import StageContext
+from migrl.running.watch.alarms import find_alarm, find_broken
+from migrl.running.watch.disk import estimate_checkpoint, size_next_checkpoint
+from migrl.running.watch.guard import LongRunGuard
+from migrl.running.watch.signals import Stopped, read_request, read_stopped, stop_on_signals
+from migrl.running.watch.trackers import check_trackers, describe_run
+from migrl.training.trainer import name_metrics, train_resuming
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT / "reproduce" / "recipes" / "test.yaml"
@@ -104,7 +104,7 @@ STALLING = """
 import ctypes, sys, time
 from pathlib import Path
 from migrl.recipe import WatchSettings
-from migrl.watch.watchdog import watch_loading, watch_progress
+from migrl.running.watch.watchdog import watch_loading, watch_progress
 
 def stand_still(how):
     if how in ("free", "report", "loading", "saving", "no disk"):

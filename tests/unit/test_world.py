@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from PIL import Image
 
-from migrl.pictures import fit_size
+from migrl.grounding.images import fit_size
 from migrl.world.cases import Case
 from migrl.world.picture import draw_world
 from migrl.world.scenes import CELL_PX, GRIDS, SCALES, Scene, render_scene

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from migrl.benchmarks.readings import BoxParser, ExactBox, LetterParser
 from migrl.errors import UserError
-from migrl.records import Sample
+from migrl.grounding.samples import Sample
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from migrl.benchmarks.fields import Record, open_record, read_json_file
 from migrl.benchmarks.letter_parsers import BLINK_PARSERS
 from migrl.benchmarks.parquet import list_parquet, pick_suffix, read_pictures, read_rows, write_picture
 from migrl.errors import UserError
-from migrl.records import ChoiceTarget, Sample
+from migrl.grounding.samples import ChoiceTarget, Sample
 
 OPTIONS = {
     "Art_Style": 2,

@@ -7,8 +7,8 @@ hit decides. Sources: Migician `eval/utils.py`, UniVG-R1 `eval/MIG_bench/` and `
 import re
 from fractions import Fraction
 
-from migrl.answers import MAX_ANSWER_CHARS, Answer, Status, parse_box_answer
 from migrl.benchmarks.readings import BoxParser, BoxQuestion, BoxReading, read_numbers
+from migrl.grounding.answers import MAX_ANSWER_CHARS, Answer, Status, parse_box_answer
 
 _INT, _DECIMAL = r"(\d+)", r"(\d+\.\d+)"
 CASCADE = (

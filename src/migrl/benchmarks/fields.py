@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.records import is_unicode
+from migrl.files import is_unicode
 
 MAX_NUMBER = 1e9  # no coordinate comes near it
 REMEDY = "fetch the file again, or correct it"

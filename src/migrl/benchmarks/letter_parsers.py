@@ -7,8 +7,8 @@ happens stands in the parse ledger.
 
 import re
 
-from migrl.answers import Answer, parse_choice_answer
 from migrl.benchmarks.readings import ChoiceQuestion, LetterParser
+from migrl.grounding.answers import Answer, parse_choice_answer
 
 _PARAGRAPH = "\n\n"
 _LEAD = re.compile(r"^[(\s]*+")

@@ -19,8 +19,8 @@ from scipy.optimize import linear_sum_assignment
 
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.mc_bench import STYLES, McBench, McBox, McPair, rank_box
-from migrl.boxes import Box, compute_iou
-from migrl.stats import wilson_interval
+from migrl.grounding.boxes import Box, compute_iou
+from migrl.statistics.intervals import wilson_interval
 
 IOU_THRESHOLD = 0.5
 MAX_DETECTIONS = 100  # of one group in one image; the best scores count

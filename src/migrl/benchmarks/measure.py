@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from migrl.benchmarks.readings import BoxParser, BoxQuestion, BoxReading, ExactBox
-from migrl.boxes import Frame, Size, compute_iou, frame_size
-from migrl.records import BoxTarget
+from migrl.grounding.boxes import Frame, Size, compute_iou, frame_size
+from migrl.grounding.samples import BoxTarget
 
 
 def read_and_measure(

@@ -31,7 +31,7 @@ from migrl.benchmarks.box_parsers import MIG_BENCH_OFFICIAL, MIG_BENCH_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, open_record, read_json_list
 from migrl.benchmarks.readings import ExactBox
-from migrl.records import BoxTarget, Defect, Sample
+from migrl.grounding.samples import BoxTarget, Defect, Sample
 
 KEYS = ("task", "images", "question", "answer", "additional_info", "need_format")
 TASKS = (

@@ -23,7 +23,7 @@ from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, open_record, read_json_list
 from migrl.benchmarks.letter_parsers import MMIU_PARSERS
 from migrl.benchmarks.parquet import list_parquet, read_rows
-from migrl.records import ChoiceTarget, Sample
+from migrl.grounding.samples import ChoiceTarget, Sample
 
 KEYS = ("task", "options", "question", "context", "input_image_path", "output")
 OPTIONAL = ("visual_input_component", "source")

@@ -18,7 +18,7 @@ from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.fields import Record, is_list, open_record
 from migrl.benchmarks.letter_parsers import MUIRBENCH_PARSERS
 from migrl.benchmarks.parquet import list_parquet, pick_suffix, read_pictures, read_rows, write_picture
-from migrl.records import ChoiceTarget, Sample
+from migrl.grounding.samples import ChoiceTarget, Sample
 
 KEYS = ("idx", "task", "question", "options", "answer", "counterpart_idx", "image_list")
 COUNTS = {"test": 2600}

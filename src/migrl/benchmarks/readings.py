@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from migrl.answers import Answer, Status
-from migrl.boxes import Frame
+from migrl.grounding.answers import Answer, Status
+from migrl.grounding.boxes import Frame
 
 ExactBox = tuple[Fraction, Fraction, Fraction, Fraction]
 MAX_DIGITS = 32  # longer numbers are noise; the bound keeps exact arithmetic cheap

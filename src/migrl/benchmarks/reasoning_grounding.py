@@ -27,8 +27,8 @@ from migrl.benchmarks.box_parsers import ZERO_SHOT_PARSERS
 from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, is_list, open_record, read_json_list
 from migrl.benchmarks.readings import ExactBox
-from migrl.pictures import MissingPictures, find_missing, read_image_size
-from migrl.records import BoxTarget, Defect, Sample
+from migrl.grounding.images import MissingPictures, find_missing, read_image_size
+from migrl.grounding.samples import BoxTarget, Defect, Sample
 
 COUNTS = {"lisa_val": 200, "lisa_test": 779, "reasonvos": 458}
 TARGET_FRAME = 3

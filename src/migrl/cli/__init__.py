@@ -10,7 +10,7 @@ from pathlib import Path
 from migrl.cli import calibration, compare, pipeline, results
 from migrl.cli.shared import app
 from migrl.errors import UserError, explain_full_disk, explain_os_error, find_fullest, is_disk_full, shorten
-from migrl.watch.signals import Stopped
+from migrl.running.watch.signals import Stopped
 
 __all__ = ["app", "calibration", "compare", "main", "pipeline", "results"]
 

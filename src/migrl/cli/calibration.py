@@ -24,8 +24,8 @@ def calibrate(
     others: Annotated[int, typer.Option("--others", min=2, help="Pairs of runs a cell of the other kind.")] = 400,
 ) -> None:
     """Simulate pairs of runs at the benchmarks' sizes; write how often each verdict errs. Resumes where it ended."""
-    from migrl.calibrate import Effort, build_table, list_misses, run_grid, write_table
-    from migrl.power import load_designs
+    from migrl.claims.calibration import Effort, build_table, list_misses, run_grid, write_table
+    from migrl.statistics.power import load_designs
 
     designs, effort = load_designs(), Effort(simulations, others)
     columns = (TextColumn("simulated pairs of runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

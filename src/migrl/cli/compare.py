@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from migrl.boxes import Frame
 from migrl.cli.shared import app, console
 from migrl.errors import UserError
+from migrl.grounding.boxes import Frame
 from migrl.outputs import PAGE_MARK, check_output
 
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, run_stages
+from migrl.cli.tables import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 from migrl.errors import UserError
+from migrl.evidence.measurements import read_cards, write_cards
+from migrl.evidence.publication import check_target, replace_results
+from migrl.evidence.seal import check_place
 from migrl.files import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages
-from migrl.publication import check_target, replace_results
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
-from migrl.report.measurements import read_cards, write_cards
-from migrl.seal import check_place
-from migrl.show import print_claims, print_estimate, print_inspections, print_measurements, print_scores
 
 
 @app.command()
@@ -134,7 +134,7 @@ def synthesize(
     if not dry_run:
         run_alone("synthesize", settings, runs, force)
         return
-    from migrl.teachers.estimate import estimate_requests
+    from migrl.synthesis.teachers.estimate import estimate_requests
 
     print_estimate(estimate_requests(settings, runs / settings.name), console)
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from migrl.boxes import Frame
 from migrl.cli.shared import RecipeName, Results, Runs, app, console, find_recipe
+from migrl.cli.tables import print_claims, print_detection_report, print_report
 from migrl.errors import UserError
 from migrl.files import read_json
-from migrl.show import print_claims, print_detection_report, print_report
+from migrl.grounding.boxes import Frame
 
 
 @app.command()
@@ -22,7 +22,7 @@ def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such a
 @app.command()
 def readme(results: Results = Path("results"), path: Path = Path("README.md")) -> None:
     """Write the verdict table of the committed results into the README."""
-    from migrl.readme import update_readme
+    from migrl.evidence.readme_tables import update_readme
 
     update_readme(path, results)
 
@@ -32,7 +32,7 @@ def verify(
     path: Annotated[Path, typer.Argument(help="A results folder, or one recipe's folder in it.")] = Path("results"),
 ) -> None:
     """Check every file's hash and recompute every number from the raw completions; exit 1 on any difference."""
-    from migrl.verify import verify as verify_path
+    from migrl.evidence.verify import verify as verify_path
 
     found = verify_path(path)
     for check in found.checks:
@@ -56,8 +56,8 @@ def seal(
 
     The only command that takes what others changed: `migrl reproduce` and `migrl not-run` seal their own folder.
     """
-    from migrl.publication import lock_results
-    from migrl.seal import TREE, check_manifests, check_whole, write_tree
+    from migrl.evidence.publication import lock_results
+    from migrl.evidence.seal import TREE, check_manifests, check_whole, write_tree
 
     check_whole(results)
     with lock_results(results):
@@ -83,8 +83,8 @@ def rescore(
 @app.command("not-run")
 def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results")) -> None:
     """Write the results folder of a recipe that has not been run: its claims, with nothing measured."""
-    from migrl.not_run import refuse_evidence, write_not_run
-    from migrl.publication import replace_results
+    from migrl.evidence.not_run import refuse_evidence, write_not_run
+    from migrl.evidence.publication import replace_results
 
     settings = find_recipe(recipe, None)
     with replace_results(results / settings.name) as made:
@@ -146,7 +146,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Score anyone's raw outputs as the benchmark's authors do, or strictly."""
-    from migrl.rescore import ScoreSettings, rescore_detections, rescore_file
+    from migrl.scoring.rescore import ScoreSettings, rescore_detections, rescore_file
 
     if benchmark == "mc_bench":
         report = rescore_detections(annotations, predictions)

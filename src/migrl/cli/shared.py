@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from migrl.errors import OutOfMemory, UserError
+from migrl.files import ROOT
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.plan.checks import check_arithmetic
 from migrl.recipe import Recipe, load_recipe
@@ -35,7 +36,7 @@ def find_recipe(name: str, overrides: list[str] | None) -> Recipe:
         return load_recipe(Path(name), overrides)
     folder = Path("reproduce/recipes")
     if not folder.is_dir():
-        folder = Path(__file__).resolve().parents[3] / "reproduce" / "recipes"
+        folder = ROOT / "reproduce" / "recipes"
     return load_recipe(folder / f"{name}.yaml", overrides)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from migrl.compare.peer import LETTER_RULE, shorten
 from migrl.compare.sides import Side
 from migrl.errors import UserError
-from migrl.evaluations import EVALUATIONS, OWN_KEYS
-from migrl.scores import Row
-from migrl.tables import has_box
+from migrl.evidence.evaluations import EVALUATIONS, OWN_KEYS
+from migrl.scoring.scores import Row
+from migrl.scoring.tables import has_box
 
 GROUPING_KEYS = ("benchmark", "task", "cluster")
 """Keys that decide what is paired and averaged: a difference in them cannot be let through."""

@@ -10,11 +10,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from migrl.answers import READABLE
-from migrl.boxes import Box, convert_box
 from migrl.compare.pairs import Comparison, Pair
 from migrl.compare.show import COUNTS, RULES, SCORES, list_cells, list_changes, list_head, show_counts, show_scores
 from migrl.compare.sides import Reply, Side
+from migrl.grounding.answers import READABLE
+from migrl.grounding.boxes import Box, convert_box
 from migrl.outputs import PAGE_MARK, write_output
 from migrl.report.embed import Picture, embed_picture
 from migrl.report.page import render_page

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from migrl.compare.differences import Difference
 from migrl.compare.sides import Reply, Side
 from migrl.errors import UserError
-from migrl.evaluations import EVALUATIONS
-from migrl.scores import Row
-from migrl.stats import bootstrap_macro_delta
-from migrl.tables import PERCENT_DECIMALS, has_box
+from migrl.evidence.evaluations import EVALUATIONS
+from migrl.scoring.scores import Row
+from migrl.scoring.tables import PERCENT_DECIMALS, has_box
+from migrl.statistics.intervals import bootstrap_macro_delta
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from migrl.answers import READABLE, Status
 from migrl.benchmarks.box_parsers import MIG_BENCH_PARSERS, ZERO_SHOT_PARSERS
 from migrl.benchmarks.letter_parsers import BLINK_PARSERS, MMIU_PARSERS, MUIRBENCH_PARSERS
-from migrl.boxes import Box, Frame
 from migrl.compare.rounding import BOX_ROUNDING, IOU_ROUNDING, bound_iou
 from migrl.compare.sides import Reply, Rule, Side, read_reply, to_unit
 from migrl.errors import UserError
-from migrl.records import read_jsonl
-from migrl.scores import Row, rescore_row
-from migrl.tables import IOU_THRESHOLD, IOU_TOLERANCE, MAX_TOKENS, has_box, is_hit
+from migrl.files import read_jsonl
+from migrl.grounding.answers import READABLE, Status
+from migrl.grounding.boxes import Box, Frame
+from migrl.scoring.scores import Row, rescore_row
+from migrl.scoring.tables import IOU_THRESHOLD, IOU_TOLERANCE, MAX_TOKENS, has_box, is_hit
 
 BOX_RULES = frozenset((*MIG_BENCH_PARSERS, *ZERO_SHOT_PARSERS))
 LETTER_RULES = frozenset((*BLINK_PARSERS, *MMIU_PARSERS, *MUIRBENCH_PARSERS))

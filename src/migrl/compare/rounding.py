@@ -1,8 +1,8 @@
 """What the IoU on a peer's line may be, given that the line holds its box and its IoU as rounded decimals."""
 
-from migrl.boxes import Box
-from migrl.scores import BOX_DECIMALS
-from migrl.tables import IOU_DECIMALS
+from migrl.grounding.boxes import Box
+from migrl.scoring.scores import BOX_DECIMALS
+from migrl.scoring.tables import IOU_DECIMALS
 
 BOX_ROUNDING = 0.5 * 10**-BOX_DECIMALS
 """How far a number of a line's box may be from the one that was scored, in the line's frame."""

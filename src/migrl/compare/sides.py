@@ -6,16 +6,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from migrl.answers import Status
 from migrl.benchmarks.measure import read_and_measure
-from migrl.boxes import Box, Frame, convert_box
 from migrl.errors import UserError
-from migrl.evaluations import EVALUATIONS, read_evaluations
-from migrl.official import find_rule
-from migrl.records import BoxTarget
+from migrl.evidence.evaluations import EVALUATIONS, read_evaluations
+from migrl.grounding.answers import Status
+from migrl.grounding.boxes import Box, Frame, convert_box
+from migrl.grounding.samples import BoxTarget
 from migrl.report.text import name_arm
-from migrl.scores import Row, load_rows, rescore_row
-from migrl.tables import IOU_DECIMALS, has_box, is_hit
+from migrl.scoring.official import find_rule
+from migrl.scoring.scores import Row, load_rows, rescore_row
+from migrl.scoring.tables import IOU_DECIMALS, has_box, is_hit
 
 Name = Literal["A", "B"]
 Rule = Literal["strict", "official"]

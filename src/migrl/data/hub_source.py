@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
+from migrl.data.download import SOURCES_FILE, Obtained, Source, find_changes, load_sources, obtain, refuse_missing
+from migrl.data.download.catalog import TrainingData
 from migrl.data.layout import CONTROL_TOKENS, describe_files, link_pictures, move_images
 from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import identify_picture
 from migrl.data.training_pool import PoolTraining, build_pool, find_pool, link_training
 from migrl.errors import UserError
-from migrl.pictures import MissingPictures, find_missing
+from migrl.files import write_jsonl
+from migrl.grounding.images import MissingPictures, find_missing
 from migrl.recipe import HubSource, PreparedTraining
-from migrl.records import write_jsonl
-from migrl.sources import SOURCES_FILE, Obtained, Source, find_changes, load_sources, obtain, refuse_missing
-from migrl.sources.catalog import TrainingData
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from migrl.data.download import Obtained
 from migrl.errors import UserError
-from migrl.records import Sample
-from migrl.sources import Obtained
+from migrl.grounding.samples import Sample
 
 CONTROL_TOKENS = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),

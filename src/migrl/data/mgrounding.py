@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from migrl.benchmarks.fields import open_record
-from migrl.boxes import Box
 from migrl.data.json_stream import Tally, convert_records
 from migrl.data.layout import CONTROL_TOKENS
 from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
 from migrl.data.target_image import NOT_NAMED, REF_START, find_quoted_image, place_by_answer, place_by_question
 from migrl.data.turns import PLACEHOLDER, SHAREGPT, read_turns
-from migrl.prompts import quote_boxes
+from migrl.grounding.boxes import Box
+from migrl.grounding.prompts import quote_boxes
+from migrl.grounding.samples import BoxTarget, Sample
 from migrl.recipe import MgroundingTask
-from migrl.records import BoxTarget, Sample
 
-ROOT = "MGrounding-630k"
+ARCHIVE_ROOT = "MGrounding-630k"
 TASKS: tuple[str, ...] = get_args(MgroundingTask)
 FIXED_IMAGE = {"Region_Locating": 1, "Referring_Grounding": 2}
 ASKED_IMAGE = ("Common_Object", "Difference", "Object_Tracking")
@@ -63,7 +63,7 @@ def convert_record(path: Path, index: int, data: Any) -> Conversion:
         UserError: the record is not of the published form, naming file, index and key.
     """
     record = open_record(path, index, data, ("images", "conversations"), optional=None)
-    images = tuple(name.removeprefix(f"{ROOT}/") for name in record.paths("images"))
+    images = tuple(name.removeprefix(f"{ARCHIVE_ROOT}/") for name in record.paths("images"))
     task = images[0].split("/", 1)[0]
     turns = read_turns(record, SHAREGPT)
     dropped: Counter[str] = Counter()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from migrl.boxes import Size
 from migrl.errors import UserError
-from migrl.pictures import decode_image, fit_sizes
+from migrl.grounding.boxes import Size
+from migrl.grounding.images import decode_image, fit_sizes
 
 BATCH = 64  # pictures a thread decodes in one go
 MANY_PICTURES = 5000  # about what is decoded in five seconds

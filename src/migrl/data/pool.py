@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from migrl.records import Sample
+from migrl.grounding.samples import Sample
 
 Split = Literal["cot", "rl"]
 _MAX_REASONS = 40

@@ -3,9 +3,9 @@
 from pathlib import Path, PurePosixPath
 
 from migrl.errors import UserError
-from migrl.evidence import check_disk
+from migrl.grounding.samples import Sample, read_samples
 from migrl.plain_files import copy_plain, list_plain_files, refuse_large
-from migrl.records import Sample, read_samples
+from migrl.running.stage import check_disk
 
 MAX_FILE_BYTES = 1_000_000_000
 """Of a file of records or a picture. The largest picture that is decoded has 540 MB in RGB (pictures.py)."""

@@ -23,11 +23,12 @@ from transformers import (
 )
 
 from migrl.errors import UserError
-from migrl.evidence import check_disk
-from migrl.models import pick_device
-from migrl.performance import release_memory
+from migrl.files import ROOT, write_jsonl
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.loading import pick_device
 from migrl.recipe import RehearsalSource
-from migrl.records import BoxTarget, Sample, write_jsonl
+from migrl.running.metering import release_memory
+from migrl.running.stage import check_disk
 
 BENCHMARK = "rehearsal"
 WORDS = (
@@ -157,8 +158,7 @@ def draw_model(
 
 def read_shapes(path: Path, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     """The architecture, with the tokenizer's special ids in place of its own."""
-    root = Path(__file__).resolve().parents[3]
-    found = next((file for file in (path, root / path) if file.is_file()), None)
+    found = next((file for file in (path, ROOT / path) if file.is_file()), None)
     if found is None:
         raise UserError(f"source.shapes={path}: no such file; the known ones are in reproduce/shapes")
     try:

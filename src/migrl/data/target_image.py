@@ -13,7 +13,7 @@ These are lists of words, so they err on the side of dropping; a text in other w
 
 import re
 
-from migrl.mentions import find_images
+from migrl.grounding.mentions import find_images
 
 BOX_END = "<|box_end|>"
 REF_START, REF_END = "<|object_ref_start|>", "<|object_ref_end|>"

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from migrl.data.download import SOURCES_FILE, Obtained, Source, load_sources, obtain
 from migrl.data.layout import describe_files, link_pictures, move_images, refuse_control_tokens
 from migrl.data.mgrounding import choose_samples
 from migrl.data.picture_check import PictureCheck
@@ -19,10 +20,10 @@ from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
+from migrl.files import write_jsonl
+from migrl.grounding.samples import Sample, read_samples
 from migrl.plain_files import list_plain_files, refuse_large
 from migrl.recipe import SINGLE_IMAGE, HubSource, MgroundingTraining, UnivgTraining
-from migrl.records import Sample, read_samples, write_jsonl
-from migrl.sources import SOURCES_FILE, Obtained, Source, load_sources, obtain
 
 PoolTraining = MgroundingTraining | UnivgTraining
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from migrl.benchmarks.fields import Record
-from migrl.records import is_unicode
+from migrl.files import is_unicode
 
 PLACEHOLDER = "<image>"
 _PLACEHOLDERS = re.compile(r"\s*(?:(?:image[ -]?\d{1,2}:\s*)?<image>\s*)+", re.IGNORECASE)

@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks.fields import Record, open_record
-from migrl.boxes import Box
 from migrl.data.json_stream import Tally, convert_records
 from migrl.data.layout import CONTROL_TOKENS
-from migrl.data.mgrounding import ROOT, TASKS, check_permille, find_flaw
+from migrl.data.mgrounding import ARCHIVE_ROOT, TASKS, check_permille, find_flaw
 from migrl.data.pool import Split
 from migrl.data.turns import PLACEHOLDER, SHAREGPT, TurnForm, read_turns, strip_placeholders
+from migrl.grounding.boxes import Box
 from migrl.recipe import SINGLE_IMAGE
 
 STAGES: dict[Split, str] = {"cot": "stage1_cotsft.json", "rl": "stage2_rl.json"}
@@ -133,7 +133,7 @@ def place_images(record: Record) -> tuple[str, tuple[str, ...], str]:
     """(task, images below the data folder, reason to drop the record, if any)."""
     places: list[tuple[str, str]] = []
     for name in record.texts("images"):
-        rest = name.rpartition(f"{ROOT}/")[2].removeprefix("./")
+        rest = name.rpartition(f"{ARCHIVE_ROOT}/")[2].removeprefix("./")
         coco = _COCO.search(name)
         if (task := rest.split("/", 1)[0]) in TASKS:
             places.append((task, f"{POOL_FOLDER}/{record.path_inside('images', rest)}"))

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks.fields import open_record
-from migrl.boxes import Box
 from migrl.data.json_stream import Tally, convert_records
-from migrl.data.mgrounding import FIXED_IMAGE, ROOT
+from migrl.data.mgrounding import ARCHIVE_ROOT, FIXED_IMAGE
 from migrl.data.mgrounding import find_target as find_pool_target
 from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
 from migrl.data.target_image import NOT_NAMED, place_by_question
 from migrl.data.turns import SHAREGPT, read_turns
 from migrl.data.univg import POOL_FOLDER, STAGES, Drop, Item, read_stage
-from migrl.records import BoxTarget, Sample
+from migrl.grounding.boxes import Box
+from migrl.grounding.samples import BoxTarget, Sample
 
 
 class PoolIndex:
@@ -40,7 +40,7 @@ class PoolIndex:
     def _find_places(self, path: Path, index: int, data: Any) -> tuple[tuple[str, ...], list[tuple[int, Box]]]:
         """Images of a record, and what its answers say: (image, box in unit frame), whatever the questions are like."""
         record = open_record(path, index, data, ("images", "conversations"), optional=None)
-        names = [name.removeprefix(f"{ROOT}/") for name in record.paths("images")]
+        names = [name.removeprefix(f"{ARCHIVE_ROOT}/") for name in record.paths("images")]
         images = tuple(f"{POOL_FOLDER}/{name}" for name in names)
         if _digest(images) not in self._wanted:
             return images, []

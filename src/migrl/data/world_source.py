@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.progress import track
 
+from migrl.files import write_jsonl
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample
 from migrl.recipe import WorldSource
-from migrl.records import BoxTarget, ChoiceTarget, Sample, write_jsonl
 from migrl.world.cases import SEEN, Case, Palette, TaskMaker
 from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import Scene, hash_scenes, render_scene

@@ -2,7 +2,7 @@
 
 lmms-eval hands every function one document, a row of the prepared data, and nothing else; so the
 settings of a task live in a `GroundingTask`, and its bound methods are the functions. All metrics are
-in percent, and mean what `migrl.tables` means by their names.
+in percent, and mean what `migrl.scoring.tables` means by their names.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 
 from PIL import Image
 
-from migrl.answers import READABLE
-from migrl.boxes import QWEN_FACTOR, Frame, Size
-from migrl.pictures import find_sizes, fit_sizes, read_image
-from migrl.prompts import PromptStyle, build_messages, quote_boxes
-from migrl.records import parse_sample
-from migrl.scores import score_completion
-from migrl.tables import is_hit
+from migrl.grounding.answers import READABLE
+from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
+from migrl.grounding.images import find_sizes, fit_sizes, read_image
+from migrl.grounding.prompts import PromptStyle, build_messages, quote_boxes
+from migrl.grounding.samples import parse_sample
+from migrl.scoring.scores import score_completion
+from migrl.scoring.tables import is_hit
 
 QWEN_VL_UTILS_PIXELS = (4 * QWEN_FACTOR**2, 16384 * QWEN_FACTOR**2)
 TASK_METRIC = "task_"

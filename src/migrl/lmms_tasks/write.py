@@ -11,13 +11,13 @@ from typing import Any, get_args
 
 import yaml
 
-from migrl.boxes import FRAMES, Frame
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
 from migrl.files import put_folder, remove_folder, write_text
+from migrl.grounding.boxes import FRAMES, Frame
+from migrl.grounding.prompts import PromptStyle, hash_prompts
+from migrl.grounding.samples import Sample, read_samples
 from migrl.lmms_tasks.grounding import TASK_METRIC, GroundingTask
-from migrl.prompts import PromptStyle, hash_prompts
-from migrl.records import Sample, read_samples
 
 HEADER = "# Written by migrl; write it again rather than edit it.\n"
 PREFIX = "migrl_"

@@ -6,9 +6,10 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
+from migrl.files import ROOT
 from migrl.yaml_file import read_yaml
 
-PLAN_FILE = Path(__file__).resolve().parents[3] / "reproduce" / "plan.yaml"
+PLAN_FILE = ROOT / "reproduce" / "plan.yaml"
 Positive = Annotated[float, Field(gt=0)]
 _Model = TypeVar("_Model", bound=BaseModel)
 

@@ -1,13 +1,13 @@
 """What each stage computes, in words and FLOPs, and how long that takes.
 
-FLOPs are those of migrl/flops.py, which a measured MFU counts too: recomputation for checkpoints is in the share of
+FLOPs are those of models/flops.py, which a measured MFU counts too: recomputation for checkpoints is in the share of
 the peak, not in the FLOPs.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-from migrl.flops import Forward, count_forward, count_vision
+from migrl.models.flops import Forward, count_forward, count_vision
 from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine
 from migrl.plan.measured import Measured

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrl.evidence import MANIFEST
+from migrl.data.download.catalog import SourceFile
 from migrl.plan.shapes import count_lora_parameters, count_parameters
 from migrl.plan.workload import Workload
 from migrl.recipe import HubSource, LoraSettings, Parallel, RehearsalSource
-from migrl.sources.catalog import SourceFile
+from migrl.running.stage import MANIFEST
 
 KEPT_CHECKPOINTS = 3  # save_total_limit 2, and one being written
 BYTES_A_TOKEN = 4  # of text

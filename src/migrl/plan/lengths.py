@@ -9,14 +9,14 @@ from statistics import fmean
 
 from tokenizers import Tokenizer
 
-from migrl.boxes import Size
 from migrl.errors import UserError
-from migrl.pictures import find_sizes, fit_size
+from migrl.grounding.boxes import Size
+from migrl.grounding.images import find_sizes, fit_size
+from migrl.grounding.prompts import SUFFIXES, TargetKind, build_messages
+from migrl.grounding.samples import Sample, parse_sample
 from migrl.plan.assumptions import SetLengths, TextLengths
 from migrl.plan.shapes import VisionShape
-from migrl.prompts import SUFFIXES, TargetKind, build_messages
 from migrl.recipe import RehearsalSource
-from migrl.records import Sample, parse_sample
 
 SAMPLED = 200  # records of a split whose pictures are looked at
 LONGEST = 20  # and those with the most pictures, for the longest prompt

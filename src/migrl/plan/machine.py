@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrl.errors import UserError
-from migrl.gpu_peaks import Gpu, find_gpu, load_gpus
-from migrl.gpus import FORMAT, PROGRAM, NvidiaSmiError, query_gpus
 from migrl.plan.assumptions import Assumptions
 from migrl.recipe import Recipe
+from migrl.running.gpu_peaks import Gpu, find_gpu, load_gpus
+from migrl.running.gpus import FORMAT, PROGRAM, NvidiaSmiError, query_gpus
 
 QUERY = (PROGRAM, "--query-gpu=name,memory.total,mig.mode.current", FORMAT)
 OPTIONS = "give --gpus, --gpu and --gpu-memory of those to use"

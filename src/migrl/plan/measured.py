@@ -12,15 +12,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST
-from migrl.gpu_peaks import find_gpu, load_gpus
+from migrl.evidence.measurements import MEASUREMENTS
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
 from migrl.plan.shares import pick_shares
 from migrl.plan.workload import REHEARSAL, Workload, find_file
 from migrl.report.gpu_parts import Card
-from migrl.report.measurements import MEASUREMENTS
+from migrl.running.gpu_peaks import find_gpu, load_gpus
+from migrl.running.stage import MANIFEST
 
 SHARED = ("model.dtype", "model.attention")
 _BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")

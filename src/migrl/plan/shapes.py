@@ -1,7 +1,7 @@
 """A model's shape, read from its config.json: parameters by part, LoRA parameters, KV bytes. No torch.
 
 Both forms of the file are read: the Hub's, with the language model's keys at the top, and transformers 5's own, with
-`text_config`. The attribute names are the config's, so that migrl.flops counts shapes and loaded configs alike.
+`text_config`. The attribute names are the config's, so that migrl.models.flops counts shapes and loaded configs alike.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.flops import list_linear_shapes
+from migrl.models.flops import list_linear_shapes
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from migrl.errors import UserError
-from migrl.gpu_peaks import GPUS_FILE, Gpu
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
 from migrl.plan.workload import Workload, find_file
 from migrl.report.gpu_parts import Bound, Card, Part
+from migrl.running.gpu_peaks import GPUS_FILE, Gpu
 
 
 def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine) -> tuple[dict[str, Efficiency], str]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from migrl.data.download.catalog import Source
 from migrl.errors import UserError
+from migrl.files import ROOT
 from migrl.plan.assumptions import PLAN_FILE, Assumptions, MemoryExtras
 from migrl.plan.lengths import Pixels, Prompts, assume_split, count_split, make_counter, read_rehearsal
 from migrl.plan.shapes import ModelShape, read_shape
@@ -20,13 +22,11 @@ from migrl.recipe import (
     UnivgTraining,
     WorldSource,
 )
-from migrl.sources.catalog import Source
+from migrl.synthesis.teachers.prompts import TEXTS
 
 PoolTraining = MgroundingTraining | UnivgTraining
 TRAINING_SPLITS = ("cot", "rl")
 REHEARSAL = "rehearsal"
-TEACHER_TEXTS = Path(__file__).resolve().parents[1] / "teachers" / "texts"
-ROOT = PLAN_FILE.parents[1]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Workload:
     def measure_teacher(self) -> Prompts:
         """The cold start's prompts as a teacher reads them: with the truth and the rules in front."""
         prompts = self.measure("cot", self.recipe.sft.max_pixels)
-        texts = {path.stem: self.count_tokens(path.read_text(encoding="utf-8")) for path in TEACHER_TEXTS.glob("*.txt")}
+        texts = {path.stem: self.count_tokens(path.read_text(encoding="utf-8")) for path in TEXTS.glob("*.txt")}
         return prompts.with_text(texts.pop("common") + max(texts.values()))
 
     def measure_pool(self, kind: str) -> Prompts:

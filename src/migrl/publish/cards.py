@@ -13,8 +13,9 @@ import jinja2
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from markupsafe import Markup
 
-from migrl.claims import CLAIMS_FILE
-from migrl.prompts import SUFFIXES
+from migrl.claims.claims import CLAIMS_FILE
+from migrl.files import read_jsonl
+from migrl.grounding.prompts import SUFFIXES
 from migrl.publish.facts import (
     FINAL_ARM,
     UNKNOWN,
@@ -28,7 +29,6 @@ from migrl.publish.facts import (
     read_facts,
 )
 from migrl.publish.finished import FinishedRun
-from migrl.records import read_jsonl
 from migrl.report.scores import list_score_lines
 from migrl.report.text import (
     BADGES,

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 
-from migrl.claims import CLAIMS_FILE
+from migrl.claims.claims import CLAIMS_FILE
+from migrl.data.download import SOURCES_FILE, Source, load_sources
 from migrl.publish.finished import FinishedRun
 from migrl.recipe import load_recipe
-from migrl.sources import SOURCES_FILE, Source, load_sources
 
 PAPER_RECIPE = CLAIMS_FILE.parent / "recipes" / "paper.yaml"
 FINAL_ARM = "rl"

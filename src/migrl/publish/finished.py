@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, read_manifest
+from migrl.evidence.diff import read_object
+from migrl.evidence.verify import JUNK, verify_results
 from migrl.files import hash_json, read_json
 from migrl.recipe import Recipe
-from migrl.stored import read_object
-from migrl.verify import JUNK, verify_results
+from migrl.running.stage import MANIFEST, read_manifest
 
 SOURCE_TREE = "reproduce/"
 PUBLISHED_STAGES = ("synthesize", "sft", "merge", "select", "grpo")

@@ -12,12 +12,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
-from migrl.evidence import MANIFEST, check_disk
 from migrl.files import hash_file, put_folder, read_json, remove_folder, write_json
 from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder
 from migrl.recipe import Recipe
+from migrl.running.stage import MANIFEST, check_disk
 
 Kind = Literal["model", "dataset"]
 LISTING = "MIGRL.json"

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from migrl.boxes import QWEN_FACTOR
 from migrl.errors import UserError, shorten
+from migrl.grounding.boxes import QWEN_FACTOR
 from migrl.recipe.keys import explain_unknown, name_key
 from migrl.recipe.section import Section, Seed
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource

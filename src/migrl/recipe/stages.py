@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from migrl.boxes import Frame
-from migrl.prompts import PromptStyle
+from migrl.grounding.boxes import Frame
+from migrl.grounding.prompts import PromptStyle
 from migrl.recipe.section import (
     Batch,
     Count,

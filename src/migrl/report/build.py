@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrl.answers import READABLE, STATUSES
+from migrl.grounding.answers import READABLE, STATUSES
 from migrl.report.curves import draw_grpo_curves, draw_sft_curve
 from migrl.report.explorer import Entry, build_explorer
 from migrl.report.figures import draw_forest, draw_pass_rates, draw_tasks

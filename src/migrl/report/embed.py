@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from migrl.errors import UserError
-from migrl.pictures import read_image
+from migrl.grounding.images import read_image
 
 LOSSLESS_SIDE_PX = 256  # smaller pictures stay exact and are shown with hard pixels
 SHOWN_SIDE_PX = 384  # larger ones are scaled down to this

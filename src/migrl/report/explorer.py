@@ -17,7 +17,7 @@ from migrl.report.embed import Picture, embed_picture
 from migrl.report.outcomes import Outcome, Sample, count_outcomes, group_rows, pick_compared
 from migrl.report.shots import Reply, Row, Shot, place_true_boxes, read_reply
 from migrl.report.text import name_arm
-from migrl.tables import is_readable
+from migrl.scoring.tables import is_readable
 
 EXACT_BUDGET = 2_900_000  # characters of samples with their exact pictures, so that the tiny report stays below 4 MB
 SCALED_BUDGET = 12_000_000  # base64 characters of pictures that were scaled down: photographs

@@ -17,7 +17,7 @@ Bound = Literal["train_lora", "prefill", "decode_transformers", "decode_adapter"
 COLUMNS = ("part", "what", "s", "spread", "n", "tokens/s", "rate", "of ceiling", "plan's formula", "measured by it")
 DEFINITIONS = {
     "s": "median of the timed repetitions, after a warm-up; spread: (largest - smallest) / median",
-    "rate": "FLOPs that the model needs (migrl/flops.py: neither padding nor recomputation) or bytes that must be read "
+    "rate": "FLOPs that the model needs (flops.py: neither padding nor recomputation) or bytes that must be read "
     "(decoding: weights and cache at every step), by the time; of a copy, bytes read and written",
     "of ceiling": "the rate by what the largest matrix product, or copy, reached on the same card; MFU for training",
     "plan's formula": "seconds by `migrl plan`'s assumed efficiencies, or GB in tensors (its reserve left out)",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from migrl.report.outcomes import Outcome, Sample, count_outcomes
-from migrl.stats import DeltaInterval, bootstrap_macro_delta, bootstrap_over_seeds
+from migrl.statistics.intervals import DeltaInterval, bootstrap_macro_delta, bootstrap_over_seeds
 
 Pair = tuple[str, str]
 """Two arms: minuend and subtrahend."""

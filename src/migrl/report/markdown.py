@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from migrl.answers import READABLE
+from migrl.grounding.answers import READABLE
 from migrl.report.scores import ScoreLine, order_lines
 from migrl.report.text import (
     BADGES,

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from migrl.boxes import Box, convert_box
+from migrl.grounding.boxes import Box, convert_box
 from migrl.report.embed import Picture
-from migrl.tables import is_readable
+from migrl.scoring.tables import is_readable
 
 Row = Mapping[str, Any]
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from migrl.arms import find_arm, load_arm
 from migrl.data.world_source import TRAINING_SPLITS
-from migrl.decoding import choose_evaluation
+from migrl.engines.generate import generate_batch, make_batches
 from migrl.errors import UserError
-from migrl.evaluations import (
+from migrl.evidence.evaluations import (
     EVALUATIONS,
     Evaluation,
     check_evaluations,
@@ -21,17 +20,18 @@ from migrl.evaluations import (
     note_device,
     read_devices,
 )
-from migrl.evidence import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
-from migrl.files import write_json
-from migrl.generate import Completion, generate_batch, make_batches
-from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import Rank, launch_generation, run_child
-from migrl.models import list_vision_token_ids, load_processor, read_end_tokens
-from migrl.performance import GenerationMeter, read_performance, release_memory
+from migrl.files import write_json, write_jsonl
+from migrl.grounding.samples import Sample, read_samples
+from migrl.models.decoding import Completion, choose_evaluation
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
 from migrl.recipe import Arm, Recipe, is_trained
-from migrl.records import Sample, read_samples, write_jsonl
-from migrl.scores import score_completion
-from migrl.shards import Rows, Worker, merge_progress, work_through
+from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.metering import GenerationMeter, read_performance, release_memory
+from migrl.running.shards import Rows, Worker, merge_progress, work_through
+from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
+from migrl.scoring.scores import score_completion
+from migrl.training.arms import find_arm, load_arm
 
 DEVICES = "devices.{rank}.jsonl"
 

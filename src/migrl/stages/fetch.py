@@ -14,19 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from migrl.chat_template import check_template
 from migrl.data.hub_source import build_hub
 from migrl.data.layout import refuse_control_tokens
 from migrl.data.picture_check import PictureCheck
 from migrl.data.prepared_folder import copy_prepared
 from migrl.data.world_source import TRAINING_SPLITS, build_world
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk
-from migrl.files import hash_file
-from migrl.model_folder import CONFIG, INDEX, SMALL_FILES, WEIGHTS, find_model_files, list_files, read_shards
+from migrl.files import ROOT, hash_file, write_jsonl
+from migrl.grounding.samples import BoxTarget, Sample, read_samples
+from migrl.models.chat_template import check_template
+from migrl.models.folder import CONFIG, INDEX, SMALL_FILES, WEIGHTS, find_model_files, list_files, read_shards
 from migrl.plain_files import copy_plain
 from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
-from migrl.records import BoxTarget, Sample, read_samples, write_jsonl
+from migrl.running.stage import StageContext, check_disk
 
 DOWNLOADS = "download"
 """The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
@@ -129,8 +129,8 @@ def fetch_teacher(teacher: LocalTeacher, folder: Path) -> dict[str, Any]:
     """Bring a teacher's weights; say which. Of an unpinned Hub model, that is the newest commit."""
     revision = teacher.revision
     if revision is None and find_local_model(teacher.model) is None:
-        from migrl.sources.catalog import Repo
-        from migrl.sources.hub import Hub
+        from migrl.data.download.catalog import Repo
+        from migrl.data.download.hub import Hub
 
         repo = Repo(type="model", revision=None, licence="on its page", note="the recipe pins none")
         revision = Hub({teacher.model: repo}, None).find_commit(teacher.model)
@@ -197,6 +197,5 @@ def find_tokenizer(path: str) -> Path:
 
 def find_local_model(path: str) -> Path | None:
     """The model folder, seen from here or from the source tree; None means a Hub id."""
-    root = Path(__file__).resolve().parents[3]
-    folders = [folder for folder in (Path(path), root / path) if folder.is_dir()]
+    folders = [folder for folder in (Path(path), ROOT / path) if folder.is_dir()]
     return next((folder for folder in folders if (folder / CONFIG).is_file()), folders[0] if folders else None)

@@ -14,14 +14,12 @@ from datasets import List, Value
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from migrl.answers import format_box_answer, format_choice_answer
-from migrl.arms import find_start
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk
 from migrl.files import read_json, write_json
-from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import Rank, launch_training, run_child
-from migrl.models import (
+from migrl.grounding.answers import format_box_answer, format_choice_answer
+from migrl.grounding.samples import BoxTarget, read_samples
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import (
     copy_small_files,
     list_end_tokens,
     list_vision_token_ids,
@@ -29,12 +27,15 @@ from migrl.models import (
     load_processor,
     read_end_tokens,
 )
-from migrl.performance import StepMeter, read_performance
+from migrl.models.size_gates import check_batch, check_sizes
 from migrl.recipe import Recipe
-from migrl.records import BoxTarget, read_samples
-from migrl.rewards import RewardFunction, make_reward_functions
-from migrl.size_gates import check_batch, check_sizes
-from migrl.training import (
+from migrl.running.launch import Rank, launch_training, run_child
+from migrl.running.metering import StepMeter, read_performance
+from migrl.running.stage import StageContext, check_disk
+from migrl.running.watch.disk import measure_folder
+from migrl.training.arms import find_start
+from migrl.training.rewards import RewardFunction, make_reward_functions
+from migrl.training.trainer import (
     build_dataset,
     check_processes,
     check_trainable,
@@ -46,8 +47,7 @@ from migrl.training import (
     set_patience,
     train_resuming,
 )
-from migrl.vllm_rollouts import link_model, make_vllm_arguments
-from migrl.watch.disk import measure_folder
+from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
 
 TARGET = {
     "image": Value("int64"),

@@ -14,15 +14,15 @@ from peft import PeftModel
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk
-from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import make_out_of_memory
-from migrl.models import copy_small_files, load_model, load_processor, pick_device
-from migrl.performance import measure_memory, release_memory
+from migrl.grounding.samples import read_samples
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import copy_small_files, load_model, load_processor, pick_device
 from migrl.recipe import Recipe
-from migrl.records import read_samples
-from migrl.training import VISION_TOWER
-from migrl.watch.watchdog import watch_loading
+from migrl.running.launch import make_out_of_memory
+from migrl.running.metering import measure_memory, release_memory
+from migrl.running.stage import StageContext, check_disk
+from migrl.running.watch.watchdog import watch_loading
+from migrl.training.trainer import VISION_TOWER
 
 CHECKED_SAMPLES = 8
 CHECKED_TOKENS = 256  # of each prompt's end: all logits of a long prompt are gigabytes

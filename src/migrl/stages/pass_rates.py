@@ -11,14 +11,15 @@ from itertools import islice, zip_longest
 from random import Random
 from typing import Any
 
-from migrl.arms import load_arm
 from migrl.errors import UserError
-from migrl.evidence import StageContext
-from migrl.files import write_json
-from migrl.launch import Rank, launch_generation, run_child
-from migrl.performance import read_performance
-from migrl.records import Sample, read_jsonl
-from migrl.rollouts import (
+from migrl.files import read_jsonl, write_json
+from migrl.grounding.samples import Sample
+from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.metering import read_performance
+from migrl.running.shards import Rows
+from migrl.running.stage import StageContext
+from migrl.training.arms import load_arm
+from migrl.training.rollouts import (
     compute_mean_pass_rate,
     count_hits,
     count_task_hits,
@@ -26,7 +27,6 @@ from migrl.rollouts import (
     sample_rollouts,
     write_rollouts,
 )
-from migrl.shards import Rows
 
 
 def run(context: StageContext) -> dict[str, Any]:

@@ -14,21 +14,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from migrl.claims import load_claims, load_levels, select_claims, select_levels
+from migrl.claims.claims import load_claims, load_levels, select_claims, select_levels
+from migrl.claims.references import RECIPE_FILE, REFERENCE_RUNS, list_runs, load_references
+from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
-from migrl.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
-from migrl.evidence import StageContext, read_manifest
-from migrl.files import read_json, write_json
-from migrl.provenance import describe_provenance
+from migrl.evidence.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
+from migrl.evidence.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
+from migrl.evidence.provenance import describe_provenance
+from migrl.evidence.seal import make_file_hashes, seal
+from migrl.evidence.seeds import join_files, join_lists, read_evaluated_rows
+from migrl.files import read_json, read_jsonl, write_json
 from migrl.recipe import Recipe, WorldSource
-from migrl.records import read_jsonl
-from migrl.references import RECIPE_FILE, REFERENCE_RUNS, list_runs, load_references
 from migrl.report.build import ReportLogs, write_report
-from migrl.report.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
-from migrl.scores import Row, compute_scores, load_rows, rescore_row
-from migrl.seal import make_file_hashes, seal
-from migrl.seeds import join_files, join_lists, read_evaluated_rows
-from migrl.verdicts import judge_claims, judge_levels
+from migrl.running.stage import StageContext, read_manifest
+from migrl.scoring.scores import Row, compute_scores, load_rows, rescore_row
 from migrl.world.picture import draw_world
 
 LOGS = {

@@ -10,14 +10,13 @@ from typing import Any
 
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from migrl.arms import find_start
-from migrl.evidence import StageContext
-from migrl.files import write_json
-from migrl.launch import Rank, launch_generation, run_child
-from migrl.models import load_model, pick_device
-from migrl.performance import read_performance
-from migrl.records import write_jsonl
-from migrl.rollouts import (
+from migrl.files import write_json, write_jsonl
+from migrl.models.loading import load_model, pick_device
+from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.metering import read_performance
+from migrl.running.stage import StageContext
+from migrl.training.arms import find_start
+from migrl.training.rollouts import (
     compute_mean_pass_rate,
     count_hits,
     count_task_hits,

@@ -11,16 +11,16 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from trl import SFTConfig, SFTTrainer
 
 from migrl.errors import UserError
-from migrl.evidence import StageContext, check_disk
-from migrl.files import read_json, write_json
-from migrl.inputs import ModelInput, prepare_input
-from migrl.launch import Rank, launch_training, run_child
-from migrl.models import load_model, load_processor
-from migrl.performance import StepMeter, read_performance
+from migrl.files import read_json, read_jsonl, write_json
+from migrl.grounding.samples import parse_sample
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_model, load_processor
+from migrl.models.size_gates import check_every_batch, check_sizes
 from migrl.recipe import Recipe
-from migrl.records import parse_sample, read_jsonl
-from migrl.size_gates import check_every_batch, check_sizes
-from migrl.training import (
+from migrl.running.launch import Rank, launch_training, run_child
+from migrl.running.metering import StepMeter, read_performance
+from migrl.running.stage import StageContext, check_disk
+from migrl.training.trainer import (
     MESSAGES,
     build_dataset,
     check_processes,

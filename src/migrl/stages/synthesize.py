@@ -9,19 +9,18 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from migrl.evidence import StageContext
-from migrl.files import write_json
-from migrl.filters import count_filters, judge_candidates
-from migrl.inputs import ModelInput
-from migrl.launch import Rank, launch_generation, run_child
+from migrl.files import write_json, write_jsonl
+from migrl.models.inputs import ModelInput
 from migrl.recipe import PromptedTeacher, ScriptedTeacher, ServerTeacher, VllmTeacher
-from migrl.records import write_jsonl
-from migrl.teachers.ledger import count_tokens
-from migrl.teachers.local import read_replies, write_batches
-from migrl.teachers.prompts import find_family, hash_teacher_prompts, prompt_item
-from migrl.teachers.scripted import write_replies
-from migrl.teachers.server import ask_server, find_replies
-from migrl.teachers.teacher import Reply, load_items
+from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.stage import StageContext
+from migrl.synthesis.filters import count_filters, judge_candidates
+from migrl.synthesis.teachers.ledger import count_tokens
+from migrl.synthesis.teachers.local import read_replies, write_batches
+from migrl.synthesis.teachers.prompts import find_family, hash_teacher_prompts, prompt_item
+from migrl.synthesis.teachers.scripted import write_replies
+from migrl.synthesis.teachers.server import ask_server, find_replies
+from migrl.synthesis.teachers.teacher import Reply, load_items
 
 
 def run(context: StageContext) -> dict[str, Any]:

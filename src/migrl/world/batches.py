@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import Qwen2_5_VLProcessor
 
-from migrl.prompts import build_messages
+from migrl.grounding.prompts import build_messages
 from migrl.world.lessons import Crowd, Lesson, draw_lesson
 from migrl.world.scenes import COLOURS, SHAPES, crop_thing, draw_looks, draw_scene, render_scene
 from migrl.world.see import IGNORED, label_cells

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from migrl.boxes import Box
+from migrl.grounding.boxes import Box
 from migrl.world.scenes import COLOURS, SEEN_COLOURS, SEEN_SHAPES, SHAPES, Look, Scene, Thing, draw_looks, draw_scene
 
 

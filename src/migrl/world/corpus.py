@@ -2,7 +2,7 @@
 
 from random import Random
 
-from migrl.prompts import SUFFIXES
+from migrl.grounding.prompts import SUFFIXES
 from migrl.world.cases import CONCLUSIONS
 from migrl.world.lessons import Crowd, draw_lesson
 from migrl.world.tasks import READ_SETS

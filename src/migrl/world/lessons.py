@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from migrl.answers import format_box_answer, format_choice_answer
-from migrl.prompts import PromptStyle, TargetKind
+from migrl.grounding.answers import format_box_answer, format_choice_answer
+from migrl.grounding.prompts import PromptStyle, TargetKind
 from migrl.world.cases import CONCLUSIONS, ask_choice, list_images
 from migrl.world.scenes import (
     COLOURS,

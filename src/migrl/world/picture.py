@@ -13,7 +13,7 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
 
-from migrl.boxes import Box
+from migrl.grounding.boxes import Box
 from migrl.world.cases import SEEN, Case
 from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import render_scene

@@ -16,7 +16,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from migrl.boxes import Box
+from migrl.grounding.boxes import Box
 
 CELL_PX = 28  # one visual token of Qwen2.5-VL: patch 14, merge 2
 GRIDS = ((3, 3), (4, 3), (3, 4))  # (columns, rows)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args
 
-from migrl.answers import format_box_answer
-from migrl.boxes import Box, Size
+from migrl.grounding.answers import format_box_answer
+from migrl.grounding.boxes import Box, Size
 from migrl.recipe import ScriptedTeacher
 
 Fault = Literal["wrong_object", "leaked_truth", "malformed", "too_long"]

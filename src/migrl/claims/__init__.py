@@ -1,0 +1,1 @@
+"""The paper's claims, their verdicts, reference runs, and the calibration of verdicts."""

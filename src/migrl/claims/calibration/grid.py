@@ -1,0 +1,136 @@
+"""The grid of simulations: every design, true difference and correlation; in several processes, and resumable.
+
+A run's seed is made of its cell and its number, so the result does not depend on how many processes there are. A
+finished cell is kept in the work folder and read again as long as its key is the same: design, effort and the code
+that decides its numbers.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from migrl.claims import claims
+from migrl.claims.calibration import simulate
+from migrl.claims.calibration.simulate import Scenario, judge_simulated
+from migrl.files import hash_file, hash_json, read_json, write_json
+from migrl.statistics import bootstrap, intervals, power
+from migrl.statistics.power import Alternative, Design
+
+Truth = Literal["none", "half", "full"]
+TRUTHS: dict[Truth, float] = {"none": 0.0, "half": 0.5, "full": 1.0}
+ALTERNATIVES: tuple[Alternative, ...] = ("low", "stated", "high")
+_BATCH = 50
+_DECIDING = (simulate, power, bootstrap, intervals, claims)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is simulated: runs of the cells that carry the requirements (stated correlations, true difference none
+    or full), runs of the other cells, and resamples of the bootstrap (verdicts use 10,000)."""
+
+    runs: int
+    side_runs: int
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One design with one true difference and one correlation."""
+
+    claim: str
+    truth: Truth
+    alternative: Alternative
+
+    @property
+    def name(self) -> str:
+        return f"{self.claim}.{self.truth}.{self.alternative}"
+
+    def count_runs(self, effort: Effort) -> int:
+        return effort.runs if self.alternative == "stated" and self.truth != "half" else effort.side_runs
+
+    def build_scenario(self, design: Design) -> Scenario:
+        return Scenario(design, TRUTHS[self.truth] * design.full_delta, self.alternative)
+
+    def seed_run(self, effort: Effort, run: int) -> tuple[int, int, int]:
+        """The seed of one run: no two cells share theirs."""
+        return effort.seed, int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16), run
+
+
+def list_cells(designs: Mapping[str, Design]) -> list[Cell]:
+    """All cells in the order of the table."""
+    return [Cell(claim, truth, alternative) for claim in designs for truth in TRUTHS for alternative in ALTERNATIVES]
+
+
+def run_cell(design: Design, cell: Cell, effort: Effort, first: int, stop: int) -> list[list[Any]]:
+    """Judged runs `first` to `stop` (left out) of a cell."""
+    scenario = cell.build_scenario(design)
+    return [
+        judge_simulated(scenario, cell.seed_run(effort, run), effort.resamples).to_json() for run in range(first, stop)
+    ]
+
+
+def run_grid(
+    designs: Mapping[str, Design],
+    effort: Effort,
+    work: Path,
+    *,
+    processes: int = 1,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Cell, list[list[Any]]]:
+    """Every cell's judged runs: [delta, low, high, standard error, verdict], in points.
+
+    Args:
+        work: folder of finished cells.
+        tell: called with the number of runs that are done, and of all.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    cells = list_cells(designs)
+    code = [hash_file(Path(str(module.__file__))) for module in _DECIDING]
+    keys = {
+        cell: hash_json([code, asdict(effort), cell.name, designs[cell.claim].model_dump(mode="json")])
+        for cell in cells
+    }
+    stored = {cell: _read_cell(work, cell, keys[cell]) for cell in cells}
+    found = {cell: judged for cell, judged in stored.items() if judged is not None}
+    total = sum(cell.count_runs(effort) for cell in cells)
+    done = sum(map(len, found.values()))
+    tell(done, total)
+    missing = [cell for cell in cells if cell not in found]
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
+        waiting: dict[Future[list[list[Any]]], tuple[Cell, int]] = {}
+        parts: dict[Cell, dict[int, list[list[Any]]]] = {cell: {} for cell in missing}
+        for cell in missing:
+            count = cell.count_runs(effort)
+            for first in range(0, count, _BATCH):
+                future = pool.submit(run_cell, designs[cell.claim], cell, effort, first, min(first + _BATCH, count))
+                waiting[future] = (cell, first)
+        for future in as_completed(waiting):
+            cell, first = waiting[future]
+            parts[cell][first] = future.result()
+            done += len(parts[cell][first])
+            tell(done, total)
+            if sum(map(len, parts[cell].values())) == cell.count_runs(effort):
+                found[cell] = [judged for start in sorted(parts[cell]) for judged in parts[cell][start]]
+                write_json(_place(work, cell), {"key": keys[cell], "runs": json.dumps(found[cell])})
+    finally:
+        pool.shutdown(cancel_futures=True)  # else an interrupted calibration would first finish what is waiting
+    return {cell: found[cell] for cell in cells}
+
+
+def _place(work: Path, cell: Cell) -> Path:
+    return work / f"{cell.name}.json"
+
+
+def _read_cell(work: Path, cell: Cell, key: str) -> list[list[Any]] | None:
+    path = _place(work, cell)
+    if not path.exists():
+        return None
+    stored = read_json(path)
+    return list(json.loads(stored["runs"])) if stored["key"] == key else None

@@ -1,0 +1,105 @@
+"""The README's verdict tables, generated from claims.yaml and the committed claims.json files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from migrl.claims.claims import Claim, load_claims
+from migrl.errors import UserError
+from migrl.files import read_json
+
+START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
+READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"
+NOT_RUN = "not run"
+
+
+def render_verdicts(results: Path) -> str:
+    """The claims with a number, and the tiny recipe's directions, as rows of a markdown table; without a run 'not run'.
+
+    The remaining ones, what a figure of the paper shows, stand in the results folder of their recipe.
+    """
+    lines = [
+        "| claim | verdict | paper | ours, 95 % interval | n | power | compares |",
+        "|---|---|---:|---:|---:|---|---|",
+    ]
+    for claim, entry in _pair_claims(results):
+        if claim.recipe == "paper" and claim.expected is None:
+            continue
+        verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
+        paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
+        cells = (verdict, paper, *show_measured(entry), describe_power(entry), describe_scope(entry))
+        lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def render_readings(results: Path) -> str:
+    """Every alternative reading as a row of a markdown table."""
+    lines = ["| claim | verdict | read otherwise | ours, 95 % interval | n |", "|---|---|---|---:|---:|"]
+    for claim, entry in _pair_claims(results):
+        for reading in entry["readings"]:
+            cells = (reading["verdict"], reading["differs"], *show_measured(reading))
+            lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def describe_scope(entry: Mapping[str, Any]) -> str:
+    """What is compared, in short."""
+    average = "" if entry["averaging"] == "macro" else f", {entry['averaging']} average"
+    return f"{entry['minuend']} − {entry['subtrahend']} on {', '.join(entry['benchmarks'])}{average}"
+
+
+def show_measured(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Delta with its interval, and n, of a claim or a reading; dashes where nothing was measured.
+
+    Tasks that a reading has to leave out are named beside its n.
+    """
+    if entry["delta"] is None:
+        return "–", "–"
+    left_out = entry.get("tasks_left_out")
+    n = f"{entry['n']}, without {', '.join(left_out)}" if left_out else str(entry["n"])
+    if entry["low"] is None:
+        return f"{entry['delta']:+.1f}", n
+    return f"{entry['delta']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})", n
+
+
+def describe_power(entry: Mapping[str, Any]) -> str:
+    """What the benchmark can show at its size; from its design where it was not run."""
+    power = entry["power"]
+    if power is None:
+        return "–"
+    shown = f"≥ {power['detectable']:.1f}"
+    return shown if power["claimed"] is None else f"{shown}; {100 * power['claimed']:.0f} %"
+
+
+def _pair_claims(results: Path) -> list[tuple[Claim, dict[str, Any]]]:
+    """Each claim with its entry in the claims.json of its recipe.
+
+    Raises:
+        UserError: a results folder has no entry for a claim: it was written for other claims.
+    """
+    pairs = []
+    for claim in load_claims():
+        path = results / claim.recipe / "claims.json"
+        entry = next((entry for entry in read_json(path) if entry["id"] == claim.id), None)
+        if entry is None:
+            raise UserError(f"{path}: holds no claim {claim.id!r}; run `migrl not-run`, or the report stage, again")
+        pairs.append((claim, entry))
+    return pairs
+
+
+def update_readme(readme: Path, results: Path) -> None:
+    """Replace the tables between their markers.
+
+    Raises:
+        UserError: a marker is missing, or as the tables.
+    """
+    text = readme.read_text(encoding="utf-8")
+    for start, end, table in (
+        (START, END, render_verdicts(results)),
+        (READINGS_START, READINGS_END, render_readings(results)),
+    ):
+        if start not in text or end not in text:
+            raise UserError(f"{readme}: the markers {start} and {end} are missing; put them where the table belongs")
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    readme.write_text(text, encoding="utf-8")

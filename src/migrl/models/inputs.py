@@ -1,0 +1,88 @@
+"""From a sample to what the model reads: pictures, their sizes in both frames, and chat messages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import Qwen2_5_VLProcessor
+
+from migrl.errors import UserError
+from migrl.grounding.boxes import Box, Frame, Size, convert_box
+from migrl.grounding.images import find_sizes, read_image
+from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.loading import compute_resized_size
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One sample ready for the model. Sizes are (width, height), one an image."""
+
+    sample: Sample
+    paths: tuple[Path, ...]
+    sizes: tuple[Size, ...]
+    resized_sizes: tuple[Size, ...]
+    messages: list[dict[str, Any]]
+    frame: Frame
+
+    @property
+    def prompt_hash(self) -> str:
+        return hash_messages(self.messages)
+
+    @property
+    def box_target(self) -> BoxTarget:
+        """The target of a grounding sample."""
+        assert isinstance(self.sample.target, BoxTarget)
+        return self.sample.target
+
+    @property
+    def true_box(self) -> Box:
+        """The true box of a grounding sample, in the model's frame."""
+        index = self.box_target.image - 1
+        sizes = {"original_size": self.sizes[index], "resized_size": self.resized_sizes[index]}
+        return convert_box(self.box_target.box_unit, "unit", self.frame, **sizes)
+
+    def load_images(self) -> list[Image.Image]:
+        return [read_image(path, size) for path, size in zip(self.paths, self.sizes, strict=True)]
+
+    def describe(self) -> dict[str, Any]:
+        """The part of an evidence row that says what was asked."""
+        sample = self.sample
+        return {
+            "uid": sample.uid,
+            "benchmark": sample.benchmark,
+            "task": sample.task,
+            "cluster": sample.cluster,
+            "images": list(sample.images),
+            "sizes": [list(size) for size in self.sizes],
+            "resized_sizes": [list(size) for size in self.resized_sizes],
+            "question": sample.question,
+            "prompt_hash": self.prompt_hash,
+            "frame": self.frame,
+            "target": sample.target.to_json(),
+        }
+
+
+def prepare_input(
+    sample: Sample, root: Path, processor: Qwen2_5_VLProcessor, *, frame: Frame, style: PromptStyle
+) -> ModelInput:
+    """Sizes and messages of one sample whose images lie under `root`; boxes in the question change to `frame`.
+
+    Raises:
+        UserError: a missing picture, or a strip that the processor refuses.
+    """
+    paths = tuple(root / name for name in sample.images)
+    sizes = find_sizes(root, sample.images, sample.sizes)
+    resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))
+    question = quote_boxes(sample.question, frame, original_size=sizes[0], resized_size=resized[0])
+    kind = "box" if isinstance(sample.target, BoxTarget) else "choice"
+    messages = build_messages(question, len(paths), style, kind)
+    return ModelInput(sample, paths, sizes, resized, messages, frame)
+
+
+def _fit_picture(sample: Sample, path: Path, processor: Qwen2_5_VLProcessor, size: Size) -> Size:
+    try:
+        return compute_resized_size(processor, size)
+    except ValueError as error:
+        raise UserError(f"{path}: sample {sample.uid!r}: {error}") from error

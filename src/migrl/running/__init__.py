@@ -1,0 +1,1 @@
+"""How a stage runs: its folder, processes, machine, metering and watch."""

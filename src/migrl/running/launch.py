@@ -1,0 +1,323 @@
+"""Stages in processes of their own, started by accelerate on one machine or on several.
+
+The parent writes what the processes need into the stage's folder, starts `migrl.running.launcher` (through
+`launch.starter` on several machines), and turns a failure into one error. The processes run the stage's own file with
+`--context`: trainers together, generation in shards that need not know of each other.
+"""
+
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.utils.cpp_extension import get_default_build_root
+
+from migrl.errors import OutOfMemory, UserError, explain_full_disk, explain_os_error, is_disk_full
+from migrl.files import ROOT, read_json, write_json
+from migrl.recipe import Parallel, Recipe, dump_whole
+from migrl.running.stage import StageContext
+from migrl.running.watch.signals import (
+    ENDED,
+    STOPPED,
+    Stopped,
+    await_requests,
+    hold_requests,
+    leave_stopped,
+    make_stopped,
+    read_request,
+    read_stopped,
+)
+from migrl.running.watch.trackers import check_trackers, make_tracker_environment
+from migrl.running.watch.watchdog import watch_loading
+
+CONTEXT = ".context.json"
+ERROR = ".error.txt"
+OUT_OF_MEMORY = ".out_of_memory.txt"
+FAILURE = ".failure-{rank}.json"
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes this is: `index` of `count`, and `local` among those of its machine."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+
+
+def launch_training(module: str, context: StageContext, parallel: Parallel) -> None:
+    """Run `python -m module --context FILE` in `launch.processes` processes that train together.
+
+    Raises:
+        UserError: the training ended with an error; its own message, or which process failed and how.
+        Stopped: a signal asked for it, or it stood still.
+    """
+    check_trackers(context.recipe.trackers)
+    processes = context.recipe.launch.processes
+    # Of several GPUs that it sees, a process alone would train on all, with torch's DataParallel.
+    gpus = {"CUDA_VISIBLE_DEVICES": choose_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))} if processes == 1 else {}
+    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, processes, gpus)
+
+
+def launch_generation(module: str, context: StageContext, generate: Callable[[StageContext, Rank], None]) -> None:
+    """Run `generate(context, rank)` of a module for every rank; it resumes by itself, and ranks need not agree.
+
+    One process on a CPU is this one. With a GPU even one runs apart: what it held there is given back when it ends, and
+    the next stage needs it.
+
+    Raises:
+        UserError: as `launch_training`.
+    """
+    processes = context.recipe.launch.processes
+    if processes == 1 and not torch.cuda.is_available():
+        with watch_loading(context.folder, context.recipe.watch):
+            generate(context, Rank())
+        return
+    _launch(module, context, "ddp" if processes > 1 else "none", processes)
+
+
+def _launch(
+    module: str, context: StageContext, config: str, processes: int, gpus: dict[str, str] | None = None
+) -> None:
+    settings = context.recipe.launch
+    check_gpus(processes // settings.machines)
+    drop_dead_locks()
+    folder = context.folder.resolve()
+    for path in (
+        folder / ERROR,
+        folder / OUT_OF_MEMORY,
+        folder / STOPPED,
+        folder / ENDED,
+        *folder.glob(FAILURE.format(rank="*")),
+    ):
+        path.unlink(missing_ok=True)
+    write_json(folder / CONTEXT, describe_context(context))
+    command = [*settings.starter, sys.executable, "-m", "migrl.running.launcher", "--module", module]
+    command += ["--context", str(folder / CONTEXT), "--config", str(find_launch_file(config))]
+    command += ["--processes", str(processes), "--address", settings.address or socket.gethostname()]
+    command += ["--port", str(settings.port if settings.machines > 1 else 0)]
+    command += ["--id", uuid.uuid4().hex]  # a launcher that another start left behind meets nobody
+    result = subprocess.run(
+        command,
+        env=make_environment(context.recipe) | make_tracker_environment(folder) | (gpus or {}),
+        check=False,
+        preexec_fn=prepare_launcher,
+        start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
+    )
+    if (folder / OUT_OF_MEMORY).exists():
+        raise OutOfMemory(context.name, (folder / OUT_OF_MEMORY).read_text())
+    if (folder / ERROR).exists():
+        raise UserError((folder / ERROR).read_text())
+    stopped = read_stopped(folder)
+    if stopped is not None:
+        raise stopped
+    if result.returncode:
+        failure = explain_failure(module, folder, result.returncode)
+        asked = read_request(folder.parent) or find_end(folder)
+        if asked is not None:
+            raise make_stopped(asked, f"a step was cut short ({failure})")
+        raise UserError(failure)
+
+
+def find_end(folder: Path) -> signal.Signals | None:
+    """SIGTERM if that is what ended the launchers, and not what ended the rest after one process had failed."""
+    codes = [failure["exit_code"] for failure in read_failures(folder)]
+    ended = (folder / ENDED).exists() and all(code == -signal.SIGTERM for code in codes)
+    return signal.SIGTERM if ended else None
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """The launchers' words of processes that ended badly: `rank`, `exit_code` and `time`."""
+    return [read_json(path) for path in folder.glob(FAILURE.format(rank="*"))]
+
+
+def check_gpus(processes: int) -> None:
+    """Refuse more processes than this machine has GPUs, if it has any.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    found = torch.cuda.device_count()
+    if 0 < found < processes:
+        raise UserError(
+            f"launch.processes: {processes} processes on this machine, which has {found} GPUs; each needs one of its "
+            f"own: set launch.processes={found} (and batches that it divides), or make more GPUs visible"
+        )
+
+
+def drop_dead_locks() -> None:
+    """Delete the locks of extensions that torch compiles which no process of this machine holds.
+
+    DeepSpeed compiles one on a CPU. A process that is killed while it does leaves its lock behind, and every later
+    start would wait for it without end.
+    """
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    locks = {path.resolve() for pattern in ("*/lock", "*/*/lock") for path in Path(root).glob(pattern)}
+    if locks:
+        for path in locks - {Path(file.path) for process in psutil.process_iter() for file in list_open_files(process)}:
+            with suppress(OSError):  # gone meanwhile, or not ours to delete
+                if path.stat().st_uid == os.getuid():
+                    path.unlink()
+
+
+def list_open_files(process: psutil.Process) -> list[Any]:
+    """A process's open files; none of one that has ended or is another user's, whose locks lie elsewhere."""
+    try:
+        return list(process.open_files())
+    except psutil.Error:
+        return []
+
+
+def describe_context(context: StageContext) -> dict[str, object]:
+    """A stage's context as JSON, paths absolute; `read_context` reads it."""
+    return {
+        "name": context.name,
+        "recipe": dump_whole(context.recipe),
+        "inputs": {name: str(folder.resolve()) for name, folder in context.inputs.items()},
+        "folder": str(context.folder.resolve()),
+    }
+
+
+def read_context(path: Path) -> StageContext:
+    """The context that a parent described."""
+    data = read_json(path)
+    inputs = {name: Path(folder) for name, folder in data["inputs"].items()}
+    return StageContext(data["name"], Recipe.model_validate(data["recipe"]), inputs, Path(data["folder"]))
+
+
+def make_environment(recipe: Recipe) -> dict[str, str]:
+    """The environment of a stage's processes."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    cores = os.cpu_count() or 1
+    if torch.cuda.is_available():
+        threads = max(1, cores * recipe.launch.machines // recipe.launch.processes)
+    else:
+        # Whatever the number of processes: sums, and so completions, depend on it.
+        threads = recipe.model.threads or cores
+        # DeepSpeed and accelerate would look for an accelerator and find none.
+        environment["DS_ACCELERATOR"] = "cpu"
+        environment["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else "cpu:0", to which torch.load cannot load a checkpoint
+    environment["OMP_NUM_THREADS"] = str(threads)
+    return environment
+
+
+def choose_gpu(visible: str | None) -> str:
+    """The first of the GPUs that CUDA_VISIBLE_DEVICES shows, which may be none; or of all where it is not set."""
+    return "0" if visible is None else visible.split(",")[0]
+
+
+def explain_failure(module: str, folder: Path, code: int) -> str:
+    """The error for processes that left no word themselves: the first that failed, as the launcher saw it."""
+    failures = read_failures(folder)
+    what = f"its launcher ended with code {code}"
+    if failures:
+        first = min(failures, key=lambda failure: (failure["time"], failure["rank"]))
+        what = f"process {first['rank']} ended with code {first['exit_code']}"
+        if first["exit_code"] < 0:
+            name = signal.Signals(-first["exit_code"]).name
+            what = f"process {first['rank']} was ended by {name} (killed from outside, or out of memory: see dmesg)"
+    return f"{module}: {what}; output is above; mend the cause and start again: it resumes where it was"
+
+
+def prepare_launcher() -> None:
+    """What a launcher is started with, before its own program begins."""
+    die_with_parent()
+    hold_requests()
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies.
+
+    A killed pipeline must not leave a trainer behind that writes into the folder the next run resumes;
+    launchers start workers in sessions of their own, which no signal to the process group reaches.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def find_launch_file(name: str) -> Path:
+    """The accelerate config of this name, beside the recipes."""
+    return ROOT / "reproduce" / "launch" / f"{name}.yaml"
+
+
+def read_rank() -> Rank:
+    """This process's place among those that the launcher started; it tells them by torchrun's variables."""
+    index, count, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Rank(int(index or 0), int(count or 1), int(local or 0))
+
+
+def run_child(work: Callable[[StageContext, Rank], None]) -> None:
+    """Entry of a stage's process: read the context and work; a user error is left for the parent."""
+    die_with_parent()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--context", type=Path, required=True)
+    parser.add_argument("--launcher", type=int, required=True)
+    options = parser.parse_args()
+    if os.getppid() != options.launcher:
+        sys.exit("the launcher died while this process was starting")
+    context = read_context(options.context)
+    await_requests(context.folder.parent)
+    rank = read_rank()
+    with watch_loading(context.folder, context.recipe.watch, rank.index):
+        run_work(work, context, rank)
+
+
+def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, rank: Rank) -> None:
+    """Work, and turn what ends it into word for the parent."""
+    try:
+        work(context, rank)
+    except Stopped as stopped:
+        leave_stopped(context.folder, stopped)
+    except Exception as error:
+        text = explain_error(error, context)
+        if text is None:
+            raise
+        if not isinstance(error, UserError):
+            traceback.print_exc()  # where it was; the words for the user come last
+        leave_error(context.folder, text)
+        if isinstance(error, torch.OutOfMemoryError):
+            (context.folder / OUT_OF_MEMORY).write_text(make_out_of_memory(context.name, error).said)
+        # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
+        sys.exit(1 if rank.count > 1 else 0)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else a process that ends after the first may abort in gloo
+
+
+def explain_error(error: Exception, context: StageContext) -> str | None:
+    """The words for an error that its user can mend; None for one that is ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return str(make_out_of_memory(context.name, error))
+    if is_disk_full(error):
+        return explain_full_disk(error, str(context.folder))
+    return explain_os_error(error) if isinstance(error, OSError) and error.filename else None
+
+
+def make_out_of_memory(stage: str, error: torch.OutOfMemoryError) -> OutOfMemory:
+    """The error of a stage, with the first of torch's words."""
+    return OutOfMemory(stage, str(error).partition(" Including non-PyTorch")[0].rstrip("."))
+
+
+def leave_error(folder: Path, text: str) -> None:
+    """Write the message for the parent; on a full disk make room for it first."""
+    path = folder / ERROR
+    try:
+        path.write_text(text)
+    except OSError:
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        path.write_text(text)

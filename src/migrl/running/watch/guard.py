@@ -1,0 +1,170 @@
+"""The trainer callback of long runs: progress, requests to stop, alarms, and room before each checkpoint.
+
+What one process finds, all act on at the same step: a rank that stops alone leaves the others waiting for it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from accelerate.utils import gather_object
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from migrl.errors import UserError
+from migrl.recipe import AlarmSettings, WatchSettings
+from migrl.running.watch.alarms import Rows, find_alarm, find_broken
+from migrl.running.watch.disk import explain_missing_room, size_next_checkpoint
+from migrl.running.watch.signals import Stopped, make_stopped, read_request
+from migrl.running.watch.watchdog import watch_progress
+
+
+def share_word(word: str | None) -> str | None:
+    """The word of the first process that has one, the same in all; every process must ask."""
+    return next((said for said in gather_object([word]) if said is not None), None)
+
+
+class AlreadyTrained(Exception):
+    """Training would go on from its last checkpoint. The trainer knows no such case and would take another step."""
+
+
+class LongRunGuard(TrainerCallback):
+    """Ends a run with a reason: `Stopped` if asked to, `UserError` for an alarm or a full disk, raised by `train()`.
+
+    It must be the last callback, so that the trainer's own has decided whether a checkpoint is due, and logs are closed
+    when it raises at the end of the training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        watch: WatchSettings,
+        alarms: AlarmSettings | None,
+        name_metrics: Callable[[dict[str, Any]], dict[str, float]],
+        rank: int,
+    ) -> None:
+        self.folder, self.watch, self.alarms, self.name_metrics, self.rank = folder, watch, alarms, name_metrics, rank
+        self.tick: Callable[[], None] = lambda: None
+        self.ending: UserError | Stopped | None = None
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Watch what happens inside for progress: steps, and forward passes, of which a step's rollouts have many."""
+        with watch_progress(self.folder, self.watch, self.rank) as self.tick:
+            # The embedding, for every forward pass goes through it, whatever is wrapped around the model.
+            handle = model.get_input_embeddings().register_forward_hook(lambda *_: self.tick())
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tick()
+        word = self.find_alarm(state)
+        if word is not None:  # unchanged since it stopped the run: a scheduler must not burn hours on restarts
+            raise UserError(word)
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrained
+        request = self.find_request()
+        if request is not None:
+            raise make_stopped(request, "loading, before any step")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tick()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.tick()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.tick()
+        self.heed_request(state, control)  # it may have come while that was written
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.tick()
+        if self.heed_request(state, control):
+            control.should_save = True
+        self.check_room(args, state, control, model)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.tick()
+        if not logs or "loss" not in logs:
+            return
+        broken = share_word(find_broken({**logs, "step": state.global_step}))
+        word = broken or share_word(self.find_alarm(state))
+        if word is None:
+            return
+        self.ending = UserError(word)
+        control.should_training_stop = True
+        control.should_save = broken is None
+        self.check_room(args, state, control, model)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.ending is not None:
+            raise self.ending
+
+    def heed_request(self, state: TrainerState, control: TrainerControl) -> bool:
+        """End the training if that was asked for, and say whether; the caller sees to the checkpoint."""
+        if self.ending is not None or state.global_step >= state.max_steps:
+            return False  # it ends already; if it is done, the pipeline stops after the stage
+        request = self.find_request()
+        if request is None:
+            return False
+        self.ending = make_stopped(request, f"step {state.global_step}, checkpoint saved")
+        control.should_training_stop = True
+        return True
+
+    def find_request(self) -> Signals | None:
+        """The signal that asks the run to stop, the same in all processes; every process must ask."""
+        request = read_request(self.folder.parent)
+        word = share_word(request.name if request else None)
+        return Signals[word] if word else None
+
+    def find_alarm(self, state: TrainerState) -> str | None:
+        """The alarm that the steps logged so far, also before a resume, give."""
+        if self.alarms is None:
+            return None
+        logged: Rows = [row for row in state.log_history if "loss" in row]
+        return find_alarm([{"step": row["step"], **self.name_metrics(row)} for row in logged], self.alarms)
+
+    def check_room(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module | None
+    ) -> None:
+        """Refuse to begin a checkpoint that the disk cannot hold.
+
+        Raises:
+            UserError: in every process, if one of them finds too little room.
+        """
+        if not control.should_save or model is None:
+            return
+        checkpoints = Path(args.output_dir)
+        need = size_next_checkpoint(checkpoints, model, adapter=isinstance(model, PeftModel))
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        word = share_word(explain_missing_room(checkpoints, state.global_step, need))
+        if word is not None:
+            raise UserError(word)

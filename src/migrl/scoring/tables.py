@@ -1,0 +1,194 @@
+"""From scored rows to one table: accuracies in percent with intervals, per task and over all, and the parse ledger.
+
+A row is a mapping with `uid`, `hit`, `iou` (None for choices), `status`, `image`, `target`, `task`, `cluster`, and with
+`tokens` and `truncated`, which may be None. Evaluation and rescoring share this table.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from migrl.grounding.answers import READABLE, STATUSES
+from migrl.statistics.bootstrap import find_lonely_tasks
+from migrl.statistics.intervals import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
+
+IOU_THRESHOLD = 0.5
+IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
+IOU_DECIMALS = 9
+PERCENT_DECIMALS = 4
+MAX_TOKENS = 10**9  # no completion comes near it, and no mean of larger ones is sure to be a float
+THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_70": 0.7}
+_EXACT = {threshold: Fraction(str(threshold)) for threshold in THRESHOLDS.values()}
+
+Row = Mapping[str, Any]
+
+
+def is_hit(iou: float | Fraction, threshold: float = IOU_THRESHOLD) -> bool:
+    """Whether an IoU reaches one of the THRESHOLDS; exactly reaching it counts. Fractions are compared exactly."""
+    if isinstance(iou, Fraction):
+        return iou >= _EXACT[threshold]
+    return iou >= threshold - IOU_TOLERANCE
+
+
+def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    """The table of one arm on one benchmark.
+
+    Returns:
+        `macro` (mean over tasks) and `micro` (over samples) accuracy with the macro interval `low`, `high`;
+        `metrics`: the same for each threshold and the mean IoU (boxes), or for the accuracy alone (choices);
+        `tasks`, the parse `ledger`, `image_accuracy` over boxes whose image is trusted, rates, mean tokens.
+        Percent throughout; None where a number does not exist.
+    """
+    tasks = group_by_task(rows)
+    metrics = _measure_all(rows)
+    main = metrics["acc_50" if "acc_50" in metrics else "accuracy"]
+    readings = count_readings(rows)
+    return {
+        "macro": main["macro"],
+        "micro": main["micro"],
+        "low": main["low"],  # None where a task has a single image set: there is nothing to resample
+        "high": main["high"],
+        "n": count_samples(rows),
+        "metrics": metrics,
+        "tasks": {task: _summarize_task(tasks[task]) for task in sorted(tasks)},
+        "ledger": readings["ledger"],
+        "image_accuracy": _measure_images(rows),
+        "parse_rate": readings["parse_rate"],
+        "truncation_rate": _percent_known(row["truncated"] for row in rows),
+        "mean_tokens": _mean_known(row["tokens"] for row in rows),
+    }
+
+
+def measure_hits(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Macro and micro accuracy of `hit` with their intervals, and nothing that takes longer."""
+    return _measure(rows, [row["hit"] for row in rows], bootstrap_macro)
+
+
+def count_readings(rows: Sequence[Row]) -> dict[str, Any]:
+    """The parse `ledger`, and the `parse_rate` in percent."""
+    statuses = Counter(row["status"] for row in rows)
+    return {
+        "ledger": {status: statuses[status] for status in STATUSES},
+        "parse_rate": _percent(is_readable(row) for row in rows),
+    }
+
+
+def group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of each task, in the rows' order."""
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    return tasks
+
+
+def _measure_all(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    if not all(has_box(row) for row in rows):
+        return {"accuracy": measure_hits(rows)}
+    metrics = {
+        # An answer on the wrong image has IoU 0, so at 0.5 this is `hit`.
+        name: _measure(rows, [is_hit(row["iou"], threshold) for row in rows], bootstrap_macro)
+        for name, threshold in THRESHOLDS.items()
+    }
+    return metrics | {"mean_iou": _measure(rows, [float(row["iou"]) for row in rows], normal_macro)}
+
+
+def _measure(rows: Sequence[Row], values: list[Any], estimate: Callable[..., Any]) -> dict[str, float | None]:
+    """Macro and micro mean of one value a row, in percent, each with its 95 % interval over image sets."""
+    tasks, clusters = [row["task"] for row in rows], [row["cluster"] for row in rows]
+    by_task: dict[str, list[Any]] = {}
+    for task, value in zip(tasks, values, strict=True):
+        by_task.setdefault(task, []).append(value)
+    means = [math.fsum(by_task[task]) / len(by_task[task]) for task in sorted(by_task)]
+    return {
+        "macro": _round(math.fsum(means) / len(means)),
+        **_bounds(values, tasks, clusters, estimate, "low", "high"),
+        "micro": _round(math.fsum(values) / len(values)),
+        **_bounds(values, ["all"] * len(values), clusters, estimate, "micro_low", "micro_high"),
+    }
+
+
+def _bounds(
+    values: list[Any], tasks: list[str], clusters: list[str], estimate: Callable[..., Any], low: str, high: str
+) -> dict[str, float | None]:
+    if find_lonely_tasks(tasks, clusters):
+        return {low: None, high: None}
+    interval = estimate(values, tasks, clusters)
+    return {low: round(interval.low, PERCENT_DECIMALS), high: round(interval.high, PERCENT_DECIMALS)}
+
+
+def count_samples(rows: Iterable[Row]) -> int:
+    """How many samples were answered; with several training seeds each has several rows."""
+    return len({row["uid"] for row in rows})
+
+
+def _summarize_task(rows: list[Row]) -> dict[str, Any]:
+    low, high = _bound_task(rows)
+    boxed = [row for row in rows if has_box(row)]
+    return {
+        "accuracy": _percent(row["hit"] for row in rows),
+        "n": count_samples(rows),
+        "low": low,
+        "high": high,
+        "mean_iou": _round(math.fsum(row["iou"] for row in boxed) / len(boxed)) if boxed else None,
+        "image_accuracy": _measure_images(rows),
+        "acc_30": _percent(is_hit(row["iou"], 0.3) for row in boxed) if boxed else None,
+        "acc_70": _percent(is_hit(row["iou"], 0.7) for row in boxed) if boxed else None,
+    }
+
+
+def _bound_task(rows: list[Row]) -> tuple[float, float]:
+    """The 95 % interval of one task's accuracy, in percent, over its image sets like those of the averages.
+
+    Wilson's, which holds at 0 and 100 % too: over samples where each is an image set of its own, else over image sets.
+    Answers of several training seeds to one sample are correlated, so their mean counts as one answer to it.
+    """
+    clusters, n = [row["cluster"] for row in rows], count_samples(rows)
+    if len(set(clusters)) < n:
+        low, high = wilson_over_clusters([row["hit"] for row in rows], clusters)
+    else:
+        low, high = wilson_interval(sum(row["hit"] for row in rows) * n / len(rows), n)
+    return _round(low), _round(high)
+
+
+def _measure_images(rows: Iterable[Row]) -> float | None:
+    """How often the right image is named, over boxes whose image the benchmark says reliably.
+
+    None without any, and for rows without the key `image`: their rule does not read the image.
+    """
+    trusted = [row for row in rows if has_box(row) and "image" in row and row["target"].get("image_trusted", True)]
+    return _percent_known(is_readable(row) and row["image"] == row["target"]["image"] for row in trusted)
+
+
+def is_readable(row: Row) -> bool:
+    """Whether a row's answer was read: of several boxes or letters, of which none is singled out, there is none.
+
+    Rows of an official rule say it by their status alone.
+    """
+    answer = row["boxes"] or row["letter"] if "boxes" in row else True
+    return row["status"] in READABLE and bool(answer)
+
+
+def has_box(row: Row) -> bool:
+    """Whether a row's question asks for a box."""
+    return "box_unit" in row["target"]
+
+
+def _round(share: float) -> float:
+    return round(100 * share, PERCENT_DECIMALS)
+
+
+def _percent(flags: Iterable[bool]) -> float:
+    values = list(flags)
+    return _round(sum(values) / len(values))
+
+
+def _percent_known(flags: Iterable[bool | None]) -> float | None:
+    known = [flag for flag in flags if flag is not None]
+    return _percent(known) if known else None
+
+
+def _mean_known(numbers: Iterable[int | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return round(sum(known) / len(known), PERCENT_DECIMALS) if known else None

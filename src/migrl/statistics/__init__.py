@@ -1,0 +1,1 @@
+"""Cluster bootstrap, intervals, power."""

@@ -1,0 +1,1 @@
+"""Teachers that write reasoning, and the filters of what they wrote."""

@@ -1,0 +1,99 @@
+"""What a teacher would cost, before it is asked: requests, tokens, and the bill of a server.
+
+Nothing is sent. The prompts are the real ones, built from the fetched samples, and their tokens are counted with the
+fetched model's tokenizer and its rule for pictures, which are the teacher's too if it is a Qwen2.5-VL; another model
+counts otherwise. Every candidate is a request of its own and pays for its whole prompt.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrl.errors import UserError
+from migrl.models.loading import load_processor
+from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher
+from migrl.running.shards import read_open_log
+from migrl.synthesis.teachers.ledger import compute_cost, count_tokens
+from migrl.synthesis.teachers.prompts import prompt_item
+from migrl.synthesis.teachers.request import name_request
+from migrl.synthesis.teachers.server import find_replies
+from migrl.synthesis.teachers.teacher import Reply, count_prompt, load_items
+
+TOKENS_A_WORD = 1.5  # of English in Qwen's tokenizer, with the numbers and brackets of the answer; on the high side
+ANSWER_TOKENS = 50
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the `requests`, `answered` are in a log already; tokens and bill are for the rest.
+
+    `output_tokens` are those of thoughts as long as they may be, or as long as those answered so far were
+    (`output_rule` says which); `output_limit` those of completions that all run to `max_tokens`.
+    """
+
+    teacher: PromptedTeacher
+    samples: int
+    pictures: int
+    requests: int
+    answered: int
+    text_tokens: int
+    picture_tokens: int
+    output_tokens: int
+    output_limit: int
+    output_rule: str
+
+    def compute_bill(self, output_tokens: int) -> float | None:
+        """Price of the input and so much output; None without prices, and for weights that run here."""
+        if not isinstance(self.teacher, ServerTeacher):
+            return None
+        return compute_cost(self.teacher, self.text_tokens + self.picture_tokens, output_tokens)
+
+
+def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
+    """Count what synthesize would ask, from the samples fetched under `home` (`runs/<recipe>`).
+
+    Raises:
+        UserError: the scripted teacher, or nothing fetched.
+    """
+    settings, teacher = recipe.synthesize, recipe.synthesize.teacher
+    if not isinstance(teacher, PromptedTeacher):
+        raise UserError("synthesize --dry-run: the scripted teacher asks no model; there is nothing to estimate")
+    fetch = home / "fetch"
+    limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
+    processor = load_processor(fetch / "model", **limits)
+    items = [prompt_item(item, settings.max_thought_words) for item in load_items(recipe, fetch)]
+    replies = read_answered(recipe, home)
+    text, pictures, requests = 0, 0, 0
+    for item in items:
+        missing = sum(name_request(item, k) not in replies for k in range(settings.candidates))
+        if missing:
+            text_tokens, picture_tokens = count_prompt(processor, item)
+            text += missing * text_tokens
+            pictures += missing * picture_tokens
+            requests += missing
+    rule = f"{settings.max_thought_words} words each, {TOKENS_A_WORD} tokens a word, and {ANSWER_TOKENS}"
+    each: float = min(teacher.max_tokens, math.ceil(settings.max_thought_words * TOKENS_A_WORD) + ANSWER_TOKENS)
+    counts = count_tokens(replies.values())
+    if told := counts["requests"] - counts["unreported"]:
+        each, rule = counts["completion_tokens"] / told, f"the mean of {told} replies so far"
+    total = len(items) * settings.candidates
+    return Estimate(
+        teacher=teacher,
+        samples=len(items),
+        pictures=sum(len(item.paths) for item in items),
+        requests=total,
+        answered=total - requests,
+        text_tokens=text,
+        picture_tokens=pictures,
+        output_tokens=math.ceil(each * requests),
+        output_limit=teacher.max_tokens * requests,
+        output_rule=rule,
+    )
+
+
+def read_answered(recipe: Recipe, home: Path) -> dict[str, Reply]:
+    """What a server has replied so far to the very same questions."""
+    if not isinstance(recipe.synthesize.teacher, ServerTeacher):
+        return {}
+    path = find_replies(recipe, home)
+    return {name: row["reply"] for name, row in read_open_log(path).items()} if path.exists() else {}

@@ -1,0 +1,1 @@
+"""What the two trainings share: trainer, rewards, rollouts, checkpoints."""

@@ -1,0 +1,93 @@
+"""Rollouts of the RL pool and their hits: select does it with the start model, pass_rates with the trained one.
+
+One code path with one set of settings, so that the weights are the only difference between before and after.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from migrl.engines.generate import generate_batch, make_batches
+from migrl.files import write_jsonl
+from migrl.grounding.samples import Sample, read_samples
+from migrl.models.decoding import Completion, choose_sampling
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_processor
+from migrl.running.launch import Rank
+from migrl.running.metering import GenerationMeter
+from migrl.running.shards import Rows, Worker, merge_progress, work_through
+from migrl.running.stage import StageContext
+from migrl.scoring.scores import score_completion
+from migrl.training.arms import find_start
+
+LOG = "rollouts"
+
+
+def read_pool(context: StageContext) -> list[Sample]:
+    """The whole RL pool, as it was fetched."""
+    return read_samples(context.inputs["fetch"] / "data" / "rl.jsonl")
+
+
+def sample_rollouts(
+    context: StageContext, rank: Rank, samples: list[Sample], load: Callable[[], Qwen2_5_VLForConditionalGeneration]
+) -> None:
+    """Sample this rank's share of the rollouts, `select.rollouts` a sample; `load` gives the model that answers."""
+    recipe, settings = context.recipe, context.recipe.select
+    data = context.inputs["fetch"] / "data"
+    processor = load_processor(
+        find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels
+    )
+    items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
+    decoding = choose_sampling(recipe.sampling, recipe.grpo.max_completion_tokens, settings.rollouts, settings.seed)
+    meter = GenerationMeter(context.folder, rank.index, processor)
+
+    def make_worker() -> Worker:
+        model = load()
+
+        meter.start(model)
+
+        def work(batch: list[ModelInput]) -> Rows:
+            completions = generate_batch(model, processor, batch, decoding)
+            meter.note(batch, completions)
+            return [score_rollouts(item, some) for item, some in zip(batch, completions, strict=True)]
+
+        return work
+
+    batches = make_batches(items, settings.batch, settings.batch_pixels)
+    work_through(context, LOG, rank, batches, make_worker, "sampling rollouts")
+
+
+def score_rollouts(item: ModelInput, completions: list[Completion]) -> dict[str, Any]:
+    """Hits of one sample's rollouts, with the raw texts."""
+    asked = item.describe()
+    where = {key: asked[key] for key in ("sizes", "resized_sizes", "frame")}
+    hits = [score_completion(c.text, asked["target"], **where, truncated=c.truncated)["hit"] for c in completions]
+    texts = [completion.text for completion in completions]
+    return {"uid": item.sample.uid, "task": item.sample.task, "hits": sum(hits), "completions": texts}
+
+
+def write_rollouts(context: StageContext, samples: list[Sample]) -> Rows:
+    """Write what all ranks sampled to `rollouts.jsonl`, a row a sample in their order; return the rows."""
+    rows = merge_progress(context.folder, LOG, [sample.uid for sample in samples])
+    write_jsonl(context.folder / "rollouts.jsonl", rows)
+    return rows
+
+
+def count_hits(rows: Rows, rollouts: int) -> dict[str, int]:
+    """How many samples have 0, 1 .. `rollouts` hits."""
+    total = Counter(row["hits"] for row in rows)
+    return {str(hits): total[hits] for hits in range(rollouts + 1)}
+
+
+def count_task_hits(rows: Rows, rollouts: int) -> dict[str, dict[str, int]]:
+    """The same for each task, tasks by name."""
+    tasks = sorted({row["task"] for row in rows})
+    return {task: count_hits([row for row in rows if row["task"] == task], rollouts) for task in tasks}
+
+
+def compute_mean_pass_rate(rows: Rows, rollouts: int) -> float:
+    """Hits by rollouts, over all samples."""
+    mean: float = sum(row["hits"] for row in rows) / (rollouts * len(rows))
+    return mean

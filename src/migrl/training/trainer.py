@@ -1,0 +1,231 @@
+"""What the two training stages share: LoRA on the language model, data sets for trl, logs, gates."""
+
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset, Features, List, Value
+from peft import LoraConfig
+from torch import nn
+from torch.distributed import distributed_c10d
+from transformers import (
+    ProgressCallback,
+    Qwen2_5_VLForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from migrl.errors import UserError
+from migrl.files import write_jsonl
+from migrl.grounding.images import read_image
+from migrl.models.folder import CONFIG, INDEX
+from migrl.models.inputs import ModelInput
+from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
+from migrl.running.launch import Rank
+from migrl.running.stage import StageContext
+from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_word
+from migrl.running.watch.trackers import make_trackers
+from migrl.training.checkpoints import find_checkpoint
+
+ADAPTER_CONFIG = "adapter_config.json"
+LANGUAGE_MODEL = "language_model"
+VISION_TOWER = "visual"
+
+MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
+
+
+def make_lora_config(settings: LoraSettings) -> LoraConfig:
+    """LoRA on every linear layer of the language model, by full path: a suffix would hit the vision tower too."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=rf".*\.{LANGUAGE_MODEL}\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+    )
+
+
+def freeze_vision_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
+    """Train nothing in the vision tower, and run it as in evaluation: without gradients or checkpointing.
+
+    Gradient checkpointing lets gradients in at every submodule's input embedding, the tower's patches among them
+    (transformers' `enable_input_require_grads`): a frozen tower would be run a second time and passed through
+    backwards, for nothing. Called before a trainer has wrapped the model.
+    """
+    tower = model.model.visual
+    tower.requires_grad_(False)
+    tower.forward = torch.no_grad()(tower.forward)
+    tower.eval()
+    tower.train = lambda mode=True: tower  # a trainer puts the whole model into training mode before each step
+
+
+def check_trainable(model: nn.Module) -> int:
+    """Number of trainable parameters; the vision tower must have none.
+
+    Raises:
+        UserError: something in the vision tower would be trained, or nothing at all.
+    """
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    vision = [name for name in names if f".{VISION_TOWER}." in name]
+    if vision:
+        raise UserError(f"{vision[0]}: the vision tower must stay frozen; correct the LoRA targets")
+    if not names:
+        raise UserError("no parameter is trainable; correct the LoRA targets")
+    # ZeRO-3 leaves an empty tensor where a weight was, and its size beside it.
+    return sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters() if weight.requires_grad)
+
+
+def choose_backend(parallel: Parallel, watch: WatchSettings) -> dict[str, Any]:
+    """The trainer's arguments for the devices it runs on, and for how long processes wait for each other.
+
+    accelerate finds GPUs by itself. On a CPU it takes several processes for one each unless it is told: by `use_cpu`,
+    or, as that would turn DeepSpeed off, by the backend.
+    """
+    patience = {"ddp_timeout": watch.collective_seconds}
+    if torch.cuda.is_available():
+        return patience
+    return patience | ({"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"})
+
+
+def set_patience(watch: WatchSettings) -> None:
+    """Let processes wait for each other for as long as `choose_backend` says in every group of them.
+
+    DeepSpeed makes groups of its own, which take torch's defaults (10 minutes with NCCL) and not the first one's limit:
+    they would give up before the watchdog has told where a process stands.
+    """
+    wait = timedelta(seconds=watch.collective_seconds)
+    distributed_c10d.default_pg_timeout = wait
+    distributed_c10d.default_pg_nccl_timeout = wait
+
+
+def check_processes(trainer: Trainer, rank: Rank) -> None:
+    """Stop if the trainer does not know of the other processes: each would train alone, on everything.
+
+    Raises:
+        UserError: the trainer counts other processes than were started.
+    """
+    found = trainer.accelerator.num_processes
+    if found != rank.count:
+        raise UserError(f"{rank.count} processes were started and the trainer sees {found}; use the pinned accelerate")
+
+
+def build_dataset(items: list[ModelInput], columns: dict[str, list[Any]], features: dict[str, Any]) -> Dataset:
+    """A data set in trl's form: `prompt` (messages with image placeholders), `images` (decoded on access), and more.
+
+    `datasets.Image` would turn pictures by their EXIF tag, which boxes do not follow; ours are those of `read_image`.
+    """
+    table = {
+        "uid": [item.sample.uid for item in items],
+        "prompt": [item.messages for item in items],
+        "images": [
+            [{"path": str(path), "size": list(size)} for path, size in zip(item.paths, item.sizes, strict=True)]
+            for item in items
+        ],
+        **columns,
+    }
+    images = List({"path": Value("string"), "size": List(Value("int64"))})
+    stored = Dataset.from_dict(
+        table, features=Features(uid=Value("string"), prompt=MESSAGES, images=images, **features)
+    )
+    return stored.with_transform(decode_images, columns=["uid", "images"], output_all_columns=True)
+
+
+def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Rows of `build_dataset` with their pictures decoded.
+
+    Raises:
+        UserError: naming the sample, if a picture is not what it was at fetch.
+    """
+    decoded = []
+    for uid, images in zip(rows["uid"], rows["images"], strict=True):
+        try:
+            decoded.append([read_image(Path(image["path"]), tuple(image["size"])) for image in images])
+        except UserError as error:
+            raise UserError(f"sample {uid!r}: {error}") from error
+    return {**rows, "images": decoded}
+
+
+class ProgressBar(ProgressCallback):
+    """The trainer's bar with a few metrics behind it, in place of a line of all metrics a step."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs:
+            metrics = name_metrics(logs)
+            self.training_bar.set_postfix({name: f"{metrics[name]:.3f}" for name in BAR_METRICS if name in metrics})
+
+
+def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
+    """The recipe's trackers, and what may end a training (watch/guard.py)."""
+    process = PartialState()
+    guard = LongRunGuard(context.folder, context.recipe.watch, alarms, name_metrics, process.process_index)
+    return [guard, *make_trackers(context)] if process.is_main_process else [guard]
+
+
+def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
+    """Train under our bar, from the last complete checkpoint if there is one.
+
+    Raises:
+        UserError: an alarm, or no room for a checkpoint.
+        Stopped: a signal asked for it; the checkpoint is saved.
+    """
+    guard = trainer.pop_callback(LongRunGuard)
+    # All from the same, though another machine may see the files of the last one later.
+    checkpoint = share_word(find_checkpoint(checkpoints, trainer.args.world_size))
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ProgressBar())
+    trainer.add_callback(guard)
+    trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
+    with guard.watching(trainer.model), suppress(AlreadyTrained):  # then what it loaded is the result
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def save_trained(trainer: Trainer, folder: Path) -> None:
+    """Save adapter or model as safetensors with its config, and beside its folder `log.jsonl`, a row a step."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        # The tokenizer that trl saves beside it differs by whether a step was made since the start; its arguments are a
+        # pickle with this machine's paths.
+        for path in folder.iterdir():
+            if path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, ADAPTER_CONFIG):
+                path.unlink()
+        # From the trainer's state, which checkpoints carry: no step is missing or twice, whatever was killed.
+        logged = [row for row in trainer.state.log_history if "loss" in row]
+        write_jsonl(folder.parent / "log.jsonl", [{"step": row["step"], **name_metrics(row)} for row in logged])
+
+
+BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")
+METRICS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "mean_token_accuracy": "token_accuracy",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "hit": "hit_reward",
+    "zero_variance": "zero_variance",
+    "rewards/accuracy/mean": "accuracy_reward",
+    "rewards/format/mean": "format_reward",
+    "kl": "kl",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "truncation",
+}
+
+
+def name_metrics(logs: dict[str, Any]) -> dict[str, float]:
+    """The trainer's metrics under our names, without those it could not measure; the rest stays in the trackers."""
+    return {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if logs.get(theirs) is not None}
