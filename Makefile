@@ -18,10 +18,6 @@ UV_VERSION := 0.13.9
 STAGES := fetch synthesize sft merge select grpo evaluate pass_rates
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
-VOCABULARY := boxes answers prompts records errors yaml_file resample stats tables scores official rescore claims paired \
-  verdicts references power evidence pipeline seeds pictures mentions flops not_run readme verify recompute stored seal evaluations \
-  provenance gpus watch/alarms watch/signals watch/watchdog watch/disk preflight
-TYPED_PACKAGES := recipe benchmarks sources lmms_tasks plan publish teachers report compare calibrate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -141,12 +137,13 @@ tiny-base: $(STAMP) ## train the tiny base model again from its seed
 picture: $(STAMP) ## draw the README's picture of the tiny world again
 	$(BIN)/python -m migrl.world.picture results/tiny/figures/world.png
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## ruff: rules and format; which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
-types: $(STAMP) ## mypy --strict on the modules that everything else stands on
-	$(BIN)/mypy --strict $(VOCABULARY:%=src/migrl/%.py) $(TYPED_PACKAGES:%=src/migrl/%)
+types: $(STAMP) ## mypy, strict, on the whole package
+	$(BIN)/mypy
 
 clean: ## remove runs/, the working state; nothing else
 	rm -rf runs

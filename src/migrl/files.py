@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from migrl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +159,19 @@ class ProgressLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+class Strict(BaseModel):
+    """Data that people or other programs write: no unknown key, and nothing changes once it is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def explain_fault(error: ValidationError, *above: str) -> str:
+    """The first thing that is wrong with data, and its dotted key; `above` are the keys that lead to the data."""
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(map(str, (*above, *fault["loc"])))
+    return f"key {key!r}: {fault['msg']}" if key else fault["msg"]
 
 
 def sync_file(path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from migrl.errors import UserError, shorten
-from migrl.files import is_unicode
+from migrl.files import explain_fault, is_unicode
 
 MAX_BYTES = 40_000  # the longest file of the project has 15,000, and PyYAML takes a second for 60,000
 MAX_CHARS = 250_000  # with every alias written out
@@ -155,6 +155,4 @@ def load_model(path: Path, model: type[_Model]) -> _Model:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run from a checkout that has it, or name another") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: key {key!r}: {first['msg']}; correct it") from error
+        raise UserError(f"{path}: {explain_fault(error)}; correct it") from error

@@ -332,7 +332,7 @@ def test_a_rate_of_another_device_or_of_none_is_not_used(tmp_path: Path) -> None
     [
         ("measurements.json", '{"device": "NVIDIA H1', "measurements.json: .*delete it, or restore it"),
         ("measurements.json", "[]", "measurements.json: .*restore it"),
-        ("measurements.json", '{"device": "H100", "not_run": false}', "measurements.json: stages: .*restore it"),
+        ("measurements.json", '{"device": "H100", "not_run": false}', "measurements.json: key 'stages': .*restore it"),
         ("manifest.json", "", "manifest.json: .*restore it"),
         ("manifest.json", None, "manifest.json: no such file"),
     ],

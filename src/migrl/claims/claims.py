@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from migrl.errors import UserError
-from migrl.files import ROOT
+from migrl.files import ROOT, Strict
 from migrl.yaml_file import load_model
 
 CLAIMS_FILE = ROOT / "reproduce" / "claims.yaml"
@@ -30,10 +30,6 @@ _Points = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Attested = Annotated[dict[Version, _Text], Field(min_length=1)]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 @dataclass(frozen=True)
 class Scope:
     """What a difference is taken of: which samples, how they are scored and averaged, and which two arms."""
@@ -47,7 +43,7 @@ class Scope:
     subtrahend: str
 
 
-class Reading(_Data):
+class Reading(Strict):
     """Another way to understand a claim: what it changes in the claim's own scope, and in words how it `differs`."""
 
     id: _Text
@@ -61,7 +57,7 @@ class Reading(_Data):
     subtrahend: _Text | None = None
 
 
-class Claim(_Data):
+class Claim(Strict):
     """One claimed difference: average accuracy of `minuend` less that of `subtrahend`.
 
     `benchmarks` are pooled; with `tasks`, these alone count. `averaging` is the mean over their tasks (macro), over
@@ -118,7 +114,7 @@ class Claim(_Data):
         return replace(self.scope, **changed)
 
 
-class Level(_Data):
+class Level(Strict):
     """An absolute score, in percent, that `source` states of `arm`; `gap` says why it cannot be compared with."""
 
     id: _Text
@@ -132,7 +128,7 @@ class Level(_Data):
     gap: str = ""
 
 
-class _ClaimsFile(_Data):
+class _ClaimsFile(Strict):
     claims: tuple[Claim, ...]
     levels: tuple[Level, ...] = ()
 

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scipy.special import stdtrit
 
 from migrl.errors import UserError
-from migrl.files import ROOT
+from migrl.files import ROOT, explain_fault
 from migrl.recipe import SEEDED_SECTIONS, Recipe
 
 REFERENCE_RUNS = ROOT / "results" / "reference_runs"
@@ -100,9 +100,7 @@ def check_deltas(data: Any, where: str) -> dict[str, list[float]]:
     try:
         return _DELTAS.validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in ("deltas", *first["loc"]))
-        raise UserError(f"{where}: key {key!r}: {first['msg']}; restore it") from error
+        raise UserError(f"{where}: {explain_fault(error, 'deltas')}; restore it") from error
 
 
 def read_reference_deltas(folder: Path, runs: Sequence[str] | None = None) -> dict[str, list[float]]:

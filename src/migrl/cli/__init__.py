@@ -6,11 +6,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from migrl.cli import calibration, compare, pipeline, results
 from migrl.cli.shared import app
 from migrl.errors import UserError, explain_full_disk, explain_os_error, find_fullest, is_disk_full, shorten
 from migrl.running.watch.signals import Stopped
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["app", "calibration", "compare", "main", "pipeline", "results"]
 
@@ -18,7 +22,7 @@ __all__ = ["app", "calibration", "compare", "main", "pipeline", "results"]
 class _Output(io.FileIO):
     """Standard output, whose errors say that they are its."""
 
-    def write(self, data: bytes) -> int | None:
+    def write(self, data: "Buffer", /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -28,7 +32,7 @@ class _Output(io.FileIO):
 
 def main() -> None:
     """Entry point."""
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:  # None: closed before we began
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:  # None: closed before we began
         raw = io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False))
         lines = sys.stdout.line_buffering or sys.stdout.write_through
         sys.stdout = io.TextIOWrapper(raw, sys.stdout.encoding, sys.stdout.errors, line_buffering=lines)

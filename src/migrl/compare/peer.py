@@ -15,7 +15,7 @@ from migrl.benchmarks.letter_parsers import BLINK_PARSERS, MMIU_PARSERS, MUIRBEN
 from migrl.compare.rounding import BOX_ROUNDING, IOU_ROUNDING, bound_iou
 from migrl.compare.sides import Reply, Rule, Side, read_reply, to_unit
 from migrl.errors import UserError
-from migrl.files import read_jsonl
+from migrl.files import explain_fault, read_jsonl
 from migrl.grounding.answers import READABLE, Status
 from migrl.grounding.boxes import Box, Frame
 from migrl.scoring.scores import Row, rescore_row
@@ -134,9 +134,7 @@ def _check(shape: type[_L], line: Mapping[str, Any], where: str) -> _L:
     try:
         return shape.model_validate(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: key {key!r}: {first['msg']}; {_REMEDY}") from error
+        raise UserError(f"{where}: {explain_fault(error)}; {_REMEDY}") from error
 
 
 def _read_raw(said: _Raw, row: Row | None, frame: Frame | None, rule: Rule) -> Reply:

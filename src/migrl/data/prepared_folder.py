@@ -8,7 +8,7 @@ from migrl.plain_files import copy_plain, list_plain_files, refuse_large
 from migrl.running.stage import check_disk
 
 MAX_FILE_BYTES = 1_000_000_000
-"""Of a file of records or a picture. The largest picture that is decoded has 540 MB in RGB (pictures.py)."""
+"""Of a file of records or a picture. The largest picture that is decoded has 540 MB in RGB (grounding/images.py)."""
 
 
 def copy_prepared(source: Path, data: Path) -> None:

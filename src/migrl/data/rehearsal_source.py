@@ -130,7 +130,8 @@ def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: s
     """
     processor = Qwen2_5_VLProcessor.from_pretrained(processor_folder)
     config = read_shapes(source.shapes, processor.tokenizer)
-    processor.tokenizer.model_max_length = config.text_config.max_position_embeddings
+    text: Any = config.text_config
+    processor.tokenizer.model_max_length = text.max_position_embeddings
     kind = getattr(torch, dtype)
     with torch.device("meta"):
         parameters = sum(
@@ -151,9 +152,10 @@ def draw_model(
     """A model with weights drawn from `source.seed` where it will work: on the accelerator if there is one."""
     torch.manual_seed(source.seed)
     with torch.device(pick_device()):
-        return Qwen2_5_VLForConditionalGeneration._from_config(
+        model: Qwen2_5_VLForConditionalGeneration = Qwen2_5_VLForConditionalGeneration._from_config(
             config, dtype=getattr(torch, dtype), attn_implementation=attention
         )
+    return model
 
 
 def read_shapes(path: Path, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:

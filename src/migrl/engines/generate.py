@@ -6,6 +6,7 @@ bit for bit on a CPU.
 """
 
 import hashlib
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -56,7 +57,7 @@ def generate_batch(
         model.generation_config.eos_token_id, tokenizer.pad_token_id, list_vision_token_ids(processor)
     )
     torch.manual_seed(derive_seed(settings.seed, batch))
-    output = model.generate(**encoded, generation_config=config)
+    output = model.generate(**encoded, generation_config=config)  # type: ignore[misc]  # its `self` fits no model
     new_ids = output[:, encoded["input_ids"].shape[1] :].tolist()
     ends = set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
     completions = [read_completion(tokenizer, ids, ends) for ids in new_ids]
@@ -68,7 +69,7 @@ def read_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: se
     """Cut at the first end token and decode as trainers do, without special tokens."""
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[:stop]
-    text: str = tokenizer.decode(kept, skip_special_tokens=True)
+    text = cast(str, tokenizer.decode(kept, skip_special_tokens=True))  # a list only for many sequences
     return Completion(text=text, tokens=len(kept) + (stop is not None), truncated=stop is None)
 
 

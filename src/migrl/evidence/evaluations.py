@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog, read_jsonl
+from migrl.files import ProgressLog, explain_fault, read_jsonl
 from migrl.grounding.boxes import Frame
 from migrl.grounding.images import fit_size
 from migrl.grounding.prompts import PromptStyle, TargetKind, build_messages, hash_messages, hash_prompts, quote_boxes
@@ -155,9 +155,7 @@ def read_evaluations(path: Path) -> list[Evaluation]:
         try:
             _Shape.model_validate(entry)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path}, entry {number}: key {key!r}: {first['msg']}; restore it or {_REMEDY}") from error
+            raise UserError(f"{path}, entry {number}: {explain_fault(error)}; restore it or {_REMEDY}") from error
     check_evaluations(data)
     return data
 

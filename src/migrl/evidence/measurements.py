@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from migrl.errors import UserError
 from migrl.evidence.seal import make_file_hashes, seal
-from migrl.files import read_json, write_json, write_text
+from migrl.files import explain_fault, read_json, write_json, write_text
 from migrl.report.gpu_parts import Card, Part, render_cards
 from migrl.running.stage import MANIFEST
 
@@ -23,7 +23,7 @@ DEFINITIONS = {
     "seconds_per_step": "median of the timed steps, after the warm-up; waiting for data counts, checkpoints do not",
     "tokens_per_second": "sft, grpo: tokens trained on, prompts and image tokens included, rollouts in the time; "
     "select, evaluate, pass_rates: new tokens; all processes together",
-    "mfu": "FLOPs the model needs (migrl/models/flops.py) by time, processes and the device's dense bf16 peak "
+    "mfu": "FLOPs the model needs (models/flops.py) by time, processes and the device's dense bf16 peak "
     "(reproduce/plan.yaml); a rollout costs the forward pass of its sequence, the KL term one more",
     "peak_memory_gb": "largest sum of tensors in 10^9 bytes, of the process that had most (max_memory_allocated); "
     "reserved_memory_gb: the same with what the allocator held",
@@ -85,9 +85,8 @@ def read_cards(folder: Path) -> dict[str, Card]:
     try:
         return _CARDS.validate_python(data.get(CARDS, {}) if isinstance(data, dict) else data)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, (CARDS, *fault["loc"])))
-        raise UserError(f"{path}: {where}: {fault['msg']}; delete it, or restore it from the repository") from error
+        fault = explain_fault(error, CARDS)
+        raise UserError(f"{path}: {fault}; delete it, or restore it from the repository") from error
 
 
 def add_part(folder: Path, device: str, memory_gb: float, name: str, part: Part) -> Card:

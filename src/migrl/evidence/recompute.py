@@ -22,6 +22,7 @@ from migrl.evidence.evaluations import EVALUATIONS, Evaluation, check_rows_fit, 
 from migrl.evidence.measurements import CARDS, MEASUREMENTS, PAGE, render_measurements
 from migrl.evidence.not_run import render_not_run
 from migrl.evidence.seal import TREE, list_files
+from migrl.files import explain_fault
 from migrl.recipe import Recipe, is_trained, load_recipe
 from migrl.report.markdown import write_markdown
 from migrl.report.scores import list_score_lines
@@ -58,9 +59,7 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
     try:
         recipe = Recipe.model_validate(manifest.get("settings"))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in ("settings", *first["loc"]))
-        raise UserError(f"{folder / MANIFEST}: key {key!r}: {first['msg']}; {REMEDY}") from error
+        raise UserError(f"{folder / MANIFEST}: {explain_fault(error, 'settings')}; {REMEDY}") from error
     differences = list(check_name(folder, recipe))
     if recipe.claims == "none":
         done, found = recompute_costs(folder)

@@ -90,7 +90,9 @@ def choose_evaluation(recipe: Recipe, base: Path) -> Decoding:
     if settings.decoding == "greedy":
         return Decoding(settings.max_new_tokens, repetition_penalty=settings.repetition_penalty)
     own = read_generation_file(base)
-    values = {key: default if own.get(key) is None else own.pop(key) for key, default in DEFAULTS.items()}
+    values: dict[str, Any] = {
+        key: default if own.get(key) is None else own.pop(key) for key, default in DEFAULTS.items()
+    }
     if not own.pop("do_sample", False):
         return Decoding(settings.max_new_tokens, repetition_penalty=values["repetition_penalty"])
     return Decoding(settings.max_new_tokens, **values)
@@ -119,7 +121,8 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
         wanted: type | tuple[type, ...] = bool if key == "do_sample" else int if key == "top_k" else (int, float)
         if key not in {"do_sample", *DEFAULTS}:
             raise UserError(f"{path}: key {key!r} is not taken over, and {why}")
-        if not isinstance(value, wanted) or (key != "do_sample" and (isinstance(value, bool) or not 0 <= value < 1e6)):
+        typed = isinstance(value, wanted)
+        if not typed or (key != "do_sample" and (isinstance(value, bool) or not 0 <= value < 1e6)):
             raise UserError(f"{path}: key {key!r} is {value!r}, no such setting, and {why}")
         kept[key] = value
     return kept

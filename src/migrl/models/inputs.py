@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.grounding.boxes import Box, Frame, Size, convert_box
 from migrl.grounding.images import find_sizes, read_image
-from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
+from migrl.grounding.prompts import PromptStyle, TargetKind, build_messages, hash_messages, quote_boxes
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.loading import compute_resized_size
 
@@ -76,7 +76,7 @@ def prepare_input(
     sizes = find_sizes(root, sample.images, sample.sizes)
     resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))
     question = quote_boxes(sample.question, frame, original_size=sizes[0], resized_size=resized[0])
-    kind = "box" if isinstance(sample.target, BoxTarget) else "choice"
+    kind: TargetKind = "box" if isinstance(sample.target, BoxTarget) else "choice"
     messages = build_messages(question, len(paths), style, kind)
     return ModelInput(sample, paths, sizes, resized, messages, frame)
 

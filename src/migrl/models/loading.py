@@ -2,9 +2,10 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.utils import logging
 
@@ -38,7 +39,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
 
     Raises:
         UserError: weights that do not fit the architecture, an attention kernel that is not installed, or a folder that
-            holds what would be loaded beside or in place of the weights (model_folder.py).
+            holds what would be loaded beside or in place of the weights (models/folder.py).
     """
     find_model_files(folder)
     if settings.threads is not None:
@@ -46,7 +47,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     torch.backends.cudnn.allow_tf32 = False  # a GPU would round what convolutions in float32 read to 10 bits
     logging.disable_progress_bar()
     try:
-        model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attention,
@@ -55,12 +56,24 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
         )
     except ImportError as error:
         raise UserError(f"model.attention={settings.attention}: {error}; install it or use sdpa") from error
+    # Annotated as the model alone, which it is without `output_loading_info`.
+    model, report = cast(tuple[Qwen2_5_VLForConditionalGeneration, dict[str, Any]], loaded)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise UserError(f"{folder}: {kind.replace('_', ' ')} {sorted(report[kind])[:3]}; the weights are not whole")
     own = model.generation_config
     # Of what the checkpoint would have `generate` do only its end and padding are taken; decoding.py says the rest.
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
+    return model
+
+
+def load_for_inference(
+    folder: Path, settings: ModelSettings, local_rank: int = 0
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The same on this process's device, in evaluation mode; raises as `load_model` does."""
+    model = load_model(folder, settings)
+    cast(nn.Module, model).to(pick_device(local_rank))  # in place; transformers' own `to` has lost its type
+    model.eval()
     return model
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
-from migrl.files import ROOT
+from migrl.files import ROOT, Strict, explain_fault
 from migrl.yaml_file import read_yaml
 
 PLAN_FILE = ROOT / "reproduce" / "plan.yaml"
@@ -14,11 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Efficiency(Frozen):
+class Efficiency(Strict):
     """The share of a peak that is reached, from low to high, where that is from, and whether somebody measured it."""
 
     range: tuple[Positive, Positive]
@@ -33,7 +29,7 @@ class Efficiency(Frozen):
         return self
 
 
-class Efficiencies(Frozen):
+class Efficiencies(Strict):
     train_lora: Efficiency
     train_full: Efficiency
     prefill: Efficiency
@@ -42,21 +38,21 @@ class Efficiencies(Frozen):
     decode_vllm: Efficiency
 
 
-class MachineChoice(Frozen):
+class MachineChoice(Strict):
     """The GPU that is planned for where none is found and none is given."""
 
     gpu: str
     source: str
 
 
-class MemoryExtras(Frozen):
+class MemoryExtras(Strict):
     overhead_gb: float
     fragmentation: float
     host_overhead_gb: float
     host_overhead_cpu_gb: float
 
 
-class TextLengths(Frozen):
+class TextLengths(Strict):
     """Tokens that every prompt or completion has, whatever the data set."""
 
     template_tokens: int
@@ -67,7 +63,7 @@ class TextLengths(Frozen):
     characters_per_token: float
 
 
-class SetLengths(Frozen):
+class SetLengths(Strict):
     """Pictures a question and tokens of its text; `pixels` a picture, null for as many as the limit allows."""
 
     images: Positive
@@ -77,7 +73,7 @@ class SetLengths(Frozen):
     source: str
 
 
-class Assumptions(Frozen):
+class Assumptions(Strict):
     """The whole file."""
 
     shapes: dict[str, Path]
@@ -100,5 +96,4 @@ def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; restore it from the repository") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UserError(f"{path}: {faults}; correct the file") from error
+        raise UserError(f"{path}: {explain_fault(error)}; correct the file") from error

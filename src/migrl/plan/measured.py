@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from migrl.errors import UserError
 from migrl.evidence.measurements import MEASUREMENTS
+from migrl.files import explain_fault
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
@@ -196,6 +197,4 @@ def read_file(kind: type[_File], path: Path) -> _File | None:
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "the file"
-        raise UserError(f"{path}: {where}: {fault['msg']}; delete it, or restore it from the repository") from error
+        raise UserError(f"{path}: {explain_fault(error)}; delete it, or restore it from the repository") from error

@@ -22,7 +22,7 @@ class ScriptedTeacher(Section):
 
 
 class PromptedTeacher(Section):
-    """A model that is asked with the texts of teachers/texts; `max_tokens` bounds each of its completions.
+    """A model that is asked with the texts of synthesis/teachers; `max_tokens` bounds each of its completions.
 
     Every engine samples by these settings and by nothing that comes with the model; `top_k` 0 and `top_p` 1 cut
     nothing off.

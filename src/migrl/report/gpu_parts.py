@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from migrl.files import Strict
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -17,21 +19,15 @@ Bound = Literal["train_lora", "prefill", "decode_transformers", "decode_adapter"
 COLUMNS = ("part", "what", "s", "spread", "n", "tokens/s", "rate", "of ceiling", "plan's formula", "measured by it")
 DEFINITIONS = {
     "s": "median of the timed repetitions, after a warm-up; spread: (largest - smallest) / median",
-    "rate": "FLOPs that the model needs (flops.py: neither padding nor recomputation) or bytes that must be read "
-    "(decoding: weights and cache at every step), by the time; of a copy, bytes read and written",
+    "rate": "FLOPs that the model needs (models/flops.py: neither padding nor recomputation) or bytes that must be "
+    "read (decoding: weights and cache at every step), by the time; of a copy, bytes read and written",
     "of ceiling": "the rate by what the largest matrix product, or copy, reached on the same card; MFU for training",
     "plan's formula": "seconds by `migrl plan`'s assumed efficiencies, or GB in tensors (its reserve left out)",
     "measured by it": "the measured time or peak (max_memory_allocated) by the formula's",
 }
 
 
-class Record(BaseModel):
-    """A frozen part of the file; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Formula(Record):
+class Formula(Strict):
     """What `migrl plan` computes for the same work, in seconds from low to high."""
 
     low: Positive
@@ -39,7 +35,7 @@ class Formula(Record):
     words: str
 
 
-class Figure(Record):
+class Figure(Strict):
     """One thing that was timed: seconds of each repetition, and the work of one of them. Bytes are those moved."""
 
     what: str
@@ -66,7 +62,7 @@ class Figure(Record):
         return self.flops or self.bytes
 
 
-class Conditions(Record):
+class Conditions(Strict):
     """What a part was measured with. Two parts may stand beside each other only where these are the same."""
 
     dtype: str
@@ -77,7 +73,7 @@ class Conditions(Record):
     versions: dict[str, str | None]
 
 
-class Part(Record):
+class Part(Strict):
     """A part that was measured, or why it was not; `complete` unless it was cut off. GB are 10^9 bytes in tensors."""
 
     conditions: Conditions
@@ -90,7 +86,7 @@ class Part(Record):
     skipped: str | None = None
 
 
-class Card(Record):
+class Card(Strict):
     """One device by its name, as it calls itself; `memory_gb` 0 is a processor, which speaks for no GPU."""
 
     memory_gb: float

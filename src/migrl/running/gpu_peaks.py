@@ -4,19 +4,17 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from migrl.files import ROOT
+from migrl.files import ROOT, Strict
 from migrl.yaml_file import load_model
 
 GPUS_FILE = ROOT / "reproduce" / "gpus.yaml"
 _Positive = Annotated[float, Field(gt=0)]
 
 
-class Gpu(BaseModel):
+class Gpu(Strict):
     """One kind of GPU: dense bf16 peak in TFLOP/s, memory in GB and its bandwidth in GB/s (10^9 bytes)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: Annotated[tuple[str, ...], Field(min_length=1)]
     tflops: _Positive
@@ -24,9 +22,7 @@ class Gpu(BaseModel):
     bandwidth_gb: _Positive
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Table(Strict):
     gpus: dict[str, Gpu]
 
 

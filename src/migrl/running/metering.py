@@ -82,8 +82,9 @@ class StepMeter(TrainerCallback):
         self._mark = 0.0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        model: nn.Module = kwargs["model"]
         inner = next(part for part in model.modules() if isinstance(part, Qwen2_5_VLForConditionalGeneration))
         self._dtype = str(inner.dtype)
         self._hook = inner.register_forward_pre_hook(self.count, with_kwargs=True)
@@ -233,7 +234,7 @@ def count_prompt_tokens(item: ModelInput, processor: Qwen2_5_VLProcessor) -> int
     """Tokens of a prompt with those of its pictures, without opening a picture."""
     text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
     images = processor.image_processor
-    pixels = (images.patch_size * images.merge_size) ** 2  # a picture's token
+    pixels: int = (images.patch_size * images.merge_size) ** 2  # a picture's token
     pictures = sum(width * height // pixels for width, height in item.resized_sizes)
     return len(processor.tokenizer(text).input_ids) - len(item.resized_sizes) + pictures
 

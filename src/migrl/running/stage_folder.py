@@ -127,7 +127,7 @@ def is_whole(partial: Path, key: str) -> bool:
 
 def _find_lost(folder: Path, manifest: dict[str, Any]) -> Path | None:
     for name, output in manifest["outputs"].items():
-        path = folder / name
+        path: Path = folder / name
         if not path.is_file() or path.stat().st_size != output["size"]:
             return path
     return None

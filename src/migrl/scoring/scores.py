@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
+from migrl.files import explain_fault
 from migrl.grounding.answers import Answer, Status, parse_box_answer, parse_choice_answer
 from migrl.grounding.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
 from migrl.grounding.samples import parse_sample
@@ -87,9 +88,7 @@ def _check_shape(row: Any, where: str) -> None:
     try:
         _RowShape.model_validate(row)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: key {key!r}: {first['msg']}; run the evaluate stage again") from error
+        raise UserError(f"{where}: {explain_fault(error)}; run the evaluate stage again") from error
     for key in ("sizes", "resized_sizes"):
         if len(row[key]) != len(row["images"]):
             raise UserError(

@@ -8,11 +8,12 @@ reward through the trainer's own decoding.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import List, Value
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_trainer import RewardFunc
 
 from migrl.errors import UserError
 from migrl.files import read_json, write_json
@@ -41,6 +42,7 @@ from migrl.training.trainer import (
     check_trainable,
     choose_backend,
     freeze_vision_tower,
+    get_model,
     make_callbacks,
     make_lora_config,
     save_trained,
@@ -59,6 +61,8 @@ TARGET = {
 
 class CheckedTrainer(GRPOTrainer):
     """trl's trainer, which also compares the sizes of every batch's pictures with those that boxes are mapped with."""
+
+    processing_class: Qwen2_5_VLProcessor
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -119,7 +123,7 @@ def train(context: StageContext, rank: Rank) -> None:
     callbacks = make_callbacks(context, settings.alarms)
     trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks)
     check_processes(trainer, rank)
-    trainable = check_trainable(trainer.model)
+    trainable = check_trainable(get_model(trainer))
     if trainer.processing_class.tokenizer.padding_side != "left":
         raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
     meter = StepMeter(settings.lora, rollouts=True)
@@ -158,7 +162,7 @@ def build_trainer(
     pairs = List(List(Value("int64")))
     return CheckedTrainer(
         model=model,
-        reward_funcs=make_rewards(recipe, list_end_tokens(model.generation_config)),
+        reward_funcs=cast(list[RewardFunc], make_rewards(recipe, list_end_tokens(model.generation_config))),
         args=config,
         train_dataset=build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs}),
         processing_class=processor,

@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.grounding.samples import read_samples
 from migrl.models.inputs import ModelInput, prepare_input
-from migrl.models.loading import copy_small_files, load_model, load_processor, pick_device
+from migrl.models.loading import copy_small_files, load_for_inference, load_processor
 from migrl.recipe import Recipe
 from migrl.running.launch import make_out_of_memory
 from migrl.running.metering import measure_memory, release_memory
@@ -57,7 +57,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=recipe.sft.max_pixels)
     samples = read_samples(data / "cot.jsonl")[:CHECKED_SAMPLES]
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
-    model = load_model(base, recipe.model).to(pick_device()).eval()
+    model = load_for_inference(base, recipe.model)
     state = model.state_dict()
     vision = {name: weight.to("cpu", copy=True) for name, weight in state.items() if f"{VISION_TOWER}." in name}
     base_logits = compute_logits(model, processor, items)
@@ -67,7 +67,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     copy_small_files(base, out)
     del state, model, adapted
     gc.collect()  # they refer to each other, and two models need twice the memory
-    merged = load_model(out, recipe.model).to(pick_device()).eval()
+    merged = load_for_inference(out, recipe.model)
     merged_logits = compute_logits(merged, processor, items)
     error = measure_difference(merged_logits, adapter_logits)
     change = measure_difference(merged_logits, base_logits)

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from migrl.files import write_json, write_jsonl
-from migrl.models.loading import load_model, pick_device
+from migrl.models.loading import load_for_inference
 from migrl.running.launch import Rank, launch_generation, run_child
 from migrl.running.metering import read_performance
 from migrl.running.stage import StageContext
@@ -43,7 +43,7 @@ def generate(context: StageContext, rank: Rank) -> None:
     """Sample this rank's share of the rollouts."""
 
     def load() -> Qwen2_5_VLForConditionalGeneration:
-        return load_model(find_start(context), context.recipe.model).to(pick_device(rank.local)).eval()
+        return load_for_inference(find_start(context), context.recipe.model, rank.local)
 
     sample_rollouts(context, rank, read_pool(context), load)
 

@@ -5,8 +5,9 @@ step. Stage `sft_direct` is the same training on answers without reasoning, aske
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from datasets import Dataset
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -27,6 +28,7 @@ from migrl.training.trainer import (
     check_trainable,
     choose_backend,
     freeze_vision_tower,
+    get_model,
     make_callbacks,
     make_lora_config,
     save_trained,
@@ -59,7 +61,7 @@ def train(context: StageContext, rank: Rank) -> None:
         recipe, config, load_model(base, recipe.model), processor, items, completions, make_callbacks(context)
     )
     check_processes(trainer, rank)
-    trainable = check_trainable(trainer.model)
+    trainable = check_trainable(get_model(trainer))
     loss_tokens = check_labels(trainer, processor, completions)
     meter = StepMeter(settings.lora)
     trainer.add_callback(meter)
@@ -148,7 +150,8 @@ def check_labels(trainer: SFTTrainer, processor: Qwen2_5_VLProcessor, completion
     Raises:
         UserError: prompt or image tokens carry loss, or the completion does not.
     """
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(4, len(completions)))])
+    rows = cast(Dataset, trainer.train_dataset)
+    batch = trainer.data_collator([rows[i] for i in range(min(4, len(completions)))])
     total = 0
     for labels, completion in zip(batch["labels"], completions, strict=False):
         ids = labels[labels != IGNORED].tolist()

@@ -1,7 +1,8 @@
 """synthesize: a teacher writes reasoning for training samples, filters keep what is usable.
 
-The teacher sees question, images and the true box and writes as if it did not know the answer (teachers/). Of the
-candidates that pass the filters (filters.py), the first of each sample is kept, up to `max_samples` in seeded order.
+The teacher sees question, images and the true box and writes as if it did not know the answer (synthesis/teachers/).
+Of the candidates that pass the filters (filters.py), the first of each sample is kept, up to `max_samples` in seeded
+order.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ def run(context: StageContext) -> dict[str, Any]:
     rows = [judge_replies(context, item, some) for item, some in zip(items, replies, strict=True)]
     write_jsonl(context.folder / "candidates.jsonl", rows)
     passed = {row["uid"]: find_passed(row) for row in rows}
-    kept = []
+    kept: list[dict[str, Any]] = []
     for item in Random(settings.seed).sample(items, len(items)):  # a cap must not cut whole tasks off
         completion = passed[item.sample.uid]
         if completion is not None and len(kept) < settings.max_samples:

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from migrl.files import ROOT
+from migrl.files import ROOT, Strict
 from migrl.yaml_file import load_model
 
 DESIGNS_FILE = ROOT / "reproduce" / "designs.yaml"
@@ -34,11 +34,7 @@ _Points = Annotated[float, Field(gt=0, lt=100)]
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskDesign(_Data):
+class TaskDesign(Strict):
     """One task: size of an image set -> number of such sets, and the weaker arm's accuracy (a share)."""
 
     sets: dict[_Count, _Count]
@@ -51,14 +47,14 @@ class TaskDesign(_Data):
         return self
 
 
-class Correlation(_Data):
+class Correlation(Strict):
     """On the normal scale that hits are cut from: of two arms on a sample, and of one arm on two samples of a set."""
 
     arms: Annotated[float, Field(gt=-1, lt=1)]
     samples: Annotated[float, Field(ge=0, lt=1)]
 
 
-class Sources(_Data):
+class Sources(Strict):
     """Where the numbers of a design are from."""
 
     sizes: _Text
@@ -67,7 +63,7 @@ class Sources(_Data):
     correlations: _Text
 
 
-class Design(_Data):
+class Design(Strict):
     """The benchmark of one claim as the simulation sees it.
 
     Either `expected` is the claimed difference, or only the direction is claimed and `supposed` is the true difference
@@ -149,7 +145,7 @@ class Design(_Data):
         return 100 * math.sqrt(math.fsum(variances)) / len(variances)
 
 
-class _DesignsFile(_Data):
+class _DesignsFile(Strict):
     designs: dict[_Text, Design]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from migrl.models.loading import load_model, pick_device
+from migrl.models.loading import load_for_inference
 from migrl.recipe import Arm
 from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
@@ -46,7 +46,7 @@ def find_arm(context: StageContext, arm: Arm) -> ArmSource:
 def load_arm(context: StageContext, arm: Arm, rank: Rank) -> Qwen2_5_VLForConditionalGeneration:
     """An arm's model on the device; adapters are merged, so that all arms run the same code."""
     source = find_arm(context, arm)
-    model = load_model(source.model, context.recipe.model).to(pick_device(rank.local)).eval()
+    model = load_for_inference(source.model, context.recipe.model, rank.local)
     if source.adapter is None:
         return model
     merged: Qwen2_5_VLForConditionalGeneration = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()

@@ -3,15 +3,16 @@
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.distributed import distributed_c10d
 from transformers import (
+    PreTrainedModel,
     ProgressCallback,
     Qwen2_5_VLForConditionalGeneration,
     Trainer,
@@ -64,6 +65,11 @@ def freeze_vision_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
     tower.forward = torch.no_grad()(tower.forward)
     tower.eval()
     tower.train = lambda mode=True: tower  # a trainer puts the whole model into training mode before each step
+
+
+def get_model(trainer: Trainer) -> PreTrainedModel | PeftModel:
+    """What a trainer trains: the model it was given, in LoRA's wrapping if there is any."""
+    return cast(PreTrainedModel | PeftModel, trainer.model)
 
 
 def check_trainable(model: nn.Module) -> int:
@@ -183,13 +189,14 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
         Stopped: a signal asked for it; the checkpoint is saved.
     """
     guard = trainer.pop_callback(LongRunGuard)
+    assert isinstance(guard, LongRunGuard)  # of make_callbacks
     # All from the same, though another machine may see the files of the last one later.
     checkpoint = share_word(find_checkpoint(checkpoints, trainer.args.world_size))
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar())
     trainer.add_callback(guard)
     trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
-    with guard.watching(trainer.model), suppress(AlreadyTrained):  # then what it loaded is the result
+    with guard.watching(get_model(trainer)), suppress(AlreadyTrained):  # then what it loaded is the result
         trainer.train(resume_from_checkpoint=checkpoint)
 
 

@@ -95,7 +95,9 @@ def build_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGener
     Transformers' default (0.02) never learned to see at this size.
     """
     config = build_config(processor)
-    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    model: Qwen2_5_VLForConditionalGeneration = Qwen2_5_VLForConditionalGeneration._from_config(
+        config, attn_implementation="sdpa", dtype=torch.float32
+    )
     model.set_attn_implementation({"text_config": "eager"})  # its backward is faster than sdpa's at this size
     for name, weight in model.named_parameters():
         if "embed_tokens" in name:
@@ -133,6 +135,7 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
     processor = build_processor(draw_corpus(training.seed), folder)
     model = build_model(processor)
     embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
     head = SeeHead(embeddings, find_word_ids(processor))
     state = folder / "phases"
     done = load_phases(state, model, head)

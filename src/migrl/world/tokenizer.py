@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -78,8 +79,8 @@ def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     model = json.loads(trained.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        unk_token=None,
+        merges=[tuple(merge) for merge in model["merges"]],  # type: ignore[misc]  # annotated as texts, pairs in fact
+        unk_token=None,  # type: ignore[arg-type]  # annotated as a text, and None is allowed
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         model_max_length=1024,

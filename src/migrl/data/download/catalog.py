@@ -4,11 +4,11 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from migrl.data.download.unpack import UnpackLimits
 from migrl.errors import UserError
-from migrl.files import ROOT
+from migrl.files import ROOT, Strict
 from migrl.yaml_file import read_yaml
 
 SOURCES_FILE = ROOT / "reproduce" / "sources.yaml"
@@ -31,14 +31,10 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _HubId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")]
 
 
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Repo(Frozen):
+class Repo(Strict):
     """A Hub repository. Without a pinned `revision`, `note` says why; the first fetch then fixes the commit."""
 
     type: Literal["dataset", "model"]
@@ -54,7 +50,7 @@ class Repo(Frozen):
         return self
 
 
-class SourceFile(Frozen):
+class SourceFile(Strict):
     """One file of a Hub repository, or all that a pattern matches (`*` and `?` within one part of a path).
 
     What is not unpacked keeps its path in the repository, below `into`. A zip's content becomes the folder
@@ -89,7 +85,7 @@ class SourceFile(Frozen):
         return self
 
 
-class Source(Frozen):
+class Source(Strict):
     """One benchmark's data. `annotations` and `images` are paths inside `folder`, which sources may share.
 
     Where pictures lie inside parquet files, `images` is an empty folder for the benchmark's loader to fill.

@@ -4,15 +4,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from migrl.data.download.catalog import Commit, Frozen, SourceFile, validate
+from migrl.data.download.catalog import Commit, SourceFile, validate
 from migrl.data.download.progress import hash_with_progress
 from migrl.errors import UserError
-from migrl.files import read_json, write_json
+from migrl.files import Strict, read_json, write_json
 
 RECORD = "fetched.json"
 
 
-class FileRecord(Frozen):
+class FileRecord(Strict):
     """A checked file. `where` is relative to the folder; no size, time stamp or place changed: the hash holds."""
 
     sha256: str
@@ -22,7 +22,7 @@ class FileRecord(Frozen):
     revision: str | None
 
 
-class _Content(Frozen):
+class _Content(Strict):
     """`fetched.json`. Patterns are named `<owner>/<name>@<commit>/<pattern>`."""
 
     format: Literal[1] = 1

@@ -18,13 +18,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from migrl.data.download.member import METHODS, OTHER_METHODS, decode_name, read_pieces
 from migrl.data.download.progress import track_bytes
 from migrl.data.download.split_zip import open_zip
 from migrl.errors import UserError
-from migrl.files import read_json, write_json
+from migrl.files import Strict, read_json, write_json
 from migrl.running.stage import check_disk
 
 RECORD = ".unpacked.json"
@@ -41,10 +41,8 @@ _ZIP_ERRORS = (
 )
 
 
-class UnpackLimits(BaseModel):
+class UnpackLimits(Strict):
     """What an archive may hold: files, bytes when unpacked, bytes unpacked for one byte packed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_files: Annotated[int, Field(ge=1)]
     max_bytes: Annotated[int, Field(ge=1)]

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from migrl.errors import UserError
 from migrl.recipe import AlarmSettings, WatchSettings
@@ -51,7 +51,7 @@ class LongRunGuard(TrainerCallback):
         self.ending: UserError | Stopped | None = None
 
     @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
+    def watching(self, model: PreTrainedModel | PeftModel) -> Iterator[None]:
         """Watch what happens inside for progress: steps, and forward passes, of which a step's rollouts have many."""
         with watch_progress(self.folder, self.watch, self.rank) as self.tick:
             # The embedding, for every forward pass goes through it, whatever is wrapped around the model.
@@ -162,6 +162,7 @@ class LongRunGuard(TrainerCallback):
         """
         if not control.should_save or model is None:
             return
+        assert args.output_dir is not None  # both trainers set it
         checkpoints = Path(args.output_dir)
         need = size_next_checkpoint(checkpoints, model, adapter=isinstance(model, PeftModel))
         checkpoints.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ class OfflineWandb(WandbCallback):
     """Weights & Biases, offline: what it would tell of the machine, the source tree and the console is left out."""
 
     def __init__(self, context: StageContext) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped_calls_exclude does not know super()
         self._log_model = WandbLogModel.FALSE
         self.context = context
 
@@ -105,7 +105,13 @@ class OfflineWandb(WandbCallback):
         self._wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
     ) -> None:
         self._wandb.finish()
 
@@ -114,7 +120,7 @@ class LocalTrackio(TrackioCallback):
     """Trackio, into a file of the stage's folder."""
 
     def __init__(self, context: StageContext) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped_calls_exclude does not know super()
         for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):  # it would send there, whatever the recipe says
             os.environ.pop(name, None)
         self.context = context

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from migrl.errors import UserError
 from migrl.models.loading import load_processor
-from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher
+from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
 from migrl.running.shards import read_open_log
 from migrl.synthesis.teachers.ledger import compute_cost, count_tokens
 from migrl.synthesis.teachers.prompts import prompt_item
@@ -31,7 +31,7 @@ class Estimate:
     (`output_rule` says which); `output_limit` those of completions that all run to `max_tokens`.
     """
 
-    teacher: PromptedTeacher
+    teacher: TransformersTeacher | VllmTeacher | ServerTeacher
     samples: int
     pictures: int
     requests: int

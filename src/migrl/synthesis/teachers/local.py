@@ -12,7 +12,7 @@ from migrl.engines.generate import generate_batch, make_batches
 from migrl.errors import UserError
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput
-from migrl.models.loading import load_model, load_processor, pick_device
+from migrl.models.loading import load_for_inference, load_processor
 from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
 from migrl.running.launch import Rank
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
@@ -52,7 +52,7 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
     settings = recipe.model.model_copy(update={"dtype": teacher.dtype, "attention": teacher.attention})
     limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
     processor = load_processor(weights, **limits)
-    model = load_model(weights, settings).to(pick_device(rank.local)).eval()  # type: ignore[arg-type]
+    model = load_for_inference(weights, settings, rank.local)
     decoding = Decoding(
         max_new_tokens=teacher.max_tokens,
         temperature=teacher.temperature,
