@@ -58,9 +58,9 @@ class Stage:
         """What people are told it is."""
         return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
-    def choose_recipe(self, recipe: Recipe) -> Recipe:
+    def recipe_for(self, recipe: Recipe) -> Recipe:
         """The recipe as this stage is to read it."""
-        return recipe if self.seed is None else recipe.take_seed(self.seed)
+        return recipe if self.seed is None else recipe.with_training_seed(self.seed)
 
 
 SELECT_SECTIONS = ("sampling", "select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
@@ -151,7 +151,7 @@ def run_pipeline(
     stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
     with lock_folder(home):
         for stage in stages:
-            folder, own = home / stage.place, stage.choose_recipe(recipe)
+            folder, own = home / stage.place, stage.recipe_for(recipe)
             folder.parent.mkdir(exist_ok=True)  # a request to stop is left there
             work = prepare_stage(stage, recipe, home)
             work = replace(work, run=check_first(stage.name, own, work.run, alone=only is not None))
@@ -186,7 +186,7 @@ def find_place(name: str, seed: int | None) -> str:
 
 def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     """Bind a stage to a recipe and to its folders under `home` (`runs/<recipe>`)."""
-    recipe = stage.choose_recipe(recipe)
+    recipe = stage.recipe_for(recipe)
     settings = recipe.model_dump(mode="json")
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     if stage.prompts:

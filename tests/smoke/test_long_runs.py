@@ -116,13 +116,13 @@ while not (folder / "go").exists():
 
 from accelerate import PartialState
 from migrl.running.launch import run_child
-from migrl.running.watch.guard import share_word
+from migrl.running.watch.guard import share_first_message
 from migrl.running.watch.signals import read_request
 
 
 def work(context, rank):
     state = PartialState(cpu=True)
-    said = [share_word(f"rank {rank.index}" if rank.index == speaker else None) for speaker in (1, 0, 5)]
+    said = [share_first_message(f"rank {rank.index}" if rank.index == speaker else None) for speaker in (1, 0, 5)]
     asked = read_request(folder.parent)
     (folder / f"working-{rank.index}").write_text(f"{said} {asked and asked.name}")
     if rank.index == 1:

@@ -22,7 +22,7 @@ from migrl.statistics.power import (
     DESIGNS_FILE,
     Alternative,
     Design,
-    cover_hits,
+    compute_hit_covariance,
     load_designs,
     measure_power,
     plan_power,
@@ -76,7 +76,7 @@ def test_the_covariance_of_two_hits_is_that_of_the_bivariate_normal(correlation:
         - multivariate_normal.cdf([h, k], cov=np.eye(2))
         for h, k in zip(first, second, strict=True)
     ]
-    assert cover_hits(first, second, correlation) == pytest.approx(known, abs=1e-6)
+    assert compute_hit_covariance(first, second, correlation) == pytest.approx(known, abs=1e-6)
 
 
 def test_without_correlations_the_standard_error_is_the_textbooks() -> None:

@@ -125,8 +125,8 @@ def test_what_a_seed_trains_reads_its_own_stages_and_the_shared_data() -> None:
 
 def test_the_recipe_of_a_seed_is_whole_and_can_be_read_by_a_process_of_its_own() -> None:
     recipe = load("tiny", "seeds=[7, 9]", "grpo.seed=3", "sft.seed=3", "select.seed=3")
-    taken = Recipe.model_validate(dump_whole(recipe.take_seed(9)))
-    assert taken == recipe.take_seed(9) and taken.training_seed == 9 and taken.seeds == (7, 3)
+    taken = Recipe.model_validate(dump_whole(recipe.with_training_seed(9)))
+    assert taken == recipe.with_training_seed(9) and taken.training_seed == 9 and taken.seeds == (7, 3)
     assert taken.evaluate.arms == ("sft", "rl") and recipe.training_seed == 3 and load("tiny").training_seed is None
 
 

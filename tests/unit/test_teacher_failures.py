@@ -37,7 +37,7 @@ from migrl.synthesis.teachers.client import (
     read_key,
 )
 from migrl.synthesis.teachers.ledger import Spent
-from migrl.synthesis.teachers.reply import MAX_REPLY_BYTES, Setback, parse_reply
+from migrl.synthesis.teachers.reply import MAX_REPLY_BYTES, AttemptFailed, parse_reply
 from migrl.synthesis.teachers.request import Request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -183,7 +183,7 @@ JSON = st.recursive(
 def test_no_reply_breaks_the_client(raw: bytes) -> None:
     try:
         reply = parse_reply(raw, "key")
-    except Setback:
+    except AttemptFailed:
         return
     assert isinstance(reply["completion"], str)
 
@@ -202,7 +202,7 @@ def test_a_reply_is_read_with_its_tokens_and_without_what_cannot_be_kept() -> No
     data["choices"][0]["message"]["content"] = "I see none of it."
     assert parse_reply(json.dumps(data).encode(), "none")["completion"] == "I see none of it."  # not much of a key
     for raw in (b"{" + b" " * MAX_REPLY_BYTES + b"}", b"[" * 100_000, b'{"choices": [{"mess'):
-        with pytest.raises(Setback):
+        with pytest.raises(AttemptFailed):
             parse_reply(raw, None)
 
 

@@ -13,7 +13,7 @@ from teacher_server import TeacherServer, serve
 
 from migrl.errors import UserError
 from migrl.synthesis.teachers.client import Line, Unanswered, ask, check_reachable, open_client
-from migrl.synthesis.teachers.reply import Setback, parse_reply
+from migrl.synthesis.teachers.reply import AttemptFailed, parse_reply
 from migrl.synthesis.teachers.request import Request
 
 
@@ -63,7 +63,7 @@ def test_an_empty_account_ends_the_run_at_once_and_keeps_what_was_answered(tmp_p
     ],
 )
 def test_an_error_that_comes_with_status_200_is_no_reply(data: dict[str, Any], outage: bool) -> None:
-    with pytest.raises(Setback) as caught:
+    with pytest.raises(AttemptFailed) as caught:
         parse_reply(json.dumps(data).encode(), None)
     assert caught.value.outage == outage and not caught.value.refused
 

@@ -1,4 +1,4 @@
-"""Which questions hang together: those that share a picture are resampled together."""
+"""Clusters of questions: those that share a picture are correlated, and resampled together."""
 
 from collections.abc import Sequence
 

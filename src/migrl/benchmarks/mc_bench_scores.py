@@ -145,7 +145,7 @@ def bootstrap_ap50(evaluation: COCOeval, pairs: Sequence[McPair], resamples: int
     2,000 pairs with 6,000 detections take less than a second. Interpolated precision makes it lean upwards a little.
 
     Returns:
-        Low and high; nan where all pairs hang together, or where a resample holds no true box.
+        Low and high; nan where all pairs are one cluster, or where a resample holds no true box.
     """
     names = name_clusters([tuple(image.file_name for image in pair.images) for pair in pairs])
     units = {name: number for number, name in enumerate(sorted(set(names)))}

@@ -11,7 +11,7 @@ from migrl.claims.claims import Rule, Scope
 from migrl.scoring.official import has_rule, read_officially
 from migrl.scoring.scores import Row, check_rows, rescore_row
 from migrl.scoring.tables import is_readable
-from migrl.statistics.bootstrap import find_lonely_tasks
+from migrl.statistics.bootstrap import find_single_cluster_tasks
 
 Read = tuple[bool, bool]
 """Of one completion: whether an answer could be read, and whether it is a hit."""
@@ -106,7 +106,7 @@ def pair_arms(scope: Scope, evidence: Evidence) -> Pairs:
         asked = {*_name_tasks(rows)}
         rows = {key: row for key, row in rows.items() if all(run[key][1][0] for run in (*first, *second))}
         tasks = _name_tasks(rows)
-        lonely = [] if scope.averaging == "micro" else find_lonely_tasks(tasks, _name_clusters(rows))
+        lonely = [] if scope.averaging == "micro" else find_single_cluster_tasks(tasks, _name_clusters(rows))
         left_out = sorted(asked - {*tasks} | {*lonely})
         rows = {key: row for (key, row), task in zip(rows.items(), tasks, strict=True) if task not in left_out}
     tasks = _name_tasks(rows)

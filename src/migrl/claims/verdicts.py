@@ -14,7 +14,7 @@ from migrl.claims.paired import Evidence, find_gap, index_rows, pair_arms
 from migrl.claims.references import REFERENCE_RUNS, compare_with_reference
 from migrl.recipe import Recipe
 from migrl.scoring.scores import Row
-from migrl.statistics.bootstrap import find_lonely_tasks
+from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import (
     DeltaInterval,
     adjust_for_many,
@@ -109,7 +109,7 @@ def _judge_scope(
         return unjudged | {"verdict": "not run", "reason": reason}
     first, second, strata, clusters = pairs.first, pairs.second, pairs.strata, pairs.clusters
     found = unjudged | {"n": pairs.n, "clusters": len(set(zip(strata, clusters, strict=True))), "seeds": len(first)}
-    if lonely := find_lonely_tasks(strata, clusters):
+    if lonely := find_single_cluster_tasks(strata, clusters):
         reason = f"task {lonely[0]} has a single image set, so there is no interval"
         return found | {"verdict": "inconclusive", "reason": reason}
     if len(first) == 1:
@@ -177,7 +177,7 @@ def _measure_level(level: Level, rows: Sequence[Row]) -> dict[str, Any]:
     tasks = ["all" if level.averaging == "micro" else row["task"] for row in chosen]
     clusters = [row["cluster"] for row in chosen]
     entry["n"] = len({row["uid"] for row in chosen})
-    if find_lonely_tasks(tasks, clusters):
+    if find_single_cluster_tasks(tasks, clusters):
         return entry  # a single image set has no spread
     interval = bootstrap_macro([row["hit"] for row in chosen], tasks, clusters)
     low, high = round(interval.low, _DECIMALS), round(interval.high, _DECIMALS)

@@ -19,9 +19,9 @@ def calibrate(
         int | None, typer.Option("--processes", min=1, help="How many at once; one a core unless given.")
     ] = None,
     simulations: Annotated[
-        int, typer.Option("--simulations", min=2, help="Pairs of runs a cell that carries a required error rate.")
+        int, typer.Option("--simulations", min=2, help="Pairs of runs per cell that carries a required error rate.")
     ] = 2500,
-    others: Annotated[int, typer.Option("--others", min=2, help="Pairs of runs a cell of the other kind.")] = 400,
+    others: Annotated[int, typer.Option("--others", min=2, help="Pairs of runs per cell of the other kind.")] = 400,
 ) -> None:
     """Simulate pairs of runs at the benchmarks' sizes; write how often each verdict errs. Resumes where it ended."""
     from migrl.claims.calibration import Effort, build_table, list_misses, run_grid, write_table

@@ -141,7 +141,7 @@ def score(
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Of the resizing.")] = 12_845_056,
     cut_answer: Annotated[bool, typer.Option("--cut-answer", help="Read the last answer block only.")] = False,
     details: Annotated[
-        Path | None, typer.Option("--details", help="Write one line an item: what was read, hit.")
+        Path | None, typer.Option("--details", help="Write one line per item: what was read, hit.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:

@@ -57,7 +57,7 @@ def run_stages(recipe: Recipe, runs: Path, *, only: str | None = None, force: bo
 
 
 def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:
-    """A teller that prints one line a stage with its place in the order and its time."""
+    """A teller that prints one line per stage with its place in the order and its time."""
     names = [stage.label for stage in plan_stages(recipe)]
     started: dict[str, float] = {}
 

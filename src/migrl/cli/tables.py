@@ -113,7 +113,7 @@ def print_estimate(estimate: "Estimate", console: Console) -> None:
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print what was scored and how, one line a task, the averages, and the parse ledger."""
+    """Print what was scored and how, one line per task, the averages, and the parse ledger."""
     rule = "" if report["rule"] == report["parser"] else f" ({report['rule']})"
     how = [f"parser {report['parser']}{rule}"]
     how += [f"frame {report['frame']}"] if "frame" in report else []

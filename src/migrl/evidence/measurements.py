@@ -34,7 +34,7 @@ COLUMNS = {
     "seconds_per_step": "s a step",
     "sequences_per_step": "sequences a step",
     "longest_sequence": "longest, tokens",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
     "mfu": "MFU",
     "peak_memory_gb": "peak memory, GB",
 }

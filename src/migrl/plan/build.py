@@ -93,7 +93,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     for stage in plan_stages(recipe):
         if not workload.recipe.trains and stage.name not in UNTRAINED:
             continue
-        own = workload if stage.seed is None else replace(workload, recipe=stage.choose_recipe(recipe))
+        own = workload if stage.seed is None else replace(workload, recipe=stage.recipe_for(recipe))
         kind = stage.module or stage.name
         peak = plan_peak(kind, own, machine)
         # A further seed needs what the main chain does, and pass_rates what select does.

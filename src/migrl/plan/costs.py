@@ -153,7 +153,7 @@ def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
     if prompts.samples is None:
         return Cost(asked, why_none="the number of samples is unknown; run `migrl fetch` first")
     shape, total = workload.find_shape(teacher.model, "teacher"), prompts.samples * settings.candidates
-    number_bytes = workload.run_teacher(teacher).number_bytes
+    number_bytes = workload.with_teacher_precision(teacher).number_bytes
     vllm = isinstance(teacher, VllmTeacher)
     gpus = teacher.tensor_parallel if isinstance(teacher, VllmTeacher) else workload.gpus
     sequences = VLLM_SEQUENCES
@@ -179,7 +179,7 @@ def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """Generation over a split: sequences at once, completions a sample, and their limit in tokens."""
+    """Generation over a split: sequences at once, completions per sample, and their limit in tokens."""
 
     sequences: int
     times: int

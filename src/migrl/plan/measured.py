@@ -48,7 +48,7 @@ class _Lenient(BaseModel):
 
 
 class Rate(_Lenient):
-    """A stage of the rehearsal: tokens a second of all processes, and the most that one had in tensors (10^9 bytes)."""
+    """A stage of the rehearsal: tokens per second of all processes, and the most that one held in tensors (GB)."""
 
     processes: int
     tokens_per_second: float | None
@@ -162,7 +162,7 @@ def list_differences(stage: str, there: dict[str, Any], here: dict[str, Any]) ->
         if old != new:
             found.append(f"{key}={old}")
     if stage == "grpo" and count_share(there) != count_share(here):
-        found.append(f"{count_share(there):g} completions a process")
+        found.append(f"{count_share(there):g} completions per process")
     return found
 
 

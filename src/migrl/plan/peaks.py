@@ -158,7 +158,7 @@ def plan_teacher(workload: Workload, local: int) -> Peak | None:
     settings, teacher = workload.recipe.synthesize, workload.recipe.synthesize.teacher
     if not isinstance(teacher, TransformersTeacher | VllmTeacher):
         return None
-    workload, shape = workload.run_teacher(teacher), workload.find_shape(teacher.model, "teacher")
+    workload, shape = workload.with_teacher_precision(teacher), workload.find_shape(teacher.model, "teacher")
     prompts = workload.measure_teacher()
     weights = count_parameters(shape).total * workload.number_bytes
     if isinstance(teacher, VllmTeacher):

@@ -47,7 +47,7 @@ def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine)
 
 
 def list_shares(part: Part, gpu: Gpu) -> Iterator[tuple[Bound, float]]:
-    """What each figure of a part reached of the GPU's peak in FLOP/s, or in bytes a second."""
+    """What each figure of a part reached of the GPU's peak in FLOP/s, or in bytes per second."""
     for figure in part.figures.values():
         if figure.bound is not None and figure.work is not None:
             peak = gpu.tflops * 1e12 if figure.flops else gpu.bandwidth_gb * 1e9

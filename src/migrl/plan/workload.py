@@ -129,7 +129,7 @@ class Workload:
             self.counted[split, max_pixels] = self._measure(split, max_pixels)
         return self.counted[split, max_pixels]
 
-    def run_teacher(self, teacher: LocalTeacher) -> "Workload":
+    def with_teacher_precision(self, teacher: LocalTeacher) -> "Workload":
         """The same work with a teacher's number type and attention."""
         attention = getattr(teacher, "attention", "flash_attention_2")  # vLLM has kernels of its own
         changes = {"dtype": teacher.dtype, "attention": attention}

@@ -114,7 +114,7 @@ class Recipe(Section):
         """The seed that rows of trained arms carry; None where a recipe names no further ones."""
         return self.grpo.seed if self.seeds else None
 
-    def take_seed(self, seed: int) -> Self:
+    def with_training_seed(self, seed: int) -> Self:
         """The recipe of one of its further seeds: trained with that seed, and only what is trained is evaluated."""
         sections = {name: getattr(self, name).model_copy(update={"seed": seed}) for name in TRAINED_SECTIONS}
         arms = tuple(arm for arm in self.evaluate.arms if is_trained(arm))

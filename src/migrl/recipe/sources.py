@@ -119,7 +119,7 @@ class RehearsalSource(Section):
     """Drawn pictures and texts of stated sizes, and random weights of the architecture that `shapes` (a config.json)
     describes: for measuring, never for results. `model.path` gives tokenizer and processor only.
 
-    `images` (pictures a sample) and `sizes` (width, height) are taken in turn; `pictures` different ones are drawn.
+    `images` (pictures per sample) and `sizes` (width, height) are taken in turn; `pictures` different ones are drawn.
     A question has `question_tokens` and a teacher's thought `thought_tokens` tokens.
     """
 

@@ -93,7 +93,7 @@ class Card(Strict):
     parts: dict[str, Part] = {}
 
     def find_ceiling(self, figure: Figure) -> float | None:
-        """The most that the card reached in FLOPs or bytes a second, whichever bounds the figure."""
+        """The most that the card reached in FLOPs or bytes per second, whichever bounds the figure."""
         ceilings = self.parts.get("ceilings")
         known = ceilings.figures.get("matmul" if figure.flops else "copy") if ceilings else None
         return known.work / known.median if known and known.work else None

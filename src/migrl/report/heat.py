@@ -50,7 +50,7 @@ def list_pairs(claims: Iterable[Mapping[str, Any]], arms: Sequence[str], before:
 def build_heat(
     samples: Sequence[Sample], scores: Mapping[str, Any], arms: Sequence[str], pairs: Sequence[Pair]
 ) -> list[HeatLine]:
-    """One line a task, by benchmark, in the order of the samples.
+    """One line per task, by benchmark, in the order of the samples.
 
     Args:
         samples: every sample that was evaluated.

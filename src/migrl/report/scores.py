@@ -1,4 +1,4 @@
-"""Scores as the report lists them: one line a benchmark and arm, strict and official side by side."""
+"""Scores as the report lists them: one line per benchmark and arm, strict and official side by side."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a stage costs: step time, tokens a second, MFU and peak memory, measured while it works.
+"""What a stage costs: step time, tokens per second, MFU and peak memory, measured while it works.
 
 `StepMeter` goes along with a trainer, `GenerationMeter` with a loop over batches. Both leave what they found in the
 stage's `progress/`, and `read_performance` puts it into the stage's facts: neither is part of the stage's digest, as

@@ -69,7 +69,7 @@ def rescore_file(
     images: Path,
     details: Path | None = None,
 ) -> dict[str, Any]:
-    """The report on a file of predictions; what `migrl score` prints. `details` gets one JSON line an item.
+    """The report on a file of predictions; what `migrl score` prints. `details` gets one JSON line per item.
 
     Raises:
         UserError: an unknown benchmark, and as the steps below.
@@ -90,7 +90,7 @@ def rescore_file(
 
 
 def rescore_detections(annotations_path: Path, predictions_path: Path) -> dict[str, Any]:
-    """The report on MC-Bench, whose predictions are a COCO result list: any number of boxes a question.
+    """The report on MC-Bench, whose predictions are a COCO result list: any number of boxes per question.
 
     Raises:
         UserError: a broken annotation file or result list.

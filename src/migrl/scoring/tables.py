@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from migrl.grounding.answers import READABLE, STATUSES
-from migrl.statistics.bootstrap import find_lonely_tasks
+from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
 
 IOU_THRESHOLD = 0.5
@@ -112,7 +112,7 @@ def _measure(rows: Sequence[Row], values: list[Any], estimate: Callable[..., Any
 def _bounds(
     values: list[Any], tasks: list[str], clusters: list[str], estimate: Callable[..., Any], low: str, high: str
 ) -> dict[str, float | None]:
-    if find_lonely_tasks(tasks, clusters):
+    if find_single_cluster_tasks(tasks, clusters):
         return {low: None, high: None}
     interval = estimate(values, tasks, clusters)
     return {low: round(interval.low, PERCENT_DECIMALS), high: round(interval.high, PERCENT_DECIMALS)}

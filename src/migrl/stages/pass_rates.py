@@ -79,7 +79,7 @@ def read_before(context: StageContext, samples: list[Sample]) -> Rows:
 
 
 def compare_pass_rates(before: Rows, after: Rows, rollouts: int) -> dict[str, Any]:
-    """Histograms of hits a sample before and after RL, in all and by task; both are of the same samples."""
+    """Histograms of hits per sample before and after RL, in all and by task; both are of the same samples."""
     tasks_before, tasks_after = count_task_hits(before, rollouts), count_task_hits(after, rollouts)
     return {
         "k": rollouts,

@@ -1,6 +1,6 @@
 """select: rejection sampling. Keep RL samples that the start model hits sometimes, but not always.
 
-k rollouts a sample at the RL temperature; a sample is kept if 0 < pass rate < 1, at most
+k rollouts per sample at the RL temperature; a sample is kept if 0 < pass rate < 1, at most
 `max_per_task` of each task. All-hit and all-miss groups have no advantage and would be wasted.
 """
 
@@ -62,7 +62,7 @@ def keep_solvable(rows: list[dict[str, Any]], max_per_task: int, seed: int, *, e
 
 
 def count_pass_rates(rows: list[dict[str, Any]], rollouts: int, kept: int) -> dict[str, Any]:
-    """Histogram of hits a sample, in all and by task."""
+    """Histogram of hits per sample, in all and by task."""
     return {
         "k": rollouts,
         "counts": count_hits(rows, rollouts),

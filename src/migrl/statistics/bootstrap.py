@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 @dataclass(frozen=True)
 class Resampled:
-    """An estimate, its (resamples,) values from clusters drawn anew, both times 100, and what they are short of.
+    """An estimate, its (resamples,) values from resampled clusters, both times 100, and what they are short of.
 
     Drawing k clusters anew spreads as the k do, not as their population: its variance is short by (k - 1) / k, and it
     does not know that a spread of k is itself uncertain. `factor` is what the deviation lacks, `freedom` the degrees of
@@ -32,7 +32,7 @@ class Resampled:
         """Standard error."""
         return self.factor * float(np.std(self.values, ddof=1))
 
-    def read_interval(self, level: float) -> tuple[float, float]:
+    def compute_interval(self, level: float) -> tuple[float, float]:
         """Both ends of the interval."""
         tail = float(ndtr(self.factor * stdtrit(self.freedom, (1 - level) / 2)))
         low, high = np.quantile(self.values, [tail, 1 - tail])
@@ -95,8 +95,8 @@ def resample_clusters(
     return Resampled(estimate, resampled, sum(sizes), factor, float(freedom))
 
 
-def find_lonely_tasks(tasks: Sequence[str], clusters: Sequence[str]) -> list[str]:
-    """Tasks with a single cluster, by name: there is nothing to draw anew, so they have no interval."""
+def find_single_cluster_tasks(tasks: Sequence[str], clusters: Sequence[str]) -> list[str]:
+    """Tasks with a single cluster, by name: there is nothing to resample, so they have no interval."""
     counts = Counter(task for task, _ in set(zip(tasks, clusters, strict=True)))
     return sorted(task for task, count in counts.items() if count < 2)
 

@@ -122,7 +122,7 @@ def bootstrap_macro(
     """
     _check_level(level)
     drawn = resample_clusters(np.asarray(hits, dtype=np.int64), tasks, clusters, None, resamples, seed)
-    low, high = drawn.read_interval(level)
+    low, high = drawn.compute_interval(level)
     return MacroInterval(drawn.estimate, low, high, len(hits), drawn.units, drawn.error)
 
 
@@ -151,8 +151,8 @@ def bootstrap_macro_delta(
         raise ValueError(f"the arms are not paired: {first.size} hits against {second.size}")
     _check_level(level)
     drawn = resample_clusters(first - second, tasks, clusters, weights, resamples, seed)
-    low, high = drawn.read_interval(level)
-    inner_low, inner_high = drawn.read_interval(0.9)
+    low, high = drawn.compute_interval(level)
+    inner_low, inner_high = drawn.compute_interval(0.9)
     return DeltaInterval(
         drawn.estimate, low, high, len(first), drawn.units, drawn.error, drawn.read_p_value(), inner_low, inner_high
     )
@@ -169,7 +169,7 @@ def bootstrap_over_seeds(
     seed: int = 0,
     level: float = 0.95,
 ) -> DeltaInterval:
-    """The delta of a recipe that was trained with k seeds, its interval over seeds and samples, both drawn anew.
+    """The delta of a recipe that was trained with k seeds, its interval over seeds and samples, both resampled.
 
     With samples of variance I, seeds of variance S and their interaction X (of one run's delta), the mean of k runs has
     the variance I + (S + X) / k. The spread of the runs estimates S + X; the bootstrap of one run I + X; that of the

@@ -1,7 +1,7 @@
 """What a benchmark of a given size can show: designs as data, their standard errors, and the power that follows.
 
 A design (`reproduce/designs.yaml`) says how many samples and image sets each task has, how good the weaker arm is, and
-how strongly the answers hang together. From it follows the standard error of the difference of two arms, before
+how strongly the answers are correlated. From it follows the standard error of the difference of two arms, before
 anything was run; from a standard error, measured or predicted, follows what can be shown.
 """
 
@@ -136,8 +136,8 @@ class Design(Strict):
         correlation = self.correlations[alternative]
         first, second = self.find_thresholds(delta)
         cross = correlation.arms * correlation.samples
-        single = _cover_difference(first, second, None, correlation.arms)
-        shared = _cover_difference(first, second, correlation.samples, cross)
+        single = _compute_difference_covariance(first, second, None, correlation.arms)
+        shared = _compute_difference_covariance(first, second, correlation.samples, cross)
         sizes = [task.sets.items() for task in self.tasks.values()]
         n = np.array([sum(size * count for size, count in sets) for sets in sizes], dtype=float)
         pairs = np.array([sum(size * (size - 1) * count for size, count in sets) for sets in sizes], dtype=float)
@@ -208,7 +208,7 @@ def plan_power(design: Design, expected: float | None) -> dict[str, Any]:
     return measure_power(design.predict_standard_error(expected or 0.0), expected)
 
 
-def cover_hits(first: Reals, second: Reals, correlation: float) -> Reals:
+def compute_hit_covariance(first: Reals, second: Reals, correlation: float) -> Reals:
     """Covariance of two hits: of P(X < first, Y < second) and its value without correlation, elementwise.
 
     X and Y are standard normal. By Plackett's identity the derivative of that probability by the correlation is the
@@ -221,7 +221,7 @@ def cover_hits(first: Reals, second: Reals, correlation: float) -> Reals:
     return np.asarray(correlation / 2 * (density @ _NODE_WEIGHTS))
 
 
-def _cover_difference(first: Reals, second: Reals, within: float | None, across: float) -> Reals:
+def _compute_difference_covariance(first: Reals, second: Reals, within: float | None, across: float) -> Reals:
     """Covariance of (first - second arm's hit) on two samples; `within` None: both are the same sample.
 
     Args:
@@ -230,5 +230,5 @@ def _cover_difference(first: Reals, second: Reals, within: float | None, across:
     if within is None:
         own = ndtr(first) * ndtr(-first) + ndtr(second) * ndtr(-second)
     else:
-        own = cover_hits(first, first, within) + cover_hits(second, second, within)
-    return np.asarray(own - 2 * cover_hits(first, second, across))
+        own = compute_hit_covariance(first, first, within) + compute_hit_covariance(second, second, within)
+    return np.asarray(own - 2 * compute_hit_covariance(first, second, across))

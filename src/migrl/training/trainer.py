@@ -30,7 +30,7 @@ from migrl.models.inputs import ModelInput
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
 from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
-from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_word
+from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_first_message
 from migrl.running.watch.trackers import make_trackers
 from migrl.training.checkpoints import find_checkpoint
 
@@ -191,7 +191,7 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
     guard = trainer.pop_callback(LongRunGuard)
     assert isinstance(guard, LongRunGuard)  # of make_callbacks
     # All from the same, though another machine may see the files of the last one later.
-    checkpoint = share_word(find_checkpoint(checkpoints, trainer.args.world_size))
+    checkpoint = share_first_message(find_checkpoint(checkpoints, trainer.args.world_size))
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar())
     trainer.add_callback(guard)

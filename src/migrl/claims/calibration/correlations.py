@@ -1,4 +1,4 @@
-"""How strongly answers hang together, measured on hits: what the designs' correlations are taken from.
+"""How strongly answers are correlated, measured on hits: what the designs' correlations are taken from.
 
 The measured covariances of hits are those of normal values cut at each task's accuracy; the correlation that gives
 them, pooled over tasks, is found by solving for it (a tetrachoric correlation by moments).
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
-from migrl.statistics.power import cover_hits
+from migrl.statistics.power import compute_hit_covariance
 
 _LARGEST = 0.999
 
@@ -71,7 +71,7 @@ def _solve(terms: list[tuple[float, float, float, float]]) -> float | None:
     counts, first, second, products = (np.array(column) for column in zip(*terms, strict=True))
 
     def miss(correlation: float) -> float:
-        return float((counts * cover_hits(first, second, correlation)).sum() - products.sum())
+        return float((counts * compute_hit_covariance(first, second, correlation)).sum() - products.sum())
 
     return _find_root(miss)
 

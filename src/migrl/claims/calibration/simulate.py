@@ -52,7 +52,7 @@ def lay_out(design: Design) -> Layout:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A design with a true difference in points, and how strongly the answers hang together."""
+    """A design with a true difference in points, and how strongly the answers are correlated."""
 
     design: Design
     delta: float

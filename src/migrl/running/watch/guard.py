@@ -22,7 +22,7 @@ from migrl.running.watch.signals import Stopped, make_stopped, read_request
 from migrl.running.watch.watchdog import watch_progress
 
 
-def share_word(word: str | None) -> str | None:
+def share_first_message(word: str | None) -> str | None:
     """The word of the first process that has one, the same in all; every process must ask."""
     return next((said for said in gather_object([word]) if said is not None), None)
 
@@ -86,7 +86,7 @@ class LongRunGuard(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.tick()
-        self.heed_request(state, control)  # it may have come while that was written
+        self.stop_if_requested(state, control)  # it may have come while that was written
 
     def on_step_end(
         self,
@@ -97,7 +97,7 @@ class LongRunGuard(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self.tick()
-        if self.heed_request(state, control):
+        if self.stop_if_requested(state, control):
             control.should_save = True
         self.check_room(args, state, control, model)
 
@@ -113,8 +113,8 @@ class LongRunGuard(TrainerCallback):
         self.tick()
         if not logs or "loss" not in logs:
             return
-        broken = share_word(find_broken({**logs, "step": state.global_step}))
-        word = broken or share_word(self.find_alarm(state))
+        broken = share_first_message(find_broken({**logs, "step": state.global_step}))
+        word = broken or share_first_message(self.find_alarm(state))
         if word is None:
             return
         self.ending = UserError(word)
@@ -128,7 +128,7 @@ class LongRunGuard(TrainerCallback):
         if self.ending is not None:
             raise self.ending
 
-    def heed_request(self, state: TrainerState, control: TrainerControl) -> bool:
+    def stop_if_requested(self, state: TrainerState, control: TrainerControl) -> bool:
         """End the training if that was asked for, and say whether; the caller sees to the checkpoint."""
         if self.ending is not None or state.global_step >= state.max_steps:
             return False  # it ends already; if it is done, the pipeline stops after the stage
@@ -142,7 +142,7 @@ class LongRunGuard(TrainerCallback):
     def find_request(self) -> Signals | None:
         """The signal that asks the run to stop, the same in all processes; every process must ask."""
         request = read_request(self.folder.parent)
-        word = share_word(request.name if request else None)
+        word = share_first_message(request.name if request else None)
         return Signals[word] if word else None
 
     def find_alarm(self, state: TrainerState) -> str | None:
@@ -166,6 +166,6 @@ class LongRunGuard(TrainerCallback):
         checkpoints = Path(args.output_dir)
         need = size_next_checkpoint(checkpoints, model, adapter=isinstance(model, PeftModel))
         checkpoints.mkdir(parents=True, exist_ok=True)
-        word = share_word(explain_missing_room(checkpoints, state.global_step, need))
+        word = share_first_message(explain_missing_room(checkpoints, state.global_step, need))
         if word is not None:
             raise UserError(word)

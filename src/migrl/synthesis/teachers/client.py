@@ -29,7 +29,7 @@ from migrl.synthesis.teachers.ledger import Spent
 from migrl.synthesis.teachers.reply import (
     MAX_REPLY_BYTES,
     OUTAGE_STATUSES,
-    Setback,
+    AttemptFailed,
     clean_text,
     parse_reply,
     quote_reply,
@@ -42,8 +42,8 @@ KEEP_IDLE_SECONDS = 4.0  # uvicorn, and so most servers, close after 5: a reques
 MAX_RETRY_AFTER_SECONDS = 300.0
 REFUSED_STATUSES = (400, 413, 422)
 RETRIED_STATUSES = (408, 409, 425, 429)
-UNLUCKY = 4  # times outage_seconds that one request waits while others are answered
-NO_MEANS = re.compile(rb'"(?:code|type)"\s*:\s*"(?:Arrearage|billing_hard_limit_reached|insufficient_quota)"')
+MAX_STARVATION_FACTOR = 4  # times outage_seconds that one request waits while others are answered
+QUOTA_EXHAUSTED = re.compile(rb'"(?:code|type)"\s*:\s*"(?:Arrearage|billing_hard_limit_reached|insufficient_quota)"')
 REMEDIES = {
     401: "put a valid key into a file and name it in synthesize.teacher.key_file",
     402: "the account has no means left",
@@ -62,7 +62,7 @@ class Unanswered(Exception):
 
 
 @dataclass
-class Line:
+class ServerHealth:
     """What the server has answered so far, by any of the places: how many requests, and when last (monotonic)."""
 
     replies: int = 0
@@ -146,13 +146,13 @@ async def ask(
     request: Request,
     rng: Random,
     tell: Callable[[str], None],
-    line: Line,
+    line: ServerHealth,
 ) -> tuple[Reply, Spent]:
     """Send one request until it is answered. `tell` is called with the reason of each attempt that failed.
 
     Raises:
-        Unanswered: the server refuses this request, `retries` are used up, or others are answered for UNLUCKY times
-            `outage_seconds` and this one is not.
+        Unanswered: the server refuses this request, `retries` are used up, or others are answered for
+            MAX_STARVATION_FACTOR times `outage_seconds` and this one is not.
         UserError: the server refuses all, or answers none for more than `outage_seconds`; names the request.
     """
     spent = Spent()
@@ -161,7 +161,7 @@ async def ask(
         start = time.monotonic()
         try:
             reply = await send(client, teacher, key, request.body, line)
-        except Setback as setback:
+        except AttemptFailed as setback:
             tell(str(setback))
             spent.wasted_prompt_tokens += setback.wasted[0]
             spent.wasted_completion_tokens += setback.wasted[1]
@@ -170,7 +170,7 @@ async def ask(
             if setback.outage:
                 away_since = start if away_since is None else away_since
                 now = time.monotonic()
-                if now - away_since > UNLUCKY * teacher.outage_seconds and line.heard > away_since:
+                if now - away_since > MAX_STARVATION_FACTOR * teacher.outage_seconds and line.heard > away_since:
                     reason = f"no reply for {now - away_since:.0f} s in which others were answered: {setback}"
                     raise Unanswered(reason, refused=False, spent=spent) from setback
                 if now - max(away_since, line.heard) > teacher.outage_seconds:
@@ -214,13 +214,13 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
 
 
 async def send(
-    client: aiohttp.ClientSession, teacher: ServerTeacher, key: str | None, body: bytes, line: Line
+    client: aiohttp.ClientSession, teacher: ServerTeacher, key: str | None, body: bytes, line: ServerHealth
 ) -> Reply:
     """Send a request once. Redirects are not followed: the key is for this server.
 
     Raises:
-        Setback: no connection, no whole reply in time, a reply that cannot be used, or a status that may pass or that
-            concerns this request alone.
+        AttemptFailed: no connection, no whole reply in time, a reply that cannot be used, or a status that may pass or
+            that concerns this request alone.
         UserError: any other status.
     """
     url = join_url(teacher, "chat/completions")
@@ -233,23 +233,25 @@ async def send(
             if response.status != 200 or len(raw) > MAX_REPLY_BYTES:
                 response.close()  # leaving would wait for a server that does not want the rest of the body
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Setback(f"{type(error).__name__} ({clean_text(str(error), key)})", outage=True) from error
+        raise AttemptFailed(f"{type(error).__name__} ({clean_text(str(error), key)})", outage=True) from error
     except TimeoutError as error:
-        raise Setback(f"no whole reply within reply_seconds={teacher.reply_seconds:g}") from error
+        raise AttemptFailed(f"no whole reply within reply_seconds={teacher.reply_seconds:g}") from error
     except (aiohttp.ClientError, OSError) as error:
         # The text may quote what the server sent, and so the key; the error that it came from is not shown.
-        raise Setback(f"{type(error).__name__} ({clean_text(str(error), key)})") from None
+        raise AttemptFailed(f"{type(error).__name__} ({clean_text(str(error), key)})") from None
     status = response.status
     if status == 200:
         return parse_reply(raw, key)
     reason = f"status {status}: {quote_reply(raw, key)}"
-    if NO_MEANS.search(raw) and (status != 429 or b"billing" in raw):  # else a limit that passes goes by that name
+    if QUOTA_EXHAUSTED.search(raw) and (
+        status != 429 or b"billing" in raw
+    ):  # else a limit that passes goes by that name
         raise UserError(f"{teacher.base_url}: {reason}; {REMEDIES[402]}; what was answered is kept")
     if status in REFUSED_STATUSES or (status == 403 and line.replies):  # 403 is also said of what a filter flagged
-        raise Setback(reason, refused=True)
+        raise AttemptFailed(reason, refused=True)
     if status in RETRIED_STATUSES or status >= 500:
         wait = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise Setback(reason, wait=wait, outage=status in OUTAGE_STATUSES)
+        raise AttemptFailed(reason, wait=wait, outage=status in OUTAGE_STATUSES)
     redirected = "correct synthesize.teacher.base_url: the server sends requests elsewhere, which is not followed"
     unknown = redirected if 300 <= status < 400 else "see the server's log, and correct synthesize.teacher"
     raise UserError(f"{teacher.base_url}: {reason}; {REMEDIES.get(status, unknown)}; what was answered is kept")

@@ -14,7 +14,7 @@ MAX_REPLY_BYTES = 1 << 20  # of a reply to one question; a thousand tokens are a
 SHORTEST_KEY = 8  # what is shorter, such as "none", guards nothing, and is a word that a completion may hold
 
 
-class Setback(Exception):
+class AttemptFailed(Exception):
     """An attempt that failed, for other reasons than the key or the address.
 
     `refused`: the server does not take this request; `outage`: it takes none now. `wait` is what it asked for, in
@@ -38,31 +38,31 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
     """The completion in a server's reply, with the tokens it counts.
 
     Raises:
-        Setback: too large, torn, no JSON, or without a choice.
+        AttemptFailed: too large, torn, no JSON, or without a choice.
     """
     if len(raw) > MAX_REPLY_BYTES:
-        raise Setback(f"a reply of more than {MAX_REPLY_BYTES} bytes")
+        raise AttemptFailed(f"a reply of more than {MAX_REPLY_BYTES} bytes")
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise Setback(f"a reply that is torn or not JSON: {quote_reply(raw, key)}") from error
+        raise AttemptFailed(f"a reply that is torn or not JSON: {quote_reply(raw, key)}") from error
     usage = data.get("usage") if isinstance(data, dict) else None
     prompt, completion = (read_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     wasted = (prompt or 0, completion or 0)
     fault = data.get("error") if isinstance(data, dict) and not data.get("choices") else None
     if isinstance(fault, dict):  # as OpenRouter tells of an error that came after its status
-        raise Setback(quote_reply(raw, key), outage=fault.get("code") in OUTAGE_STATUSES, wasted=wasted)
+        raise AttemptFailed(quote_reply(raw, key), outage=fault.get("code") in OUTAGE_STATUSES, wasted=wasted)
     try:
         choice = data["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise Setback(f"a reply without choices: {quote_reply(raw, key)}", wasted=wasted) from error
+        raise AttemptFailed(f"a reply without choices: {quote_reply(raw, key)}", wasted=wasted) from error
     if reason == "error":
-        raise Setback(f"the server broke off: {quote_reply(raw, key)}", wasted=wasted)
+        raise AttemptFailed(f"the server broke off: {quote_reply(raw, key)}", wasted=wasted)
     if text is None:
         text = ""  # refused, or all spent on hidden thought: a completion like any other, for the filters
     if not isinstance(text, str):
-        raise Setback(f"a reply whose content is no text: {quote_reply(raw, key)}", wasted=wasted)
+        raise AttemptFailed(f"a reply whose content is no text: {quote_reply(raw, key)}", wasted=wasted)
     return {
         # A lone surrogate can be written in JSON and in no file.
         "completion": strike_out(text, key).encode(errors="replace").decode(),

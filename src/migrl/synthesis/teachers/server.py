@@ -20,12 +20,12 @@ from migrl.recipe import Recipe, ServerTeacher
 from migrl.running.stage import read_manifest
 from migrl.running.watch.signals import stop_if_asked
 from migrl.synthesis.teachers.bar import Bar
-from migrl.synthesis.teachers.client import Line, Unanswered, ask, check_reachable, open_client, read_key
+from migrl.synthesis.teachers.client import ServerHealth, Unanswered, ask, check_reachable, open_client, read_key
 from migrl.synthesis.teachers.ledger import add_up
 from migrl.synthesis.teachers.prompts import hash_teacher_prompts
 from migrl.synthesis.teachers.request import Request, build_requests, name_request
 from migrl.synthesis.teachers.teacher import Reply
-from migrl.synthesis.teachers.unanswered import SetAside
+from migrl.synthesis.teachers.unanswered import FailedRequests
 
 REPLIES = "replies"
 Missing = tuple[ModelInput, list[int]]
@@ -65,7 +65,7 @@ def ask_server(
     log = ProgressLog(replies)
     try:
         if todo := list_missing(items, candidates, log):
-            aside = SetAside(teacher, len(items) * candidates)
+            aside = FailedRequests(teacher, len(items) * candidates)
             asyncio.run(ask_missing(teacher, key, todo, log, home, seed, aside))
             if aside.rows:
                 print(f"warning: {aside.describe()}", file=sys.stderr)
@@ -89,7 +89,7 @@ async def ask_missing(
     log: ProgressLog,
     home: Path,
     seed: int,
-    aside: SetAside,
+    aside: FailedRequests,
 ) -> None:
     """Ask every missing request, at most `concurrency` at a time, and append each reply to the log.
 
@@ -99,7 +99,7 @@ async def ask_missing(
     ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=teacher.concurrency)
     finished: asyncio.Queue[Row | None] = asyncio.Queue()
     pending = iter(todo)
-    line = Line(len(log.rows))
+    line = ServerHealth(len(log.rows))
 
     async def encode() -> None:
         for item, numbers in pending:

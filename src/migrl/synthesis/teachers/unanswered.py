@@ -17,7 +17,7 @@ FEWEST_IN_A_ROW = 8
 FEWEST_BEFORE_A_REPLY = 64
 
 
-class SetAside:
+class FailedRequests:
     """The requests of one run without a reply, at most the share `unanswered` of `total`, rounded up.
 
     As many failures in a row as there are places also end the run, for every one of them may have taken hours. Refusals
