@@ -6,7 +6,7 @@ from typing import Any
 
 from migrl.claims.claims import Claim, load_claims
 from migrl.errors import UserError
-from migrl.files import read_json
+from migrl.files import read_json, write_text
 
 START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
 READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"
@@ -102,4 +102,4 @@ def update_readme(readme: Path, results: Path) -> None:
             raise UserError(f"{readme}: the markers {start} and {end} are missing; put them where the table belongs")
         before, _, rest = text.partition(start)
         text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    readme.write_text(text, encoding="utf-8")
+    write_text(readme, text)

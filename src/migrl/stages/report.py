@@ -23,7 +23,7 @@ from migrl.evidence.measurements import MEASUREMENTS, PAGE, collect_measurements
 from migrl.evidence.provenance import describe_provenance
 from migrl.evidence.seal import make_file_hashes, seal
 from migrl.evidence.seeds import join_files, join_lists, read_evaluated_rows
-from migrl.files import read_json, read_jsonl, write_json
+from migrl.files import read_json, read_jsonl, write_json, write_text
 from migrl.recipe import Recipe, WorldSource
 from migrl.report.build import ReportLogs, write_report
 from migrl.running.stage import StageContext, read_manifest
@@ -133,7 +133,7 @@ def report_costs(context: StageContext) -> dict[str, Any]:
     out = context.folder
     measurements = collect_measurements({name: read_manifest(folder) for name, folder in context.inputs.items()})
     write_json(out / MEASUREMENTS, measurements)
-    (out / PAGE).write_text(render_measurements(measurements), encoding="utf-8")
+    write_text(out / PAGE, render_measurements(measurements))
     write_json(out / "evidence.json", seal({**collect_facts(context), "files": hash_results(out)}))
     return {"device": measurements["device"]}
 

@@ -11,7 +11,7 @@ import numpy as np
 from migrl.claims.calibration.grid import Cell, Effort
 from migrl.claims.calibration.write import render_table
 from migrl.claims.claims import Verdict
-from migrl.files import hash_json, write_json
+from migrl.files import hash_json, write_json, write_text
 from migrl.statistics.intervals import wilson_interval
 from migrl.statistics.power import SHOWN, Design, measure_power, predict_reproduced
 
@@ -181,5 +181,5 @@ def list_misses(table: Mapping[str, Any]) -> list[str]:
 def write_table(table: Mapping[str, Any], folder: Path) -> None:
     """Write `table.json` and `table.md`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(render_table(table), encoding="utf-8")
+    write_text(folder / "table.md", render_table(table))
     write_json(folder / "table.json", table)
