@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,9 +21,11 @@ from migrl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 """The source tree, which holds reproduce/ and results/."""
+ASIDE = ".migrl-"
+"""How every name begins that only a command at work, or one that was killed, has: no one else's does."""
 AT_FDCWD = -100  # from linux/fcntl.h: names are seen from the working folder
 RENAME_EXCHANGE = 2  # from linux/fs.h
-NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV)
 """What a file system says that cannot exchange two names."""
 
 
@@ -55,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file; a reader sees the old one or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = name_aside(path, "tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -204,33 +206,61 @@ def sync_tree(folder: Path, leave: Collection[str] = ()) -> None:
         sync_folder(Path(parent))
 
 
+def name_aside(path: Path, what: str) -> Path:
+    """A hidden name beside a path that nobody else uses: `tmp` of a file, `new` or `rest` of a folder."""
+    return path.with_name(f"{ASIDE}{path.name}.{what}")
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """A file to lock, which holds nothing; made if it is not there, and never one that a link leads to."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
+
+
+def delete(path: Path) -> None:
+    """Delete whatever has a name; of a link the link, never what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def remove_folder(folder: Path) -> None:
     """Delete a folder, if it is there. Its name is free at once; of a kill a hidden rest is left for `clear_rests`."""
-    rest = folder.with_name(f".{folder.name}.rest")
-    if rest.exists():
-        shutil.rmtree(rest)
-    if folder.exists():
+    rest = name_aside(folder, "rest")
+    delete(rest)
+    if os.path.lexists(folder):
         folder.rename(rest)
-        shutil.rmtree(rest)
+        delete(rest)
 
 
 def clear_rests(folder: Path) -> None:
     """Delete what killed commands left half deleted in `folder`."""
-    for rest in folder.glob(".*.rest"):
-        shutil.rmtree(rest)
+    for rest in folder.glob(f"{ASIDE}*.rest"):
+        delete(rest)
 
 
 def put_folder(made: Path, place: Path) -> None:
     """Put a folder in the place of another; a reader finds the old one or the new one, each whole.
 
-    On a file system that cannot exchange two names there is a moment with none.
+    On a file system that cannot exchange two names there is a moment with none. On one whose lower layer cannot be
+    renamed, as in a container's image, the old one is deleted first.
     """
     sync_tree(made)
-    if not (place.exists() and _exchange(made, place)):
-        remove_folder(place)
+    rest = name_aside(place, "rest")
+    delete(rest)
+    if os.path.lexists(place) and _exchange(made, place):
+        made.rename(rest)
+    else:
+        if os.path.lexists(place):
+            try:
+                place.rename(rest)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                delete(place)
         made.rename(place)
     sync_folder(place.parent)
-    remove_folder(made)
+    delete(rest)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from migrl.errors import UserError
-from migrl.files import hash_file
+from migrl.files import hash_file, open_lock
 from migrl.grounding.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
 from migrl.running.preflight import check_first
@@ -163,14 +163,14 @@ def run_pipeline(
     return folder
 
 
-def lock_folder(folder: Path) -> TextIO:
+def lock_folder(folder: Path) -> BinaryIO:
     """Hold `folder` against a second run until the file is closed or this process ends, however it ends.
 
     Raises:
         UserError: another run is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("w")
+    lock = open_lock(folder / ".lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

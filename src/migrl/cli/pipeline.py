@@ -12,7 +12,7 @@ from migrl.cli.tables import print_claims, print_estimate, print_inspections, pr
 from migrl.errors import UserError
 from migrl.evidence.measurements import read_cards, write_cards
 from migrl.evidence.publication import check_target, replace_results
-from migrl.evidence.seal import check_place
+from migrl.evidence.seal import check_manifest, check_place
 from migrl.files import read_json
 from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
@@ -33,6 +33,8 @@ def reproduce(
     settings = find_recipe(recipe, [*seeds, *(overrides or [])])
     target = results / settings.name
     check_target(target)
+    if results.resolve().is_relative_to((runs / settings.name).resolve()):
+        raise UserError(f"--results {results}: lies in the folder of the run's stages; name another")
     report = run_stages(settings, runs, force=force)
     publish_report(report, target)
     if settings.claims == "none":
@@ -51,12 +53,14 @@ def publish_report(report: Path, target: Path) -> None:
     Raises:
         UserError: as `replace_results`.
     """
-    names = [*read_json(report / "evidence.json")["files"], "evidence.json"]
     with replace_results(target) as made:
-        for name in names:
+        for name in (*read_json(report / "evidence.json")["files"], "evidence.json"):
             copy = made / ("manifest.json" if name == "evidence.json" else name)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(report / name, copy)
+        changed = check_manifest(made)
+        if changed:
+            raise UserError(f"{report}: {changed[0]}: it changed while it was published; start again")
         cards = read_cards(target)
         if cards:
             write_cards(made, cards)

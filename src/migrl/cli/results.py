@@ -56,10 +56,13 @@ def seal(
 
     The only command that takes what others changed: `migrl reproduce` and `migrl not-run` seal their own folder.
     """
-    from migrl.evidence.publication import lock_results
+    from migrl.evidence.publication import is_ours, lock_results
     from migrl.evidence.seal import TREE, check_manifests, check_whole, write_tree
 
     check_whole(results)
+    for path in sorted(results.iterdir()) if not (results / TREE).exists() else ():
+        if path.is_dir() and path.name[0] != "." and not is_ours(path):
+            raise UserError(f"{path}: was not made by migrl; a results folder holds nothing else")
     with lock_results(results):
         broken = check_manifests(results)
         if broken:
@@ -87,6 +90,7 @@ def state_not_run(recipe: RecipeName = "paper", results: Results = Path("results
     from migrl.evidence.publication import replace_results
 
     settings = find_recipe(recipe, None)
+    refuse_evidence(results / settings.name)
     with replace_results(results / settings.name) as made:
         refuse_evidence(results / settings.name)
         write_not_run(settings, made)

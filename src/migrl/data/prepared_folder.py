@@ -23,7 +23,7 @@ def copy_prepared(source: Path, data: Path) -> None:
     if not source.is_dir():
         raise UserError(f"source.path={source}: no such folder; prepare the data as README, Data, says")
     sizes = list_plain_files(source)
-    records = sorted(name for name in sizes if name.endswith(".jsonl") and "/" not in name)
+    records = sorted(name for name in sizes if name.endswith(".jsonl") and "/" not in name and name[0] != ".")
     data.mkdir(parents=True, exist_ok=True)
     _copy_files(source, data, {name: sizes[name] for name in records})
     pictures = {}

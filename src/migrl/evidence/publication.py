@@ -2,9 +2,9 @@
 
 `results/` holds a folder for each recipe, and `tree.json`, which all of it hangs on. A command that changes one of them
 
-1. holds `results/.lock`, so that another waits, and `verify` too;
+1. holds `results/.migrl-lock`, so that another waits, and `verify` too;
 2. refuses a folder with a file that no manifest or tree names: it is somebody's;
-3. prepares the new folder as `.<recipe>.new`, and the tree that names its files as `.tree.json.new`;
+3. prepares the new folder as `.migrl-<recipe>.new`, and then the tree that names its files as `.migrl-tree.json.new`;
 4. lets the two folders change names, renames the tree, and deletes what was replaced.
 
 A reader finds the old folder or the new one, each whole. After a kill between the steps of 4 the evidence is that of
@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from migrl.errors import UserError
-from migrl.evidence.seal import NEXT_TREE, TREE, check_place, find_tree, list_files, read_files, write_next_tree
-from migrl.files import clear_rests, put_folder, remove_folder
+from migrl.evidence.seal import NEXT_TREE, TREE, check_place, find_tree, list_all, read_files, write_next_tree
+from migrl.files import ASIDE, clear_rests, delete, name_aside, open_lock, put_folder, sync_tree
 from migrl.running.stage import MANIFEST
 
-LOCK = ".lock"
+LOCK = f"{ASIDE}lock"
 LOOSE_FOLDERS = ("reference_runs", "calibration")
 """Folders beside the recipes' that have no manifest of their own."""
 LOOSE_NAMES = {"claims.json": {"levels.json", "README.md"}, "measurements.json": {"report.md"}}
@@ -39,7 +39,7 @@ def lock_results(results: Path) -> Iterator[None]:
         UserError: the file system has no locks.
     """
     results.mkdir(parents=True, exist_ok=True)
-    with (results / LOCK).open("w") as lock:
+    with open_lock(results / LOCK) as lock:
         _take(lock.fileno(), fcntl.LOCK_EX, results)
         _settle(results)
         yield
@@ -69,13 +69,17 @@ def _take(descriptor: int, how: int, results: Path) -> None:
 
 
 def _settle(results: Path) -> None:
-    """Finish what a killed command had begun."""
+    """Finish what a killed command had begun: a folder for which the next tree was written already is whole."""
+    for made in results.glob(f"{ASIDE}*.new") if (results / NEXT_TREE).exists() else ():
+        place = results / made.name.removeprefix(ASIDE).removesuffix(".new")
+        if made.is_dir() and not os.path.lexists(place):
+            made.rename(place)
     if find_tree(results).name == NEXT_TREE:
         (results / NEXT_TREE).replace(results / TREE)
     (results / NEXT_TREE).unlink(missing_ok=True)
     clear_rests(results)
-    for rest in results.glob(".*.new"):
-        remove_folder(rest)
+    for rest in results.glob(f"{ASIDE}*.new"):
+        delete(rest)
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def replace_results(target: Path, *, keep: bool = False) -> Iterator[Path]:
     check_target(target)  # before a lock is left in a folder of somebody's
     with lock_results(results):
         check_target(target)
-        made = results / f".{target.name}.new"
+        made = name_aside(target, "new")
         if keep and target.exists():
             shutil.copytree(target, made)
         else:
@@ -99,8 +103,9 @@ def replace_results(target: Path, *, keep: bool = False) -> Iterator[Path]:
         try:
             yield made
         except BaseException:
-            remove_folder(made)
+            delete(made)
             raise
+        sync_tree(made)
         write_next_tree(results, target.name, made)
         put_folder(made, target)
         (results / NEXT_TREE).replace(results / TREE)
@@ -114,19 +119,34 @@ def check_target(target: Path) -> None:
     """
     results = target.parent
     check_place(results)
-    for folder in (results, target):
-        if folder.is_symlink() and folder is target or (folder.exists() and not folder.is_dir()):
-            raise UserError(f"{folder}: is no folder; move it away or use --results DIR")
-    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{there}: may not be written; make it writable or use --results DIR")
-    if not (results / TREE).exists():
-        for path in sorted(results.iterdir()) if results.exists() else ():
-            if path.name != "README.md" and path.name[0] != "." and path != target and not is_ours(path):
-                raise UserError(f"{path}: was not made by migrl; name an empty folder or a new one: --results DIR")
+    check_root(results)
+    if target.name in LOOSE_FOLDERS:
+        raise UserError(f"recipe {target.name!r}: {target} holds what no recipe writes; give it another `name`")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UserError(f"{target}: is no folder; move it away or use --results DIR")
+    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if os.path.lexists(folder))
+    for folder in (there, *(path for path in (target, *target.rglob("*")) if path.is_dir())):
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{folder}: is no folder that may be written; make it one or use --results DIR")
     foreign = find_foreign(target) if target.exists() else None
     if foreign is not None:
         raise UserError(f"{foreign}: was not made by migrl, which replaces the folder; move it or use --results DIR")
+
+
+def check_root(results: Path) -> None:
+    """Refuse a results folder that migrl did not make, or whose tree says nothing.
+
+    Raises:
+        UserError: naming what is wrong.
+    """
+    if (results / TREE).exists():
+        stored, differences = read_files(results / TREE)
+        if stored is None or differences:
+            raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
+        return
+    for path in sorted(results.iterdir()) if results.is_dir() else ():
+        if path.name != "README.md" and path.name[0] != "." and not is_ours(path):
+            raise UserError(f"{path}: was not made by migrl; name an empty folder or a new one: --results DIR")
 
 
 def is_ours(path: Path) -> bool:
@@ -134,9 +154,14 @@ def is_ours(path: Path) -> bool:
     return path.is_dir() and (path.name in LOOSE_FOLDERS or find_foreign(path) is None)
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file is one of ours that was left at work, or what file managers leave in every folder."""
+    return name.startswith((ASIDE, "._")) or name in (".DS_Store", ".gitkeep")
+
+
 def find_foreign(folder: Path) -> Path | None:
     """The first file of a recipe's folder that neither its manifest nor the tree beside it names."""
-    files = list_files(folder)
+    files = {name: path for name, path in list_all(folder).items() if not is_litter(path.name)}
     named, _ = read_files(folder / MANIFEST)
     tree, _ = read_files(folder.parent / TREE)
     known = {MANIFEST, *named} if named is not None else set()

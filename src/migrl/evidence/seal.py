@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.files import format_json, hash_file, hash_json, write_json
+from migrl.files import ASIDE, format_json, hash_file, hash_json, write_json
 from migrl.running.stage import MANIFEST
 
 TREE = "tree.json"
-NEXT_TREE = ".tree.json.new"
+NEXT_TREE = f"{ASIDE}tree.json.new"
 """The tree of a folder that is about to be put in place (publication.py)."""
 STATING_FILES = ("samples.jsonl.gz", "samples.jsonl", "scores.json", "claims.json", "measurements.json")
 """What states a result, so that something has to stand for it: beside it lies a manifest, or it says "not run"."""
@@ -33,19 +33,15 @@ def seal(data: Mapping[str, Any]) -> dict[str, Any]:
 def list_files(folder: Path) -> dict[str, Path]:
     """Every file below `folder` by its relative name, in sorted order; links too, which nobody should leave there.
 
-    Without what a command that is at work, or was killed, has there under a hidden name.
+    Hidden ones are none of the evidence: they are of a command at work, or of whoever looked at the folder.
     """
+    return {name: path for name, path in list_all(folder).items() if not any(p[0] == "." for p in name.split("/"))}
+
+
+def list_all(folder: Path) -> dict[str, Path]:
+    """The same with hidden files."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    return {
-        name: paths[name]
-        for name in sorted(paths)
-        if (paths[name].is_symlink() or not paths[name].is_dir()) and not any(map(is_passing, name.split("/")))
-    }
-
-
-def is_passing(part: str) -> bool:
-    """Whether a name is that of a lock, a temporary file, or a folder that is being made or deleted."""
-    return part.startswith(".") and (part == ".lock" or part.endswith((".tmp", ".new", ".rest")))
+    return {name: paths[name] for name in sorted(paths) if paths[name].is_symlink() or not paths[name].is_dir()}
 
 
 def make_file_hashes(folder: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ lmms-eval 0.7.3 finds external tasks by `--include_path` only (or `TaskManager(i
 plugin variable is read after the tasks are indexed, and its entry points are for models.
 """
 
-import shutil
+import fcntl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,7 @@ import yaml
 
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.files import put_folder, remove_folder, write_text
+from migrl.files import ASIDE, open_lock, write_text
 from migrl.grounding.boxes import FRAMES, Frame
 from migrl.grounding.prompts import PromptStyle, hash_prompts
 from migrl.grounding.samples import Sample, read_samples
@@ -21,6 +21,7 @@ from migrl.lmms_tasks.grounding import TASK_METRIC, GroundingTask
 
 HEADER = "# Written by migrl; write it again rather than edit it.\n"
 PREFIX = "migrl_"
+LOCK = f"{ASIDE}lock"
 TAG = "migrl_grounding"
 """`--tasks migrl_grounding` runs every written task."""
 TASK_MEANS = ("macro", "acc_30", "acc_70", "mean_iou")
@@ -99,22 +100,21 @@ def _replace_tasks(out: Path, texts: Mapping[str, str]) -> None:
     Raises:
         UserError: the folder has files and none by migrl, or one by another hand has a name that is needed.
     """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
+    out = out.resolve()
+    if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is no folder; name another")
-    files = list(out.iterdir()) if out.is_dir() else []
+    files = [path for path in out.iterdir() if path.name[0] != "."] if out.is_dir() else []
     ours = {path.name for path in files if path.is_file() and _read_head(path) == HEADER.encode()}
     foreign = [path for path in files if path.name not in ours and (path.name in texts or "utils.py" not in ours)]
     if foreign:
         raise UserError(f"--out {out}: was not made by this command, it holds {foreign[0].name}; name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = out.with_name(f".{out.name}.new")
-    remove_folder(made)
-    if out.exists():
-        shutil.copytree(out, made, symlinks=True, ignore=lambda folder, names: ours if Path(folder) == out else ())
-    made.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        write_text(made / name, text)
-    put_folder(made, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with open_lock(out / LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in sorted(texts, key="utils.py".__eq__):  # a task is written before what it calls
+            write_text(out / name, texts[name])
+        for name in ours - texts.keys():
+            (out / name).unlink(missing_ok=True)
 
 
 def _read_head(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
-from migrl.files import hash_file, put_folder, read_json, remove_folder, write_json
+from migrl.files import hash_file, name_aside, put_folder, read_json, remove_folder, write_json
 from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder
@@ -95,7 +95,7 @@ def check_id(repo_id: str) -> str:
 
 def claim_folder(folder: Path) -> Path:
     """An empty folder beside `folder`, which must be one of ours if it is there, for it will be replaced."""
-    partial = folder.with_name(f".{folder.name}.new")
+    partial = name_aside(folder, "new")
     linked = [path for path in (folder, partial) if path.is_symlink()]
     foreign = linked[0] if linked else find_foreign(folder) if folder.exists() else None
     if foreign is not None:

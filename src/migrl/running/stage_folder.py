@@ -15,7 +15,7 @@ Temporary files have hidden names, which are never outputs. A folder is renamed 
 deleted is met under a name that counts.
 """
 
-import shutil
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.files import (
     clear_rests,
+    delete,
     hash_file,
     hash_json,
+    name_aside,
     read_json,
     remove_folder,
     sync_folder,
@@ -68,7 +70,7 @@ def run_stage(work: StageWork, recipe: Recipe, folder: Path, *, force: bool = Fa
     if not force:
         if is_whole(partial, key):
             put_in_place(partial, folder)
-        if is_finished(folder, key) and not _is_claimed(partial, key, FORCED):
+        if not _is_claimed(partial, key, FORCED) and is_finished(folder, key):
             drop_passing(folder)
             return False
     claim_partial(partial, key, fresh=force)
@@ -140,8 +142,8 @@ def _is_claimed(partial: Path, key: str, marker: str) -> bool:
 
 def put_in_place(partial: Path, folder: Path) -> None:
     """Give a whole partial folder its stage's name."""
-    if folder.exists():
-        folder.rename(folder.with_name(f".{folder.name}.rest"))
+    if os.path.lexists(folder):
+        folder.rename(name_aside(folder, "rest"))
     partial.rename(folder)
     sync_folder(folder.parent)
     clear_rests(folder.parent)
@@ -168,10 +170,7 @@ def clear_outputs(partial: Path) -> None:
     """Delete all but working state: what an earlier attempt left is made again."""
     for path in list(partial.iterdir()):
         if not is_working(path.relative_to(partial)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            delete(path)
 
 
 def is_working(name: Path) -> bool:

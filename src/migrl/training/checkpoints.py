@@ -55,8 +55,8 @@ def has_deepspeed_states(checkpoint: Path, processes: int) -> bool:
     """Whether DeepSpeed's own states are there: weights, and the optimizer's share of every process."""
     try:
         states = checkpoint / (checkpoint / "latest").read_text().strip()
-    except OSError:
+        shares, weights = sorted(states.glob("*optim_states.pt")), sorted(states.glob("*model_states.pt"))
+        whole = all(zipfile.is_zipfile(path) for path in (*shares, *weights))
+    except (OSError, ValueError):
         return False
-    shares, weights = sorted(states.glob("*optim_states.pt")), sorted(states.glob("*model_states.pt"))
-    whole = all(zipfile.is_zipfile(path) for path in (*shares, *weights))
     return whole and len(shares) == processes and len(weights) in (1, processes)
