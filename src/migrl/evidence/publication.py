@@ -20,7 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from migrl.errors import UserError
-from migrl.evidence.seal import NEXT_TREE, TREE, check_place, find_tree, list_all, read_files, write_next_tree
+from migrl.evidence.seal import (
+    NEXT_TREE,
+    TREE,
+    check_place,
+    find_tree,
+    is_litter,
+    list_files,
+    read_files,
+    write_next_tree,
+)
 from migrl.files import ASIDE, clear_rests, delete, name_aside, open_lock, put_folder, sync_tree
 from migrl.running.stage import MANIFEST
 
@@ -145,7 +154,7 @@ def check_root(results: Path) -> None:
             raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
         return
     for path in sorted(results.iterdir()) if results.is_dir() else ():
-        if path.name != "README.md" and path.name[0] != "." and not is_ours(path):
+        if path.name != "README.md" and not is_litter(path.name) and not is_ours(path):
             raise UserError(f"{path}: was not made by migrl; name an empty folder or a new one: --results DIR")
 
 
@@ -154,14 +163,9 @@ def is_ours(path: Path) -> bool:
     return path.is_dir() and (path.name in LOOSE_FOLDERS or find_foreign(path) is None)
 
 
-def is_litter(name: str) -> bool:
-    """Whether a file is one of ours that was left at work, or what file managers leave in every folder."""
-    return name.startswith((ASIDE, "._")) or name in (".DS_Store", ".gitkeep")
-
-
 def find_foreign(folder: Path) -> Path | None:
     """The first file of a recipe's folder that neither its manifest nor the tree beside it names."""
-    files = {name: path for name, path in list_all(folder).items() if not is_litter(path.name)}
+    files = list_files(folder)
     named, _ = read_files(folder / MANIFEST)
     tree, _ = read_files(folder.parent / TREE)
     known = {MANIFEST, *named} if named is not None else set()

@@ -33,15 +33,19 @@ def seal(data: Mapping[str, Any]) -> dict[str, Any]:
 def list_files(folder: Path) -> dict[str, Path]:
     """Every file below `folder` by its relative name, in sorted order; links too, which nobody should leave there.
 
-    Hidden ones are none of the evidence: they are of a command at work, or of whoever looked at the folder.
+    Without litter: what a command has there at work, and what file managers leave in every folder.
     """
-    return {name: path for name, path in list_all(folder).items() if not any(p[0] == "." for p in name.split("/"))}
-
-
-def list_all(folder: Path) -> dict[str, Path]:
-    """The same with hidden files."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    return {name: paths[name] for name in sorted(paths) if paths[name].is_symlink() or not paths[name].is_dir()}
+    return {
+        name: paths[name]
+        for name in sorted(paths)
+        if (paths[name].is_symlink() or not paths[name].is_dir()) and not any(map(is_litter, name.split("/")))
+    }
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is no content of a folder."""
+    return name.startswith((ASIDE, "._")) or name in (".DS_Store", ".gitkeep")
 
 
 def make_file_hashes(folder: Path) -> dict[str, str]:
