@@ -78,6 +78,33 @@ def test_a_forced_run_that_was_cut_short_goes_on_without_force(tmp_path: Path) -
     assert not run_stage(make_work({"a": 1}, calls), RECIPE, folder)
 
 
+def test_a_lost_output_is_made_again_by_force_also_if_that_is_cut_short(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder = tmp_path / "demo"
+    run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    (folder / "out.txt").unlink()
+    with pytest.raises(RuntimeError):
+        run_stage(make_work({"a": 1}, calls, fail=True), RECIPE, folder, force=True)
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert (folder / "out.txt").read_text() == "xx"
+
+
+def test_checkpoints_and_stages_on_another_disk_are_unlinked_and_not_followed(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    folder, scratch = tmp_path / "demo", tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "large").write_text("somebody's")
+    with pytest.raises(RuntimeError):
+        run_stage(make_work({"a": 1}, calls, fail=True), RECIPE, folder)
+    (tmp_path / "demo.partial" / "checkpoints").symlink_to(scratch)
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    assert not run_stage(make_work({"a": 1}, calls), RECIPE, folder)
+    assert run_stage(make_work({"a": 1}, calls), RECIPE, folder, force=True)
+    assert not folder.is_symlink() and (tmp_path / "moved" / "out.txt").exists() and (scratch / "large").exists()
+
+
 def test_work_left_for_another_key_is_thrown_away(tmp_path: Path) -> None:
     calls: list[Path] = []
     folder = tmp_path / "demo"

@@ -64,6 +64,53 @@ def test_a_file_that_somebody_added_to_the_evidence_is_refused_and_stays(tmp_pat
     assert hash_tree(results) == before
 
 
+def test_hidden_files_of_somebodys_stay_whatever_they_are_called(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    publish_report(write_report(tmp_path / "report", "1"), results / "tiny")
+    theirs = [results / name for name in (".thesis.new/one.tex", ".old.rest/a", ".lock", ".bashrc.new", ".q.tmp")]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    publish_report(tmp_path / "report", results / "tiny")
+    assert [path.read_text() for path in theirs] == ["mine"] * len(theirs)
+
+
+@pytest.mark.parametrize("name", ["reference_runs", "calibration"])
+def test_a_recipe_cannot_take_the_place_of_what_no_recipe_writes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="holds what no recipe writes; give it another `name`"):
+        publish_report(write_report(tmp_path / "report", "1"), tmp_path / "results" / name)
+
+
+def test_a_report_that_changed_meanwhile_is_not_published(tmp_path: Path) -> None:
+    report, results = write_report(tmp_path / "report", "1"), tmp_path / "results"
+    publish_report(report, results / "tiny")
+    before = hash_tree(results)
+    (report / "scores.json").write_text("2")
+    with pytest.raises(UserError, match=r"scores\.json: changed.*while it was published; start again"):
+        publish_report(report, results / "tiny")
+    assert hash_tree(results) == before
+
+
+def test_a_kill_where_two_names_cannot_be_exchanged_loses_neither_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system without RENAME_EXCHANGE: killed when the old folder has gone and the new one not come."""
+    results = tmp_path / "results"
+    publish_report(write_report(tmp_path / "first", "1"), results / "tiny")
+
+    def die(made: Path, place: Path) -> None:
+        shutil.rmtree(place)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("migrl.evidence.publication.put_folder", die)
+    with pytest.raises(KeyboardInterrupt):
+        publish_report(write_report(tmp_path / "second", "2"), results / "tiny")
+    assert not (results / "tiny").exists()
+    with lock_results(results):
+        assert [*check_tree(results), *check_manifests(results)] == []
+        assert (results / "tiny/figures/delta.png").read_text() == "2"
+
+
 def publish_often(report: Path, target: Path) -> None:
     for _ in range(6):
         publish_report(report, target)

@@ -28,7 +28,7 @@ from migrl.running.watch.signals import Stopped
 from migrl.synthesis.teachers.client import (
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
-    Line,
+    ServerHealth,
     Unanswered,
     ask,
     choose_wait,
@@ -107,7 +107,7 @@ def ask_once(teacher: ServerTeacher, body: bytes = b"{}") -> tuple[dict[str, Any
 
     async def run() -> tuple[dict[str, Any], Spent]:
         async with open_client(teacher, KEY) as client:
-            return await ask(client, teacher, KEY, Request("u#0", body), Random(0), reasons.append, Line())
+            return await ask(client, teacher, KEY, Request("u#0", body), Random(0), reasons.append, ServerHealth())
 
     return *asyncio.run(run()), reasons
 

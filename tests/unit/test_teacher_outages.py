@@ -12,12 +12,12 @@ from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
 from migrl.errors import UserError
-from migrl.synthesis.teachers.client import Line, Unanswered, ask, check_reachable, open_client
+from migrl.synthesis.teachers.client import ServerHealth, Unanswered, ask, check_reachable, open_client
 from migrl.synthesis.teachers.reply import AttemptFailed, parse_reply
 from migrl.synthesis.teachers.request import Request
 
 
-def ask_limited(url: str, line: Line) -> Any:
+def ask_limited(url: str, line: ServerHealth) -> Any:
     """One request to a server that limits it without end, while `line` tells of the others."""
     teacher = make_teacher(url, outage_seconds=0.05)
 
@@ -34,9 +34,9 @@ def ask_limited(url: str, line: Line) -> Any:
 def test_a_limited_request_ends_the_run_only_if_no_other_is_answered() -> None:
     with serve(TeacherServer(always="429", always_for="Locate it")) as server:
         with pytest.raises(UserError, match="no reply for outage_seconds=0.05"):
-            ask_limited(server.url, Line())
+            ask_limited(server.url, ServerHealth())
         with pytest.raises(Unanswered, match="in which others were answered: status 429") as caught:
-            ask_limited(server.url, Line(replies=9, heard=float("inf")))
+            ask_limited(server.url, ServerHealth(replies=9, heard=float("inf")))
     assert not caught.value.refused and caught.value.spent.retries > 2
 
 
