@@ -38,6 +38,7 @@ from transformers.utils import logging
 from migrl.errors import UserError
 from migrl.evidence.measurements import MEASUREMENTS, add_part, read_cards
 from migrl.evidence.publication import replace_results
+from migrl.files import name_aside
 from migrl.plan.changes import change_recipe
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.gpu_parts import COLUMNS, Part, list_rows
@@ -221,7 +222,7 @@ def set_torn_aside(folder: Path, console: Console) -> None:
     try:
         read_cards(folder)
     except UserError as error:
-        aside = folder.with_name(f".{folder.name}.{MEASUREMENTS}.tmp")  # beside it: a name that the tree passes over
+        aside = name_aside(folder.with_name(f"{folder.name}.{MEASUREMENTS}"), "tmp")  # which the tree passes over
         path.replace(aside)
         console.print(f"{error}\nIt is now {aside}; all parts are measured anew.")
 

@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_set_aside(kit: Any, console: Console, tmp
     folder.mkdir(parents=True)
     (folder / MEASUREMENTS).write_text(text)
     kit.set_torn_aside(folder, console)
-    assert (tmp_path / f"results/.card.{MEASUREMENTS}.tmp").read_text() == text
+    assert (tmp_path / f"results/.migrl-card.{MEASUREMENTS}.tmp").read_text() == text
     assert not (folder / MEASUREMENTS).exists()
     assert run(kit, folder, console, {"sft": measure_well})["sft"].complete
     assert list(json.loads((folder / MEASUREMENTS).read_text())) == ["cards"]

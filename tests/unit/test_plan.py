@@ -306,7 +306,7 @@ ALL = {"sft", "select", "grpo", "evaluate", "pass_rates"}
         ([], ["sft.micro_batch=4"], {"sft"}, "not used: sft with sft.micro_batch=2$"),
         (["select.batch=2"], [], {"select", "pass_rates"}, "select.batch=2; pass_rates with select.batch=2$"),
         ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
-        ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 16 completions a process$"),
+        ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 16 completions per process$"),
         (["model.dtype=float32"], [], ALL, "evaluate with model.dtype=float32"),
         (["source.shapes=reproduce/shapes/qwen2_5_vl_72b.json"], [], ALL, "of another shape, so not used$"),
     ],

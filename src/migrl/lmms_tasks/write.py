@@ -5,6 +5,7 @@ plugin variable is read after the tasks are indexed, and its entry points are fo
 """
 
 import fcntl
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,7 @@ import yaml
 
 from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
-from migrl.files import ASIDE, open_lock, write_text
+from migrl.files import write_text
 from migrl.grounding.boxes import FRAMES, Frame
 from migrl.grounding.prompts import PromptStyle, hash_prompts
 from migrl.grounding.samples import Sample, read_samples
@@ -21,7 +22,6 @@ from migrl.lmms_tasks.grounding import TASK_METRIC, GroundingTask
 
 HEADER = "# Written by migrl; write it again rather than edit it.\n"
 PREFIX = "migrl_"
-LOCK = f"{ASIDE}lock"
 TAG = "migrl_grounding"
 """`--tasks migrl_grounding` runs every written task."""
 TASK_MEANS = ("macro", "acc_30", "acc_70", "mean_iou")
@@ -109,12 +109,15 @@ def _replace_tasks(out: Path, texts: Mapping[str, str]) -> None:
     if foreign:
         raise UserError(f"--out {out}: was not made by this command, it holds {foreign[0].name}; name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with open_lock(out / LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in sorted(texts, key="utils.py".__eq__):  # a task is written before what it calls
+    folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # another of this command waits until all files are of one
+        for name in sorted(texts, key="utils.py".__eq__):  # the one that says whose the folder is comes last
             write_text(out / name, texts[name])
         for name in ours - texts.keys():
             (out / name).unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 def _read_head(path: Path) -> bytes:
