@@ -24,7 +24,7 @@ from migrl.evidence.seal import check_manifests, check_tree, list_files, make_fi
 from migrl.files import hash_file, read_json, write_json
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.recipe import Recipe
-from migrl.running import launch
+from migrl.running import launch, worker
 from migrl.running.stage import StageContext, read_manifest
 
 PUBLICATION = "publication"
@@ -109,17 +109,17 @@ def fork_training(module: str, context: StageContext, *others: Any) -> None:
     Raises:
         UserError: the training's own.
     """
-    (context.folder / launch.ERROR).unlink(missing_ok=True)
-    path = context.folder.resolve() / launch.CONTEXT
+    (context.folder / worker.ERROR).unlink(missing_ok=True)
+    path = context.folder.resolve() / worker.CONTEXT
     write_json(path, launch.describe_context(context))
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         sys.argv = [module, "--context", str(path), "--launcher", str(parent)]
-        launch.run_child(importlib.import_module(module).train)
+        worker.run_child(importlib.import_module(module).train)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
-    if (context.folder / launch.ERROR).exists() or status:
-        raise UserError((context.folder / launch.ERROR).read_text() if not status else f"ended with {status}")
+    if (context.folder / worker.ERROR).exists() or status:
+        raise UserError((context.folder / worker.ERROR).read_text() if not status else f"ended with {status}")
 
 
 def list_steps(recipe: Recipe) -> Iterator[Step]:

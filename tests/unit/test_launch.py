@@ -17,18 +17,9 @@ from migrl.files import write_json
 from migrl.models.loading import load_processor
 from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
-from migrl.running.launch import (
-    check_gpus,
-    choose_gpu,
-    describe_context,
-    drop_dead_locks,
-    explain_error,
-    explain_failure,
-    find_end,
-    make_out_of_memory,
-    read_context,
-)
+from migrl.running.launch import check_gpus, choose_gpu, describe_context, drop_dead_locks, explain_failure, find_end
 from migrl.running.stage import StageContext
+from migrl.running.worker import explain_error, make_out_of_memory, read_context
 from migrl.training.trainer import set_patience
 from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
 

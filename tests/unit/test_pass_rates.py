@@ -21,8 +21,8 @@ from migrl.pipeline import plan_stages, prepare_stage
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
 from migrl.recipe import Recipe, WorldSource, load_recipe
-from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank
 from migrl.stages import pass_rates, select
 from migrl.stages.pass_rates import compare_pass_rates, draw_samples, read_before
 from migrl.training.rollouts import read_pool

@@ -19,8 +19,8 @@ from migrl.models.inputs import prepare_input
 from migrl.models.loading import compute_resized_size, load_processor
 from migrl.pipeline import STAGES, prepare_stage
 from migrl.recipe import MgroundingTask, Recipe, load_recipe
-from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank
 from migrl.stages.synthesize import choose_processes
 from migrl.synthesis.teachers import prompts
 from migrl.synthesis.teachers.local import read_replies, write_batches

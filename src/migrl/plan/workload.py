@@ -118,7 +118,7 @@ class Workload:
             return list(source.eval_per_task)
         if isinstance(source, RehearsalSource):
             return [REHEARSAL]
-        names = sorted(path.stem for path in source.path.glob("*.jsonl") if path.stem not in TRAINING_SPLITS)
+        names = sorted(path.stem for path in source.path.glob("[!.]*.jsonl") if path.stem not in TRAINING_SPLITS)
         if not names:
             raise UserError(f"source.path={source.path}: no <benchmark>.jsonl there; prepare it as README, Data, says")
         return names

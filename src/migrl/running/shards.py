@@ -13,11 +13,11 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.files import ProgressLog
 from migrl.models.inputs import ModelInput
-from migrl.running.launch import Rank
 from migrl.running.progress import track
 from migrl.running.stage import PROGRESS, StageContext
 from migrl.running.watch.signals import stop_if_asked
 from migrl.running.watch.watchdog import watch_progress
+from migrl.running.worker import Rank
 
 Rows = list[dict[str, Any]]
 Worker = Callable[[list[ModelInput]], Rows]

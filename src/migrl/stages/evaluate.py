@@ -26,10 +26,11 @@ from migrl.models.decoding import Completion, choose_evaluation
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
 from migrl.recipe import Arm, Recipe, is_trained
-from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.launch import launch_generation
 from migrl.running.metering import GenerationMeter, read_performance, release_memory
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
+from migrl.running.worker import Rank, run_child
 from migrl.scoring.scores import score_completion
 from migrl.training.arms import find_arm, load_arm
 

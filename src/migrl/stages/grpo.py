@@ -30,10 +30,11 @@ from migrl.models.loading import (
 )
 from migrl.models.size_gates import check_batch, check_sizes
 from migrl.recipe import Recipe
-from migrl.running.launch import Rank, launch_training, run_child
+from migrl.running.launch import launch_training
 from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.disk import measure_folder
+from migrl.running.worker import Rank, run_child
 from migrl.training.arms import find_start
 from migrl.training.rewards import RewardFunction, make_reward_functions
 from migrl.training.trainer import (

@@ -18,10 +18,10 @@ from migrl.grounding.samples import read_samples
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import copy_small_files, load_for_inference, load_processor
 from migrl.recipe import Recipe
-from migrl.running.launch import make_out_of_memory
 from migrl.running.metering import measure_memory, release_memory
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.watchdog import watch_loading
+from migrl.running.worker import make_out_of_memory
 from migrl.training.trainer import VISION_TOWER
 
 CHECKED_SAMPLES = 8

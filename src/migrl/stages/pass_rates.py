@@ -14,10 +14,11 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.files import read_jsonl, write_json
 from migrl.grounding.samples import Sample
-from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.launch import launch_generation
 from migrl.running.metering import read_performance
 from migrl.running.shards import Rows
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank, run_child
 from migrl.training.arms import load_arm
 from migrl.training.rollouts import (
     compute_mean_pass_rate,

@@ -12,9 +12,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from migrl.files import write_json, write_jsonl
 from migrl.models.loading import load_for_inference
-from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.launch import launch_generation
 from migrl.running.metering import read_performance
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank, run_child
 from migrl.training.arms import find_start
 from migrl.training.rollouts import (
     compute_mean_pass_rate,

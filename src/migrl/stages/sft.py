@@ -18,9 +18,10 @@ from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_model, load_processor
 from migrl.models.size_gates import check_every_batch, check_sizes
 from migrl.recipe import Recipe
-from migrl.running.launch import Rank, launch_training, run_child
+from migrl.running.launch import launch_training
 from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
+from migrl.running.worker import Rank, run_child
 from migrl.training.trainer import (
     MESSAGES,
     build_dataset,

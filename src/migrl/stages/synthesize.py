@@ -13,8 +13,9 @@ from typing import Any
 from migrl.files import write_json, write_jsonl
 from migrl.models.inputs import ModelInput
 from migrl.recipe import PromptedTeacher, ScriptedTeacher, ServerTeacher, VllmTeacher
-from migrl.running.launch import Rank, launch_generation, run_child
+from migrl.running.launch import launch_generation
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank, run_child
 from migrl.synthesis.filters import count_filters, judge_candidates
 from migrl.synthesis.teachers.ledger import count_tokens
 from migrl.synthesis.teachers.local import read_replies, write_batches

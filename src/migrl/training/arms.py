@@ -8,8 +8,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from migrl.models.loading import load_for_inference
 from migrl.recipe import Arm
-from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank
 
 
 @dataclass(frozen=True)

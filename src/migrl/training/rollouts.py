@@ -15,10 +15,10 @@ from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_sampling
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_processor
-from migrl.running.launch import Rank
 from migrl.running.metering import GenerationMeter
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank
 from migrl.scoring.scores import score_completion
 from migrl.training.arms import find_start
 

@@ -28,10 +28,10 @@ from migrl.grounding.images import read_image
 from migrl.models.folder import CONFIG, INDEX
 from migrl.models.inputs import ModelInput
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
-from migrl.running.launch import Rank
 from migrl.running.stage import StageContext
 from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_first_message
 from migrl.running.watch.trackers import make_trackers
+from migrl.running.worker import Rank
 from migrl.training.checkpoints import find_checkpoint
 
 ADAPTER_CONFIG = "adapter_config.json"

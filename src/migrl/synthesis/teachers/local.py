@@ -14,9 +14,9 @@ from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput
 from migrl.models.loading import load_for_inference, load_processor
 from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
-from migrl.running.launch import Rank
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
+from migrl.running.worker import Rank
 from migrl.synthesis.teachers.teacher import Reply, count_prompt
 from migrl.synthesis.teachers.vllm_engine import load_vllm
 
