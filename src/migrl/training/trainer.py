@@ -34,6 +34,7 @@ from migrl.running.watch.trackers import make_trackers
 from migrl.running.worker import Rank
 from migrl.training.checkpoints import find_checkpoint
 
+LOG = "log.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
 LANGUAGE_MODEL = "language_model"
 VISION_TOWER = "visual"
@@ -158,6 +159,30 @@ def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "images": decoded}
 
 
+class LiveLog(TrainerCallback):
+    """`log.jsonl` as it grows, for whoever looks on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            write_log(self.path, state)
+
+
+def write_log(path: Path, state: TrainerState) -> None:
+    """A row per step, from the trainer's state, which checkpoints carry: after any kill none is missing or twice."""
+    rows = [{"step": row["step"], **name_metrics(row)} for row in state.log_history if "loss" in row]
+    write_jsonl(path, rows)
+
+
 class ProgressBar(ProgressCallback):
     """The trainer's bar with a few metrics behind it, in place of a line of all metrics a step."""
 
@@ -175,10 +200,10 @@ class ProgressBar(ProgressCallback):
 
 
 def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
-    """The recipe's trackers, and what may end a training (watch/guard.py)."""
+    """The log, the recipe's trackers, and what may end a training (running/watch/guard.py)."""
     process = PartialState()
     guard = LongRunGuard(context.folder, context.recipe.watch, alarms, name_metrics, process.process_index)
-    return [guard, *make_trackers(context)] if process.is_main_process else [guard]
+    return [LiveLog(context.folder / LOG), guard, *make_trackers(context)] if process.is_main_process else [guard]
 
 
 def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
@@ -209,9 +234,7 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
         for path in folder.iterdir():
             if path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, ADAPTER_CONFIG):
                 path.unlink()
-        # From the trainer's state, which checkpoints carry: no step is missing or twice, whatever was killed.
-        logged = [row for row in trainer.state.log_history if "loss" in row]
-        write_jsonl(folder.parent / "log.jsonl", [{"step": row["step"], **name_metrics(row)} for row in logged])
+        write_log(folder.parent / LOG, trainer.state)
 
 
 BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")
