@@ -115,7 +115,7 @@ while not (folder / "go").exists():
     time.sleep(0.05)
 
 from accelerate import PartialState
-from migrl.running.launch import run_child
+from migrl.running.worker import run_child
 from migrl.running.watch.guard import share_first_message
 from migrl.running.watch.signals import read_request
 
