@@ -8,8 +8,7 @@ from gpu_run import Trainings
 
 from migrl.plan.machine import find_gpus
 from migrl.running.gpus import describe_gpus
-from migrl.running.launch import ERROR
-from migrl.running.worker import Rank, run_work
+from migrl.running.worker import ERROR, Rank, run_work
 
 
 @pytest.fixture(autouse=True)
