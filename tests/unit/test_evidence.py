@@ -132,5 +132,5 @@ def test_a_folder_of_another_format_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_refused_before_the_work_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="GB free, 1,000,000.0 TB needed"):
+    with pytest.raises(UserError, match="GB free, 1,000,000,000.0 GB needed"):
         check_disk(tmp_path, 10**18)

@@ -105,15 +105,15 @@ def check_disk(folder: Path, need_bytes: int) -> None:
     if free < need_bytes:
         lacking, need = describe_bytes(need_bytes - free), describe_bytes(need_bytes)
         raise UserError(
-            f"{folder}: {describe_bytes(free)} free, {need} needed, {lacking} too little; free space or use another "
-            "disk (--runs DIR)"
+            f"{folder}: the disk is full, or nearly: {describe_bytes(free)} free, {need} needed, {lacking} too little; "
+            "free space or use another disk (--runs DIR)"
         )
 
 
 def describe_bytes(count: int) -> str:
     """A number of bytes for people."""
-    power = min(len(str(count)) - 1, 12) // 3
-    return f"{count / 1000**power:,.{min(power, 1)}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    power = min(len(str(count)) - 1, 9) // 3
+    return f"{count / 1000**power:,.{min(power, 1)}f} {('bytes', 'kB', 'MB', 'GB')[power]}"
 
 
 def measure_peak_memory_mb() -> int:
