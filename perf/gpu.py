@@ -89,7 +89,7 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     folder = options.results or (TINY_RESULTS if tiny else ROOT / "results" / "rehearsal")
     sizes = Sizes(steps=2, side=512, copied=50_000_000, new_tokens=12) if tiny else Sizes()
-    recipe = recipe_for(sizes, [*(TINY if tiny else ()), *options.overrides])
+    recipe = choose_recipe(sizes, [*(TINY if tiny else ()), *options.overrides])
     set_torn_aside(folder, console)
     with TemporaryDirectory() as data:
         bench = Bench(recipe, Path(data))
@@ -119,7 +119,7 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def recipe_for(sizes: Sizes, overrides: list[str]) -> Recipe:
+def choose_recipe(sizes: Sizes, overrides: list[str]) -> Recipe:
     """The rehearsal's recipe, one micro-batch a step, with the kernel that is there."""
     kernel = [] if find_spec("flash_attn") else ["model.attention=sdpa"]
     fixed = ["sft.parallel=none", "grpo.parallel=none", *kernel]

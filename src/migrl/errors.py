@@ -90,8 +90,9 @@ def find_fullest(places: Iterable[Path]) -> Path:
 
     A write to a full disk does not say where it was.
     """
-    return min(places, key=lambda place: shutil.disk_usage(_find_existing(place)).free)
+    return min(places, key=lambda place: shutil.disk_usage(find_existing(place)).free)
 
 
-def _find_existing(place: Path) -> Path:
+def find_existing(place: Path) -> Path:
+    """A place, or of one that is not there yet the closest folder above it that is; as an absolute path."""
     return next(folder for folder in (place.absolute(), *place.absolute().parents) if os.path.lexists(folder))

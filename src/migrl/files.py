@@ -6,6 +6,7 @@ renamed. A folder that has to go is renamed to a hidden name first, so that nobo
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -216,6 +217,21 @@ def open_lock(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
 
 
+def take_lock(path: Path, refusal: str) -> BinaryIO:
+    """Hold a lock until the file is closed or this process ends, however it ends.
+
+    Raises:
+        UserError: with the words `refusal`, if another process holds it.
+    """
+    lock = open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(refusal) from error
+    return lock
+
+
 def delete(path: Path) -> None:
     """Delete whatever has a name; of a link the link, never what it leads to."""
     if path.is_symlink() or path.is_file():
@@ -240,12 +256,11 @@ def clear_rests(folder: Path) -> None:
 
 
 def put_folder(made: Path, place: Path) -> None:
-    """Put a folder in the place of another; a reader finds the old one or the new one, each whole.
+    """Put a folder, which the disk has (`sync_tree`), in the place of another; a reader finds one of the two, whole.
 
     On a file system that cannot exchange two names there is a moment with none. On one whose lower layer cannot be
     renamed, as in a container's image, the old one is deleted first.
     """
-    sync_tree(made)
     rest = name_aside(place, "rest")
     delete(rest)
     if os.path.lexists(place) and _exchange(made, place):

@@ -11,7 +11,6 @@ For each further training seed of a recipe the trained stages and evaluate run a
 that seed. They are the same stages, and their keys differ by the seed alone: one that is added re-runs no other's.
 """
 
-import fcntl
 import importlib
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,8 +20,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from migrl.errors import UserError
-from migrl.files import hash_file, open_lock
+from migrl.files import hash_file, take_lock
 from migrl.grounding.prompts import hash_prompts
 from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
 from migrl.running.preflight import check_first
@@ -170,13 +168,7 @@ def lock_folder(folder: Path) -> BinaryIO:
         UserError: another run is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open_lock(folder / ".lock")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise UserError(f"{folder}: another run is at work there; wait for it, or use --runs DIR") from error
-    return lock
+    return take_lock(folder / ".lock", f"{folder}: another run is at work there; wait for it, or use --runs DIR")
 
 
 def find_place(name: str, seed: int | None) -> str:

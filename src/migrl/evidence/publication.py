@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from migrl.errors import UserError
+from migrl.errors import UserError, find_existing
 from migrl.evidence.seal import (
     NEXT_TREE,
     TREE,
@@ -28,6 +28,7 @@ from migrl.evidence.seal import (
     is_litter,
     list_files,
     read_files,
+    read_tree,
     write_next_tree,
 )
 from migrl.files import ASIDE, clear_rests, delete, name_aside, open_lock, put_folder, sync_tree
@@ -133,8 +134,7 @@ def check_target(target: Path) -> None:
         raise UserError(f"recipe {target.name!r}: {target} holds what no recipe writes; give it another `name`")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UserError(f"{target}: is no folder; move it away or use --results DIR")
-    there = next(folder for folder in (results.absolute(), *results.absolute().parents) if os.path.lexists(folder))
-    for folder in (there, *(path for path in (target, *target.rglob("*")) if path.is_dir())):
+    for folder in (find_existing(results), *(path for path in (target, *target.rglob("*")) if path.is_dir())):
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{folder}: is no folder that may be written; make it one or use --results DIR")
     foreign = find_foreign(target) if target.exists() else None
@@ -149,9 +149,7 @@ def check_root(results: Path) -> None:
         UserError: naming what is wrong.
     """
     if (results / TREE).exists():
-        stored, differences = read_files(results / TREE)
-        if stored is None or differences:
-            raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
+        read_tree(results)
         return
     for path in sorted(results.iterdir()) if results.is_dir() else ():
         if path.name != "README.md" and not is_litter(path.name) and not is_ours(path):

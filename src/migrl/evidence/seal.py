@@ -102,16 +102,23 @@ def write_next_tree(results: Path, name: str, made: Path) -> None:
     Raises:
         UserError: `tree.json` is torn or changed, so that its other entries say nothing.
     """
-    if (results / TREE).exists():
-        stored, differences = read_files(results / TREE)
-        if stored is None or differences:
-            raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
-    else:
-        stored = make_tree(results)["files"]
+    stored = read_tree(results) if (results / TREE).exists() else make_tree(results)["files"]
     files = {other: value for other, value in stored.items() if not other.startswith(f"{name}/")}
     own = [MANIFEST] if (made / MANIFEST).exists() else list_files(made)
     files |= {f"{name}/{file}": value for file, value in hash_files({file: made / file for file in own}).items()}
     write_json(results / NEXT_TREE, seal({"files": {file: files[file] for file in sorted(files)}}))
+
+
+def read_tree(results: Path) -> dict[str, Any]:
+    """What `tree.json` names.
+
+    Raises:
+        UserError: it is torn or changed, so that its entries say nothing.
+    """
+    stored, differences = read_files(results / TREE)
+    if stored is None or differences:
+        raise UserError(f"{results}: {differences[0]}; restore it, or seal all of it anew: `migrl seal {results}`")
+    return stored
 
 
 def check_whole(results: Path) -> None:

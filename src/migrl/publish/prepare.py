@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
-from migrl.files import hash_file, name_aside, put_folder, read_json, remove_folder, write_json
+from migrl.files import hash_file, name_aside, put_folder, read_json, remove_folder, sync_tree, write_json
 from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder
@@ -75,6 +75,7 @@ def prepare_repositories(
             write_data_card(run, partial, ids["model"], ids["dataset"])
         files = write_listing(run, partial, repo_id)
         inspect_folder(partial, [Path.home(), Path.cwd(), runs, results, out])
+        sync_tree(partial)
         put_folder(partial, folder)
         repositories.append(Repository(kind, repo_id, folder, files))
     return repositories

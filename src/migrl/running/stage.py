@@ -25,6 +25,8 @@ from migrl.running.gpus import describe_gpus
 RUN_FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
+DOWNLOAD = "download"
+"""The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
 WEIGHT_FOLDERS = ("model/", "adapter/")
 RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm flash-attn migrl".split()
 

@@ -36,6 +36,7 @@ from migrl.files import (
 )
 from migrl.recipe import Recipe
 from migrl.running.stage import (
+    DOWNLOAD,
     MANIFEST,
     PROGRESS,
     RUN_FORMAT,
@@ -50,7 +51,7 @@ PARTIAL = ".partial"
 KEY = ".key"
 FORCED = ".forced"  # beside the key: the work replaces a finished result, which does not make it needless
 ATTEMPTS = ".attempts.json"
-PASSING_FOLDERS = ("checkpoints", "download")
+PASSING_FOLDERS = ("checkpoints", DOWNLOAD)
 """What only a resume needs; deleted when the stage is finished."""
 WORKING_FOLDERS = (*PASSING_FOLDERS, "tensorboard", PROGRESS)
 """State and time stamps, no result; kept between attempts."""

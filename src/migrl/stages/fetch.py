@@ -26,10 +26,7 @@ from migrl.models.chat_template import check_template
 from migrl.models.folder import CONFIG, INDEX, SMALL_FILES, WEIGHTS, find_model_files, list_files, read_shards
 from migrl.plain_files import copy_plain
 from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
-from migrl.running.stage import StageContext, check_disk
-
-DOWNLOADS = "download"
-"""The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
+from migrl.running.stage import DOWNLOAD, StageContext, check_disk
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def download_model(path: str, revision: str | None, folder: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     # Of each revision apart: the newest commit may be another one at the next start.
-    place = folder.parent / DOWNLOADS / folder.name / (revision or "newest").replace("/", "_")
+    place = folder.parent / DOWNLOAD / folder.name / (revision or "newest").replace("/", "_")
     snapshot_download(path, revision=revision, local_dir=place, allow_patterns=[*SMALL_FILES, WEIGHTS, INDEX])
     if (place / INDEX).is_file() and not (place / WEIGHTS).is_file():
         snapshot_download(path, revision=revision, local_dir=place, allow_patterns=read_shards(place / INDEX))

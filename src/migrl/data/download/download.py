@@ -1,21 +1,20 @@
 """Fill a folder with one source: find or download its files, check them, unpack them, lay them out."""
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from migrl.data.download.catalog import DOWNLOADS, Source, SourceFile
 from migrl.data.download.progress import hash_with_progress
 from migrl.data.download.record import FetchRecord, check_size
 from migrl.data.download.unpack import find_losses, unpack_zip
 from migrl.errors import UserError
+from migrl.files import take_lock
 from migrl.running.stage import check_disk
 
 if TYPE_CHECKING:
@@ -128,14 +127,8 @@ def find_changes(source: Source, folder: Path) -> list[str]:
     return changes
 
 
-@contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another process fetches into this folder; wait until it has ended") from error
-        yield
+def _lock_folder(folder: Path) -> BinaryIO:
+    return take_lock(folder / ".lock", f"{folder}: another process fetches into this folder; wait until it has ended")
 
 
 def _find_by_hand(source: Source, folder: Path, offline: Path | None, record: FetchRecord) -> Path:

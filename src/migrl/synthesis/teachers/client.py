@@ -243,9 +243,8 @@ async def send(
     if status == 200:
         return parse_reply(raw, key)
     reason = f"status {status}: {quote_reply(raw, key)}"
-    if QUOTA_EXHAUSTED.search(raw) and (
-        status != 429 or b"billing" in raw
-    ):  # else a limit that passes goes by that name
+    # With 429 and no word of billing, a limit that passes goes by that name.
+    if QUOTA_EXHAUSTED.search(raw) and (status != 429 or b"billing" in raw):
         raise UserError(f"{teacher.base_url}: {reason}; {REMEDIES[402]}; what was answered is kept")
     if status in REFUSED_STATUSES or (status == 403 and line.replies):  # 403 is also said of what a filter flagged
         raise AttemptFailed(reason, refused=True)
