@@ -1,5 +1,6 @@
 """The page of `migrl compare`: both answers with their boxes, chosen by rule, and hostile text inert everywhere."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from compare_runs import Reader, refuse, show, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.compare import flips
+from migrl.compare.flips import write_flips
+from migrl.compare.pairs import compare_sides
 from migrl.compare.show import escape_markdown
+from migrl.compare.sides import pick_arm, read_run
 from migrl.scoring.scores import Row
 
 HOSTILE = (
@@ -41,7 +44,7 @@ def test_what_models_and_peers_wrote_is_inert_text_in_the_page_the_table_and_the
     found = Reader(page)
     assert len(found.find("article")) == 8 and page.stat().st_size < 300_000
     assert not {"script", "iframe", "object", "img", "base"} & {tag for tag, _ in found.tags}
-    assert {(attrs.get("href") or "#")[:5] for _, attrs in found.tags} <= {"data:", "#", "#numb", "#flip"}
+    assert {(attrs.get("href") or "#")[:5] for _, attrs in found.tags} <= {"data:", "#numb", "#flip", "#"}
     assert not any(key.startswith("on") for _, attrs in found.tags for key in attrs)
     (policy,) = found.find("meta", **{"http-equiv": "Content-Security-Policy"})
     assert (policy["content"] or "").startswith("default-src 'none'; img-src data:;")
@@ -76,23 +79,15 @@ def test_both_answers_stand_side_by_side_with_their_boxes_on_the_pictures(
     assert "b.png: no such image" in refuse(*runs, "--html", page, "--images", tmp_path)
 
 
-def test_a_page_takes_the_first_flips_of_each_task_and_states_how_many_it_leaves_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_takes_the_first_flips_of_each_task_and_states_how_many_it_leaves_out(tmp_path: Path) -> None:
     first, other = write_run(tmp_path / "a", "01" + "0" * 18), write_run(tmp_path / "b", "1011" + "1" * 16)
-    monkeypatch.setattr(flips, "MAX_FLIPS", 4)
     page = tmp_path / "page.html"
-    show(first, other, "--html", page)
-    found = Reader(page)
+    comparison = compare_sides(pick_arm("A", read_run(first), "rl"), pick_arm("B", read_run(other), "rl"))
+    write_flips(comparison, page, None, limit=4)
     # Task 0 was won ten times; task 1 lost once (sample 1) and won nine times: two rounds of each task's next.
-    assert "19 won (B hits, A misses) and 1 lost; 4 are shown, 16 are left out" in found.text
-    assert [uid for uid in ("mini:0", "mini:10", "mini:1", "mini:11", "mini:12") if f">{uid}<" in page.read_text()] == [
-        "mini:0",
-        "mini:10",
-        "mini:1",
-        "mini:11",
-    ]
-    assert found.find("a", href="#flip-2") and found.find("article", id="flip-2")
+    assert "19 won (B hits, A misses) and 1 lost; 4 are shown, 16 are left out" in Reader(page).text
+    uids = re.findall(r'<code class="uid">(.*?)</code>', page.read_text())
+    assert uids == ["mini:0", "mini:10", "mini:1", "mini:11"]
 
 
 @given(st.text())

@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 from benchmark_files import write_json
 from compare_runs import HIT, MISS, TINY, Letters, Peer, Reader, count, refuse, show, write_raw
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from migrl.compare.rounding import bound_iou
 from migrl.files import write_jsonl
-from migrl.grounding.boxes import compute_iou
-from migrl.scoring.scores import BOX_DECIMALS, load_rows
+from migrl.scoring.scores import load_rows
 
 
 @pytest.fixture
@@ -53,9 +49,7 @@ def test_a_runs_own_completions_as_a_peers_raw_file_have_no_delta_in_any_benchma
         ("unit", "(0.333123456789,0.340272727272727),(0.3344444444444,0.490123456789123)"),
     ],
 )
-def test_details_follow_from_their_boxes_in_any_frame_even_if_these_were_rounded(
-    peer: Peer, frame: str, box: str
-) -> None:
+def test_details_follow_from_their_boxes_in_any_frame(peer: Peer, frame: str, box: str) -> None:
     write_json(peer.annotations, [{**record, "answer": [333, 333, 334, 500]} for record in peer.records])
     rows = load_rows(peer.run)
     for row in rows[:6]:
@@ -68,28 +62,9 @@ def test_details_follow_from_their_boxes_in_any_frame_even_if_these_were_rounded
     found = count(peer.run, details)["benchmarks"]
     assert found == count(peer.run, raw, "--frame", frame)["benchmarks"]
     for line in lines:
-        line["box"] = [round(v, BOX_DECIMALS) for v in line["box"]]
-    write_jsonl(details, lines)
-    assert count(peer.run, details)["benchmarks"] == found
-    for line in lines:
-        line["box"][0] += 1e-5
+        line["box"][0] *= 1.001
     write_jsonl(details, lines)
     assert "target (6 of 6 samples" in refuse(peer.run, details)
-
-
-_edges = st.tuples(*[st.integers(0, 20)] * 2).map(lambda pair: sorted(v / 20 for v in pair))
-_boxes = st.tuples(_edges, _edges).map(lambda edges: (edges[0][0], edges[1][0], edges[0][1], edges[1][1]))
-
-
-@given(box=_boxes, target=_boxes, moves=st.tuples(*[st.sampled_from((-1, 0.5, 1))] * 4), slack=st.floats(0, 0.1))
-@example(box=(0.5, 0.5, 0.1, 0.1), target=(0.1, 0.1, 0.5, 0.5), moves=(1, 1, 1, 1), slack=0.0)  # inverted
-def test_the_bounds_of_an_iou_hold_for_every_box_within_the_rounding(
-    box: tuple[float, ...], target: tuple[float, ...], moves: tuple[float, ...], slack: float
-) -> None:
-    low, high = bound_iou(box, target, (slack, slack))  # type: ignore[arg-type]
-    moved = tuple(v + slack * move for v, move in zip(box, moves, strict=True))
-    assert 0 <= low <= high <= 1
-    assert low - 1e-12 <= compute_iou(moved, target) <= high + 1e-12  # type: ignore[arg-type]
 
 
 def test_a_rule_blind_to_the_image_is_compared_with_the_same_rule_only(peer: Peer) -> None:
@@ -117,9 +92,9 @@ def test_letters_that_a_peer_read_by_another_rule_are_refused_unless_that_is_sai
     assert "rule compat" in count(peer.run, other, "--allow", "rule")["allowed"]["rule"]
     lines = [json.loads(line) for line in other.read_text().splitlines()]
     write_jsonl(other, [{key: line[key] for key in line if key != "rule"} for line in lines])
-    assert count(peer.run, other)["all"]["n"] == 4  # lines of older code do not say
+    assert "record 1: key 'rule': Field required" in refuse(peer.run, other)
     write_jsonl(other, [{**line, "rule": "univg_script"} for line in lines])
-    assert "key 'rule': 'univg_script' is none of compat, lmms_eval" in refuse(peer.run, other)
+    assert "key 'rule': 'univg_script' is none of blink's (compat, strict, lmms_eval" in refuse(peer.run, other)
 
 
 def test_of_a_peer_with_several_benchmarks_only_the_named_one_is_compared(peer: Peer) -> None:
@@ -172,20 +147,20 @@ def test_a_peers_uids_are_matched_with_the_runs(peer: Peer) -> None:
         ({"task": "\x1b[31mred"}, r"key 'task': '\x1b[31mred', but the run's is 'refer_grounding'"),
         ({"status": "fine"}, "key 'status'"),
         ({"hit": 1}, "key 'hit'"),
-        ({"hit": False}, "key 'hit': False with an IoU of 1.0"),
+        ({"hit": False}, "target (1 of 6 samples"),
         ({"iou": float("nan")}, "key 'iou'"),
-        ({"iou": None, "letter": "A"}, "key 'iou': the run's question asks for a box"),
+        ({"iou": None, "letter": "A"}, "key 'iou'"),
         ({"box": [1, 2, 3]}, "key 'box'"),
         ({"box": [1, 2, 3, 10**400]}, "key 'box"),
-        ({"frame": None}, "key 'frame': a box needs one"),
+        ({"frame": None}, "key 'frame'"),
         ({"image": "2"}, "key 'image'"),
         ({"image": None}, "target (1 of 6 samples"),
         ({"box": [0, 0, 1000, 1000]}, "target (1 of 6 samples"),
-        ({"iou": 0.999999}, "target (1 of 6 samples"),
-        ({"rule": "lmms_eval"}, "key 'rule': 'lmms_eval' is none of box_only, compat, migician_script"),
+        ({"iou": 0.99}, "target (1 of 6 samples"),
+        ({"rule": "lmms_eval"}, "key 'rule': 'lmms_eval' is none of mig_bench's (migician_script, "),
         ({"rule": "\x1b[31m"}, r"key 'rule': '\x1b[31m' is none of"),
         ({"rule": 7}, "key 'rule': Input should be a valid string"),
-        ({"rule": "box_only"}, "key 'rule': box_only, but the line has the key 'image'"),
+        ({"rule": "box_only"}, "some boxes are read by the rule strict and some by another"),
     ],
 )
 def test_a_peers_line_that_is_broken_or_contradicts_itself_is_named(
@@ -197,16 +172,12 @@ def test_a_peers_line_that_is_broken_or_contradicts_itself_is_named(
     assert reason in refuse(peer.run, details)
 
 
-def test_lines_of_two_rules_a_missing_frame_and_files_of_something_else_are_refused(peer: Peer) -> None:
+def test_a_missing_frame_one_too_many_and_files_of_something_else_are_refused(peer: Peer) -> None:
     raw = peer.predict([HIT] * 6)
     assert "say with --frame what their numbers mean" in refuse(peer.run, raw)
     details = peer.score(raw, "--parser", "strict")
     assert "leave out --frame" in refuse(peer.run, details, "--frame", "permille")
     assert "leave out --arm-b" in refuse(peer.run, details, "--arm-b", "rl")
-    first, *others = map(json.loads, details.read_text().splitlines())
-    del first["image"], first["rule"]
-    write_jsonl(details, [first, *others])
-    assert "some boxes come with the key 'image' and some do not" in refuse(peer.run, details)
     for text, reason in (("", "an empty file"), ("[" * 100_000, "torn or not JSON"), ("\x00\xff", "not")):
         details.write_bytes(text.encode("latin-1"))
         assert reason in refuse(peer.run, details)

@@ -40,20 +40,12 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two runs, arms, or a run and a peer's outputs: paired deltas, wins and losses (B against A)."""
-    from migrl.compare import (
-        Rule,
-        compare_sides,
-        find_differences,
-        is_peer_file,
-        narrow_sides,
-        pick_arm,
-        print_comparison,
-        read_peer,
-        read_run,
-        refuse_differences,
-        render_markdown,
-        write_flips,
-    )
+    from migrl.compare.differences import find_differences, narrow_sides, refuse_differences
+    from migrl.compare.flips import write_flips
+    from migrl.compare.pairs import compare_sides
+    from migrl.compare.peer import is_peer_file, read_peer
+    from migrl.compare.show import print_comparison, render_markdown
+    from migrl.compare.sides import Rule, pick_arm, read_run
 
     if as_json and markdown:
         raise UserError("--json and --markdown: one output at a time; leave one out")

@@ -1,36 +1,26 @@
 """What two sides must have in common, and the one error that names what they have not."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from migrl.compare.peer import LETTER_RULE, shorten
 from migrl.compare.sides import Side
-from migrl.errors import UserError
-from migrl.evidence.evaluations import EVALUATIONS, OWN_KEYS
-from migrl.scoring.scores import Row
+from migrl.errors import UserError, shorten
+from migrl.evidence.evaluations import EVALUATIONS, SETTING_KEYS
 from migrl.scoring.tables import has_box
 
 GROUPING_KEYS = ("benchmark", "task", "cluster")
 """Keys that decide what is paired and averaged: a difference in them cannot be let through."""
 
-SAMPLE_KEYS = ("question", "target", "images", "sizes")
-SETTING_KEYS = ("prompt_hash", "frame", "resized_sizes")
-EVALUATION_KEYS = (
-    "engine",
-    "engine_version",
-    "attention",
-    "dtype",
-    "device",
-    "style",
-    "min_pixels",
-    "max_pixels",
-    "max_new_tokens",
-    "decoding",
-    "prompts",
-)
-ALLOWABLE = ("samples", *SAMPLE_KEYS, *SETTING_KEYS, "rule", "evaluations", *EVALUATION_KEYS)
+ROW_KEYS = ("question", "target", "images", "sizes", "prompt_hash", "frame", "resized_sizes")
+EVALUATION_KEYS = tuple(key for key in SETTING_KEYS if key not in ROW_KEYS)
+ALLOWABLE = ("samples", *ROW_KEYS, "rule", "evaluations", *EVALUATION_KEYS)
 """What `--allow` takes: a difference that the output then states in its first line."""
+
+LETTER_RULE = "strict"
+"""The rule by which a run's letters are read, under either rule for its boxes."""
+
+SHOWN_CHARS = 120
 
 
 @dataclass(frozen=True)
@@ -44,54 +34,43 @@ class Difference:
 def narrow_sides(a: Side, b: Side, benchmarks: Collection[str]) -> tuple[Side, Side]:
     """Both sides on the named benchmarks, or without names on all; with a peer, on those that its uids are of.
 
-    A peer's uids that are none of A's stay in, so that they are found as a difference.
+    Answers to none of A's or B's samples stay in, so that they are found as a difference.
 
     Raises:
         UserError: no such benchmark in A, or a peer that answered none of A's samples.
     """
+    homes = {uid: row["benchmark"] for side in (b, a) for uid, row in side.samples.items()}
     known = {row["benchmark"] for row in a.samples.values()}
     if unknown := sorted(set(benchmarks) - known):
         raise UserError(f"--benchmark {unknown[0]}: A has no such samples; it has {', '.join(sorted(known))}")
-    kept = set(benchmarks) or known
-    if not b.samples:
-        kept &= {row["benchmark"] for uid, row in a.samples.items() if uid in b.replies}
+    kept = set(benchmarks or homes.values())
+    if b.is_peer:
+        asked = next(uid for uid in a.samples if homes[uid] in kept)
+        kept &= {row["benchmark"] for row in b.samples.values()}
         if not kept:
-            asked = [uid for uid, row in a.samples.items() if not benchmarks or row["benchmark"] in benchmarks]
-            other, whose = next(iter(b.replies)), f"A's of {', '.join(sorted(benchmarks))}" if benchmarks else "A's"
-            raise UserError(
-                f"{b.title}: none of its uids is {whose}; they are like {shorten(other)}, {whose} like {asked[0]!r}"
-            )
-        narrowed = _keep(a, lambda row: row["benchmark"] in kept)
-        beside = a.samples.keys() - narrowed.samples.keys()
-        return narrowed, replace(b, replies={uid: said for uid, said in b.replies.items() if uid not in beside})
-    if not benchmarks:
-        return a, b
-    return (
-        _keep(a, lambda row: row["benchmark"] in kept),
-        _keep(b, lambda row: row["benchmark"] in kept),
-    )
+            whose = f"A's of {', '.join(sorted(benchmarks))}" if benchmarks else "A's"
+            other = quote(next(iter(b.replies)))
+            raise UserError(f"{b.title}: none of its uids is {whose}; they are like {other}, {whose} like {asked!r}")
 
+    def narrow(side: Side) -> Side:
+        replies = {uid: reply for uid, reply in side.replies.items() if uid not in homes or homes[uid] in kept}
+        return replace(side, replies=replies, samples={uid: side.samples[uid] for uid in replies if uid in homes})
 
-def _keep(side: Side, belongs: Callable[[Row], bool]) -> Side:
-    samples = {uid: row for uid, row in side.samples.items() if belongs(row)}
-    return replace(side, samples=samples, replies={uid: side.replies[uid] for uid in samples})
+    return narrow(a), narrow(b)
 
 
 def find_differences(a: Side, b: Side) -> list[Difference]:
     """Every key in which the sides differ, sample by sample and in how they were evaluated."""
+    shared = [uid for uid in a.samples if uid in b.samples]
     found = [*_compare_uids(a, b)]
-    shared = [uid for uid in a.samples if uid in b.replies]
-    if b.samples:
-        for key in (*GROUPING_KEYS, *SAMPLE_KEYS, *SETTING_KEYS):
-            found += _compare_key(key, [(uid, a.samples[uid][key], b.samples[uid][key]) for uid in shared])
-    else:
-        found += _check_peer(b, shared)
-    return [*found, *_compare_rules(a, b, shared), *_compare_evaluations(a, b)]
+    for key in (*GROUPING_KEYS, *ROW_KEYS):
+        found += _compare_key(key, [(uid, a.samples[uid][key], b.samples[uid][key]) for uid in shared])
+    return [*found, *_check_peer(b, shared), *_compare_rules(a, b, shared), *_compare_evaluations(a, b)]
 
 
 def _compare_uids(a: Side, b: Side) -> Iterable[Difference]:
     only = [(side.name, sorted(side.replies.keys() - other.replies.keys())) for side, other in ((a, b), (b, a))]
-    texts = [f"{len(uids)} only in {name}, such as {shorten(uids[0])}" for name, uids in only if uids]
+    texts = [f"{len(uids)} only in {name}, such as {quote(uids[0])}" for name, uids in only if uids]
     if texts:
         yield Difference("samples", "; ".join(texts))
 
@@ -100,7 +79,7 @@ def _compare_key(key: str, values: Sequence[tuple[str, Any, Any]]) -> Iterable[D
     unequal = [(uid, first, second) for uid, first, second in values if first != second]
     if unequal:
         uid, first, second = unequal[0]
-        example = f"{uid!r}: {shorten(first)} in A, {shorten(second)} in B"
+        example = f"{uid!r}: {quote(first)} in A, {quote(second)} in B"
         yield Difference(key, f"{len(unequal)} of {len(values)} samples, such as {example}")
 
 
@@ -133,7 +112,7 @@ def _compare_rules(a: Side, b: Side, shared: Sequence[str]) -> Iterable[Differen
 
 
 def _compare_evaluations(a: Side, b: Side) -> Iterable[Difference]:
-    if not b.samples:  # a peer's file: its note says that nothing is known
+    if b.is_peer:  # its note says that nothing is known
         return
     if a.evaluation is None or b.evaluation is None:
         if a.evaluation is not b.evaluation:
@@ -141,11 +120,10 @@ def _compare_evaluations(a: Side, b: Side) -> Iterable[Difference]:
             what = "so nobody knows whether engine, precision, device and limits were the same"
             yield Difference("evaluations", f"{known} has an {EVALUATIONS} beside its rows, {other} has none, {what}")
         return
-    keys = (a.evaluation.keys() | b.evaluation.keys()) - {*OWN_KEYS, "frame"}  # the rows say the frame themselves
-    for key in sorted(keys):
-        first, second = a.evaluation.get(key), b.evaluation.get(key)
+    for key in EVALUATION_KEYS:
+        first, second = a.evaluation[key], b.evaluation[key]
         if first != second:
-            yield Difference(key, f"{shorten(first)} in A, {shorten(second)} in B")
+            yield Difference(key, f"{quote(first)} in A, {quote(second)} in B")
 
 
 def refuse_differences(found: Sequence[Difference], allow: Collection[str]) -> list[Difference]:
@@ -164,3 +142,8 @@ def refuse_differences(found: Sequence[Difference], allow: Collection[str]) -> l
         remedy = "evaluate both on the same samples with the same settings" + (f", or say {keys}" if keys else "")
         raise UserError(f"A and B cannot be compared, they differ in {texts}; {remedy}")
     return list(found)
+
+
+def quote(value: Any) -> str:
+    """A value as a short text for a message; control characters are spelled out."""
+    return shorten(repr(value), SHOWN_CHARS)

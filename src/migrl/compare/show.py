@@ -1,7 +1,7 @@
 """A comparison as tables: for the terminal, and as Markdown for a pull request."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -20,7 +20,7 @@ RULES = (
 SHOWN_CHANGES = 6
 LABEL_WIDTH = 24  # a longer name must not push the numbers out of the table
 SCORES = ("n", "A", "B", "B − A", "95 %")
-COUNTS = ("won", "lost", "both hit", "both miss", "p", "image", "parse")
+COLUMNS = (*SCORES, "won", "lost", "both hit", "both miss", "p", "image", "parse")
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -31,19 +31,14 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
     for line in list_head(comparison):
         say(line, "bold" if line == comparison.warning else "")
-    for names, show in ((SCORES, show_scores), (COUNTS, show_counts)):
-        table = Table(
-            Column("", no_wrap=True, max_width=LABEL_WIDTH),
-            *(Column(name, justify="right", no_wrap=name == "p") for name in names),
-            box=SIMPLE,
-        )
+    for part in (slice(len(SCORES)), slice(len(SCORES), None)):  # side by side they are wider than a terminal
+        numbers = [Column(name, justify="right", no_wrap=name == "p") for name in COLUMNS[part]]
+        table = Table(Column("", no_wrap=True, max_width=LABEL_WIDTH), *numbers, box=SIMPLE)
         for benchmark, task, cell in list_cells(comparison):
-            if task:
-                label = Text(f"  {reveal(name_task(task))}")
-            else:
-                label = Text(reveal(benchmark or "all"), "bold")
+            if not task:
                 table.add_section()
-            table.add_row(label, *map(Text, show(cell)))
+            label = Text(f"  {reveal(name_task(task))}") if task else Text(reveal(benchmark or "all"), "bold")
+            table.add_row(label, *map(Text, show_cell(cell)[part]))
         console.print(table)
     for line in list_changes(comparison):
         say(line)
@@ -54,16 +49,12 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def render_markdown(comparison: Comparison) -> str:
     """The same as text with one Markdown table; whatever a peer wrote is inert in it."""
     lines = [f"{escape_markdown(line)}  " for line in list_head(comparison)]
-    names = ("benchmark, task", *SCORES, *COUNTS)
-    lines += ["", f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
+    lines += ["", f"| benchmark, task | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
     for benchmark, task, cell in list_cells(comparison):
         name = escape_markdown(name_task(task)) if task else f"**{escape_markdown(benchmark or 'all')}**"
-        lines.append(f"| {' | '.join([name, *show_scores(cell), *map(escape_cell, show_counts(cell))])} |")
-    lines += [
-        "",
-        *(f"{escape_markdown(line)}  " for line in list_changes(comparison)),
-        *(f"{line}  " for line in RULES),
-    ]
+        lines.append(f"| {' | '.join([name, *map(escape_cell, show_cell(cell))])} |")
+    lines += ["", *(f"{escape_markdown(line)}  " for line in list_changes(comparison))]
+    lines += [f"{line}  " for line in RULES]
     return "\n".join(lines) + "\n"
 
 
@@ -79,13 +70,9 @@ def list_head(comparison: Comparison) -> list[str]:
 
 
 def list_cells(comparison: Comparison) -> Iterator[tuple[str, str, Cell]]:
-    """Benchmark, task and cell, each benchmark (task "") before its tasks, and all (both "") at the end."""
-    for name, cell in comparison.benchmarks.items():
-        yield name, "", cell
-        for task, one in comparison.tasks[name].items():
-            yield name, task, one
-    if len(comparison.benchmarks) > 1:
-        yield "", "", comparison.overall
+    """Benchmark, task and cell of each line of a table; of a single benchmark there is no line for all."""
+    several = len({benchmark for benchmark, _ in comparison.cells if benchmark}) > 1
+    return ((*key, cell) for key, cell in comparison.cells.items() if any(key) or several)
 
 
 def list_changes(comparison: Comparison) -> list[str]:
@@ -95,15 +82,17 @@ def list_changes(comparison: Comparison) -> list[str]:
     return [f"parse status, A → B: {', '.join(changes[:SHOWN_CHANGES])}{more}"] if changes else []
 
 
-def show_scores(cell: Cell) -> Sequence[str]:
-    """The cells of `SCORES`."""
-    interval = show_interval(vars(cell), show_points) or "–"
-    accuracies = (show_percent(cell.accuracy_a), show_percent(cell.accuracy_b))
-    return (f"{cell.n:,}", *accuracies, show_points(cell.delta), interval)
-
-
-def show_counts(cell: Cell) -> Sequence[str]:
-    """The cells of `COUNTS`."""
-    changed = "–" if cell.images_changed is None else f"{cell.images_changed:,}"
-    counts = (cell.wins, cell.losses, cell.both_hit, cell.both_miss)
-    return (*(f"{count:,}" for count in counts), show_p(cell.mcnemar_p), changed, f"{cell.statuses_changed:,}")
+def show_cell(cell: Cell) -> tuple[str, ...]:
+    """The texts of `COLUMNS`."""
+    images = "–" if cell.images_changed is None else f"{cell.images_changed:,}"
+    return (
+        f"{cell.n:,}",
+        show_percent(cell.accuracy_a),
+        show_percent(cell.accuracy_b),
+        show_points(cell.delta),
+        show_interval(vars(cell), show_points) or "–",
+        *(f"{count:,}" for count in (cell.wins, cell.losses, cell.both_hit, cell.both_miss)),
+        show_p(cell.mcnemar_p),
+        images,
+        f"{sum(cell.statuses.values()):,}",
+    )

@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from migrl.benchmarks.measure import read_and_measure
 from migrl.errors import UserError
 from migrl.evidence.evaluations import EVALUATIONS, read_evaluations
 from migrl.grounding.answers import Status
 from migrl.grounding.boxes import Box, Frame, convert_box
-from migrl.grounding.samples import BoxTarget
 from migrl.report.text import name_arm
-from migrl.scoring.official import find_rule
+from migrl.scoring.official import measure_officially
 from migrl.scoring.scores import Row, load_rows, rescore_row
 from migrl.scoring.tables import IOU_DECIMALS, has_box, is_hit
 
@@ -46,11 +43,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Side:
-    """One side: who answered, what was asked (`samples`, by uid; empty for a peer), and the answers by uid.
+    """One side: who answered, and by uid the rows that say what was asked and the answers.
 
-    `title` says who answered, `label` so in two words; `names_image` whether the rule reads the image of a box;
-    `evaluation` is the arm's entry in evaluations.json, None without that file; `notes` are sentences on what a reader
-    should know of this side.
+    A peer's rows are the run's; an answer of it to none of the run's samples has no row. `title` says who answered,
+    `label` so in two words; `names_image` whether the rule reads the image of a box; `evaluation` is the arm's entry in
+    evaluations.json, None without that file; `notes` are sentences on what a reader should know of this side.
     """
 
     name: Name
@@ -61,6 +58,7 @@ class Side:
     names_image: bool
     evaluation: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    is_peer: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,16 @@ def read_run(path: Path) -> Run:
     """The rows of a results folder, of the folder of stage evaluate or report, or of a file of samples.
 
     Raises:
-        UserError: no samples there, or broken ones.
+        UserError: no samples there, a folder that holds them packed and unpacked, or broken ones.
     """
-    file = find_rows(path)
-    return Run(path, file, tuple(load_rows(file)))
+    if path.is_file():
+        return Run(path, path, tuple(load_rows(path)))
+    found = [path / name for name in ROW_FILES if (path / name).is_file()]
+    if not found:
+        raise UserError(f"{path}: holds no samples.jsonl; name a results folder, or runs/<recipe>/evaluate")
+    if len(found) > 1:
+        raise UserError(f"{path}: holds both {' and '.join(ROW_FILES)}; name the file")
+    return Run(path, found[0], tuple(load_rows(found[0])))
 
 
 def pick_arm(name: Name, run: Run, arm: str, *, seed: int | None = None, rule: Rule = "strict") -> Side:
@@ -113,22 +117,6 @@ def pick_arm(name: Name, run: Run, arm: str, *, seed: int | None = None, rule: R
     )
 
 
-def find_rows(path: Path) -> Path:
-    """The file of samples that a path means: itself, or the one in that folder.
-
-    Raises:
-        UserError: there is none, or the folder holds it packed and unpacked.
-    """
-    if path.is_file():
-        return path
-    found = [path / name for name in ROW_FILES if (path / name).is_file()]
-    if len(found) != 1:
-        what = "holds both" if found else "holds no"
-        remedy = "name the file" if found else "name a results folder, or runs/<recipe>/evaluate"
-        raise UserError(f"{path}: {what} {' and '.join(ROW_FILES) if found else ROW_FILES[-1]}; {remedy}")
-    return found[0]
-
-
 def _pick_seed(rows: list[Row], file: Path, name: Name, seed: int | None) -> tuple[list[Row], int | None]:
     seeds = sorted({row["seed"] for row in rows if isinstance(row.get("seed"), int)})
     if seed is None and len(seeds) <= 1:
@@ -158,23 +146,14 @@ def read_reply(row: Row, rule: Rule) -> Reply:
     """What a rescored row's completion says by a rule; letters are read by one rule, ours, under either name."""
     said = {key: row[key] for key in ("completion", "tokens", "truncated")}
     if rule == "official" and has_box(row):
-        return _read_officially(row, said)
-    box = tuple(row["boxes"]["unit"]) if row["boxes"] else None
-    return Reply(box_unit=box, **{key: row[key] for key in ("hit", "status", "image", "letter", "iou")}, **said)
-
-
-def _read_officially(row: Row, said: dict[str, Any]) -> Reply:
-    told = row["target"]
-    target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))
-    sizes = [(tuple(a), tuple(b)) for a, b in zip(row["sizes"], row["resized_sizes"], strict=True)]
-    x1, y1, x2, y2 = (Fraction(str(v)) for v in target.box_unit)
-    parse = find_rule(row["benchmark"]).parse
-    reading, iou = read_and_measure(row["completion"], parse, target, (x1, y1, x2, y2), frame=row["frame"], sizes=sizes)
-    unit: Box | None = None
-    if reading.box is not None:
-        left, top, right, bottom = map(float, reading.box)
-        unit = to_unit((left, top, right, bottom), reading.frame, row, target.image)
-    return Reply(is_hit(iou), reading.status, box_unit=unit, iou=round(float(iou), IOU_DECIMALS), **said)
+        reading, iou = measure_officially(row)
+        box_unit = None
+        if reading.box is not None:
+            x1, y1, x2, y2 = map(float, reading.box)
+            box_unit = to_unit((x1, y1, x2, y2), reading.frame, row, row["target"]["image"])
+        return Reply(is_hit(iou), reading.status, box_unit=box_unit, iou=round(float(iou), IOU_DECIMALS), **said)
+    box_unit = tuple(row["boxes"]["unit"]) if row["boxes"] else None
+    return Reply(box_unit=box_unit, **{key: row[key] for key in ("hit", "status", "image", "letter", "iou")}, **said)
 
 
 def to_unit(box: Box, frame: Frame, row: Row, image: int) -> Box:

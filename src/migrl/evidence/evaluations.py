@@ -71,6 +71,10 @@ class _Shape(BaseModel):
     prompts: _Text
 
 
+SETTING_KEYS = tuple(key for key in _Shape.model_fields if key not in OWN_KEYS)
+"""What has to be the same for all entries."""
+
+
 def describe_evaluation(
     recipe: Recipe, arm: Arm, seed: int | None, weights: str, device: str, decoding: Mapping[str, Any]
 ) -> Evaluation:

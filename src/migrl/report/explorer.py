@@ -76,7 +76,7 @@ def build_explorer(rows: Iterable[Row], arms: Sequence[str], images_root: Path) 
     chosen: dict[str, Entry] = {}
     exact = scaled = 0
     for sample in choose_samples(samples):
-        fresh = embed_new(sample, pictures, images_root)
+        fresh = embed_new(sample.rows[0], pictures, images_root)
         entry = make_entry(sample, {**pictures, **fresh})
         photos = sum(len(picture.data_uri) for picture in fresh.values() if not picture.pixelated)
         cost = _estimate_chars(entry) + sum(len(picture.data_uri) for picture in fresh.values()) - photos
@@ -112,10 +112,9 @@ def choose_samples(samples: Sequence[Sample]) -> Iterator[Sample]:
     return iter({sample.uid: sample for sample in order}.values())
 
 
-def embed_new(sample: Sample, known: Mapping[str, Picture], images_root: Path) -> dict[str, Picture]:
-    """Image path -> picture, of the sample's images that are not known yet."""
+def embed_new(row: Row, known: Mapping[str, Picture], images_root: Path) -> dict[str, Picture]:
+    """Image path -> picture, of a sample's images that are not known yet."""
     fresh: dict[str, Picture] = {}
-    row = sample.rows[0]
     for path, size in zip(row["images"], row["sizes"], strict=True):
         if path not in known and path not in fresh:
             fresh[path] = embed_picture(images_root, path, size, f"p{len(known) + len(fresh)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from migrl.benchmarks import OFFICIAL_RULES, OfficialRule
 from migrl.benchmarks.measure import read_and_measure
-from migrl.benchmarks.readings import BoxParser, ExactBox
+from migrl.benchmarks.readings import BoxReading, ExactBox
 from migrl.errors import UserError
 from migrl.grounding.answers import READABLE
 from migrl.grounding.samples import BoxTarget
@@ -43,11 +43,10 @@ def score_officially(rows: Sequence[Row]) -> dict[str, Any] | None:
     """
     if not has_rule(rows[0]["benchmark"]) or not all(has_box(row) for row in rows):
         return None
-    rule = find_rule(rows[0]["benchmark"])
-    scored = [_score_row(row, rule.parse) for row in rows]
+    scored = [_score_row(row) for row in rows]
     hits = measure_hits(scored)
     return {
-        "rule": rule.name,
+        "rule": find_rule(rows[0]["benchmark"]).name,
         **{key: hits[key] for key in ("macro", "low", "high", "micro")},
         **count_readings(scored),
     }
@@ -59,19 +58,26 @@ def read_officially(rows: Sequence[Row]) -> list[tuple[bool, bool]]:
     Raises:
         UserError: as `find_rule`.
     """
-    rule = find_rule(rows[0]["benchmark"])
-    scored = [_score_row(row, rule.parse) for row in rows]
+    scored = [_score_row(row) for row in rows]
     return [(row["status"] in READABLE, row["hit"]) for row in scored]
 
 
-def _score_row(row: Row, parse: BoxParser) -> dict[str, Any]:
+def _score_row(row: Row) -> dict[str, Any]:
+    reading, iou = measure_officially(row)
+    return {"task": row["task"], "cluster": row["cluster"], "status": reading.status, "hit": is_hit(iou)}
+
+
+def measure_officially(row: Row) -> tuple[BoxReading, Fraction]:
+    """What the official rule reads in a row's completion, and its IoU with the true box.
+
+    Raises:
+        UserError: as `find_rule`.
+    """
     told = row["target"]
     target = BoxTarget(told["image"], tuple(told["box_unit"]), told.get("image_trusted", True))
     sizes = [(tuple(a), tuple(b)) for a, b in zip(row["sizes"], row["resized_sizes"], strict=True)]
-    reading, iou = read_and_measure(
-        row["completion"], parse, target, _make_exact(target), frame=row["frame"], sizes=sizes
-    )
-    return {"task": row["task"], "cluster": row["cluster"], "status": reading.status, "hit": is_hit(iou)}
+    parse = find_rule(row["benchmark"]).parse
+    return read_and_measure(row["completion"], parse, target, _make_exact(target), frame=row["frame"], sizes=sizes)
 
 
 def _make_exact(target: BoxTarget) -> ExactBox:
