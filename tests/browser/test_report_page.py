@@ -212,8 +212,9 @@ def test_the_first_screen_holds_the_verdicts_and_dark_differs_from_light(report:
     for claim in range(5):
         expect(light.locator(f"#claim-claim_{claim} > summary .badge")).to_be_in_viewport(ratio=1)
     colours = [page.evaluate("getComputedStyle(document.body).backgroundColor") for page in (light, dark)]
-    sources = [page.evaluate("document.querySelector('#training img').currentSrc") for page in (light, dark)]
-    assert colours[0] != colours[1] and sources[0] != sources[1]
+    stroke = "getComputedStyle(document.querySelector('#training polyline')).stroke"
+    strokes = [page.evaluate(stroke) for page in (light, dark)]
+    assert colours[0] != colours[1] and strokes[0] != strokes[1]
     assert dark.evaluate(CONTRAST, 4.5) == light.evaluate(CONTRAST, 4.5) == []
 
 

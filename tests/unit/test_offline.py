@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = """\
 contourpy==1.3.3 ; python_full_version < '3.12' \\
     --hash=sha256:aa
-    # via matplotlib
+    # via a_plotter
 contourpy==1.4.0 ; python_full_version >= '3.12' \\
     --hash=sha256:bb \\
     --hash=sha256:cc

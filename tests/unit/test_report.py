@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from migrl.report.forest import lay_out_forest
 from migrl.report.heat import build_heat, measure_task
 from migrl.report.machine import list_code_facts
 from migrl.report.outcomes import group_rows
+from migrl.report.plots import draw_curves
 from migrl.report.shots import split_completion
 from migrl.report.text import BADGES, escape_cell, show_claimed, show_p, show_points
 from migrl.statistics.intervals import bootstrap_macro_delta
@@ -49,9 +51,30 @@ def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_out
     assert not re.search(r"https?://|@import|src=\"(?!data:)|href=\"(?!#|data:)", html)
     names = {path.name for path in (tmp_path / "out/figures").iterdir()}
     assert names == {
-        *("forest.png", "tasks_mini.png", "pass_rates.png", "pass_rates_after.png", "sft_loss.png"),
-        *("grpo_reward.png", "grpo_hit_reward.png", "grpo_zero_variance.png"),
+        *("pass_rates.svg", "pass_rates_after.svg", "sft_loss.svg"),
+        *("grpo_reward.svg", "grpo_hit_reward.svg", "grpo_zero_variance.svg"),
     }
+
+
+def test_a_plot_is_the_same_in_the_page_and_as_a_file_that_stands_alone(tmp_path: Path) -> None:
+    html = write(tmp_path, make_rows(tmp_path / "images"), logs=LOGS)
+    for path in (tmp_path / "out/figures").iterdir():
+        drawing = ElementTree.parse(path).getroot()
+        style, *marks = [ElementTree.tostring(part, encoding="unicode") for part in drawing]
+        assert "#0b5cad" in style and drawing.get("aria-label") in html
+        lines = re.findall(r'points="[^"]+"', "".join(marks))
+        assert all(line in html for line in lines) and ("grpo" in path.name) <= (len(lines) == 2)
+    counts = re.findall(r">(\d+)</text>", (tmp_path / "out/figures/pass_rates_after.svg").read_text("utf-8"))
+    assert counts[-10:] == ["12", "0", "8", "0", "0", "3", "0", "0", "0", "17"]
+
+
+def test_a_curve_leaves_out_what_is_no_number_and_draws_a_single_step_and_a_constant() -> None:
+    log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": float("nan")}]
+    (dot,) = draw_curves([], log)
+    assert dot.alt.endswith("from 2 at step 1 to 2 at step 1.")
+    assert dot.lines == (("mean", "215.0,126.0 215.0,126.0"),) and dot.y_ticks[0] == (193.2, "1.6")
+    (flat,) = draw_curves([{"step": step, "kl": 0} for step in range(1, 9)], [])
+    assert [text for _, text in flat.x_ticks] == ["2", "4", "6", "8"] and (126.0, "0") in flat.y_ticks
 
 
 def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> None:

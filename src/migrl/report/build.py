@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from migrl.grounding.answers import READABLE, STATUSES
-from migrl.report.curves import draw_grpo_curves, draw_sft_curve
 from migrl.report.explorer import Entry, build_explorer
-from migrl.report.figures import draw_forest, draw_pass_rates, draw_tasks
 from migrl.report.forest import lay_out_forest
 from migrl.report.heat import build_heat, list_pairs
 from migrl.report.machine import list_code_facts
 from migrl.report.markdown import write_markdown
 from migrl.report.outcomes import group_rows
-from migrl.report.page import render_page
+from migrl.report.page import render_page, render_plot
+from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_after
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.shots import Row
 from migrl.report.text import PAPER, flatten, order_arms
@@ -48,7 +47,7 @@ def write_report(
     facts: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write `out`/report.html, `out`/report.md and `out`/figures/*.png. Equal inputs give equal bytes.
+    """Write `out`/report.html, `out`/report.md and `out`/figures/*.svg. Equal inputs give equal bytes.
 
     Args:
         rows: evaluation sample rows (samples.jsonl).
@@ -74,16 +73,14 @@ def write_report(
     explorer = build_explorer(rows, arms, images_root)
     pairs = list_pairs(claims, arms, explorer.before, explorer.after)
     heat = build_heat(group_rows(rows, arms), scores, arms, pairs)
-    curves = [*draw_grpo_curves(logs.grpo), *draw_sft_curve(logs.sft)]
+    curves = draw_curves(logs.grpo, logs.sft)
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
-    if logs.pass_rates_after:
-        histograms.append(draw_pass_rates(logs.pass_rates or {}, logs.pass_rates_after))
+    histograms += [draw_pass_rates_after(logs.pass_rates_after)] if logs.pass_rates_after else []
 
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    for plot in (draw_forest(claims), *(draw_tasks(name, scores, arms) for name in benchmarks), *curves, *histograms):
-        if plot:
-            (figures / f"{plot.name}.png").write_bytes(plot.light_png)
+    for plot in (*curves, *histograms):
+        (figures / f"{plot.name}.svg").write_text(render_plot(plot), encoding="utf-8", newline="\n")
 
     recipe = facts.get("recipe", "unnamed")
     html = render_page(

@@ -1,7 +1,7 @@
 """The forest plot as a page shows it: rows of marks on one scale, in percent of the plot's width.
 
-It is laid out here and drawn with the page's own elements, so that it fits a phone, follows the colour
-scheme, and its numbers are text. `figures.draw_forest` draws the same for a file.
+It is laid out here and drawn by verdicts.html with the page's own elements, so that it fits a phone, follows the colour
+scheme, and its numbers are text.
 """
 
 import math
@@ -68,12 +68,13 @@ def lay_out_forest(claims: Sequence[Mapping[str, Any]]) -> Forest | None:
     for claim in run:
         readings = [mark(one, None) for one in claim.get("readings") or () if is_number(one.get("delta"))]
         rows.append(ForestRow(mark(claim, claim.get("expected")), tuple(readings)))
-    step = _round_step(span / TICKS)
-    ticks = [step * k for k in range(math.ceil(start / step), math.floor((start + width) / step) + 1)]
+    ticks = list_ticks(start, start + width)
     return Forest(tuple(rows), place(0), tuple((tick, place(tick)) for tick in ticks))
 
 
-def _round_step(rough: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20 ... (or 0.1, 0.2 ...) that is at least `rough`."""
+def list_ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
+    """About `TICKS` values within a range, a step of 1, 2, 5, 10, 20 ... (or 0.1, 0.2 ...) apart, 0 among them."""
+    rough = max((high - low) / TICKS, least_step)
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from migrl.report.canvas import Plot
 from migrl.report.explorer import link_samples
+from migrl.report.plots import Plot
 from migrl.report.text import (
     BADGES,
     flatten,
@@ -31,7 +31,8 @@ from migrl.report.text import (
 from migrl.report.words import tell_attested, tell_choice, tell_details, tell_dissent, tell_power
 
 HERE = Path(__file__).parent
-STYLES = ("style.css", "explorer.css")
+PLOT_STYLE = "plot.css"
+STYLES = ("style.css", PLOT_STYLE, "explorer.css")
 
 
 def render_page(template: str, values: Mapping[str, Any], *, script: str | None = None) -> str:
@@ -45,17 +46,21 @@ def render_page(template: str, values: Mapping[str, Any], *, script: str | None 
     code = (HERE / script).read_text(encoding="utf-8") if script else ""
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
     own = {
-        "style": Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in STYLES)),
+        "style": _read_style(*STYLES),
         "script": Markup(code),
         "policy": f"'sha256-{digest}'" if script else "'none'",
     }
     return make_environment().get_template(template).render(**own, **values)
 
 
-def encode_png(plot: Plot, theme: str) -> str:
-    """A figure in one theme as a data URI."""
-    data = plot.light_png if theme == "light" else plot.dark_png
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+def render_plot(plot: Plot) -> str:
+    """A plot of the page as an SVG file that stands alone, in the light colours."""
+    template: Any = make_environment().get_template("plot.html").module
+    return str(template.svg(plot, _read_style(PLOT_STYLE)))
+
+
+def _read_style(*names: str) -> Markup:
+    return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))
 
 
 def make_environment() -> jinja2.Environment:
@@ -78,7 +83,6 @@ def make_environment() -> jinja2.Environment:
         "tell_power": tell_power,
     }
     environment.filters |= {
-        "png": encode_png,
         "points": show_points,
         "claimed": show_claimed,
         "percent": show_percent,
