@@ -2,6 +2,7 @@
 
 import pytest
 
+from migrl.scoring.completions import Score
 from migrl.training.rewards import compute_accuracy_reward, make_reward_functions, measure_zero_variance
 
 TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.5, 0.5], "letter": None, "options": None}
@@ -54,5 +55,5 @@ def test_groups_that_all_miss_have_no_variance_even_if_their_iou_differs() -> No
 
 
 def test_a_choice_is_rewarded_by_its_letter_whatever_the_gate() -> None:
-    score = {"iou": None, "hit": True}
+    score = Score("ok", None, None, "B", None, True)
     assert {compute_accuracy_reward(score, kind) for kind in ("iou", "gated_iou", "hit")} == {1.0}

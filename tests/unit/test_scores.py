@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from migrl.errors import UserError
 from migrl.grounding.answers import STATUSES
 from migrl.grounding.boxes import FRAMES, Frame
-from migrl.scoring.scores import Row, check_rows, compute_scores, load_rows, rescore_row, score_completion
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Target
+from migrl.scoring.completions import Score, score_completion
+from migrl.scoring.scores import Row, check_rows, compute_scores, load_rows, rescore_row
 from migrl.statistics.intervals import wilson_interval
 
-SIZES, RESIZED = [[200, 100], [50, 80]], [[112, 56], [56, 84]]
-TARGET = {"image": 2, "box_unit": [0.25, 0.25, 0.75, 0.75]}
+SIZES, RESIZED = ((200, 100), (50, 80)), ((112, 56), (56, 84))
+TARGET = BoxTarget(2, (0.25, 0.25, 0.75, 0.75))
 
 
 def write_answer(image: int, *numbers: float) -> str:
     return f'<answer>{{"image": {image}, "bbox_2d": {list(numbers)}}}</answer>'
 
 
-def score(
-    completion: str, target: dict[str, Any] = TARGET, frame: Frame = "resized_px", truncated: bool = False
-) -> dict[str, Any]:
-    return score_completion(completion, target, frame=frame, sizes=SIZES, resized_sizes=RESIZED, truncated=truncated)
+def score(completion: str, target: Target = TARGET, frame: Frame = "resized_px") -> Score:
+    return score_completion(completion, target, frame=frame, sizes=SIZES, resized_sizes=RESIZED, truncated=False)
 
 
 def make_row(arm: str = "rl", number: int = 0, completion: str | None = None, **changes: Any) -> Row:
@@ -37,12 +37,12 @@ def make_row(arm: str = "rl", number: int = 0, completion: str | None = None, **
         "task": f"task {number % 2}",
         "cluster": f"set {number}",
         "images": ["a.png", "b.png"],
-        "sizes": SIZES,
-        "resized_sizes": RESIZED,
+        "sizes": [list(size) for size in SIZES],
+        "resized_sizes": [list(size) for size in RESIZED],
         "question": "Where is it?",
         "prompt_hash": "0123",
         "frame": "resized_px",
-        "target": TARGET,
+        "target": TARGET.to_json(),
         "completion": write_answer(2, 14, 21, 42, 63) if completion is None else completion,
         "tokens": 10,
         "truncated": False,
@@ -61,45 +61,46 @@ def make_row(arm: str = "rl", number: int = 0, completion: str | None = None, **
 )
 def test_the_true_box_is_a_hit_in_every_frame_and_stands_in_all_four(frame: Frame, numbers: tuple[float, ...]) -> None:
     result = score(write_answer(2, *numbers), frame=frame)
-    assert (result["status"], result["image"], result["iou"], result["hit"]) == ("ok", 2, 1.0, True)
-    assert set(result["boxes"]) == set(FRAMES)
-    assert result["boxes"]["original_px"] == [12.5, 20.0, 37.5, 60.0]
-    assert result["boxes"]["permille"] == [250.0, 250.0, 750.0, 750.0]
+    assert (result.status, result.image, result.iou, result.hit) == ("ok", 2, 1.0, True)
+    assert result.boxes is not None and set(result.boxes) == set(FRAMES)
+    assert result.boxes["original_px"] == (12.5, 20.0, 37.5, 60.0)
+    assert result.boxes["permille"] == (250.0, 250.0, 750.0, 750.0)
 
 
 def test_the_size_used_is_that_of_the_image_the_answer_names() -> None:
-    result = score(write_answer(1, 0, 0, 112, 56))
-    assert result["boxes"]["unit"] == [0.0, 0.0, 1.0, 1.0]
-    assert result["boxes"]["original_px"] == [0.0, 0.0, 200.0, 100.0]
+    boxes = score(write_answer(1, 0, 0, 112, 56)).boxes
+    assert boxes is not None
+    assert boxes["unit"] == (0.0, 0.0, 1.0, 1.0)
+    assert boxes["original_px"] == (0.0, 0.0, 200.0, 100.0)
 
 
 def test_the_right_box_on_the_wrong_image_is_a_miss() -> None:
     result = score(write_answer(1, 28, 14, 84, 42))
-    assert (result["status"], result["iou"], result["hit"]) == ("ok", 0.0, False)
+    assert (result.status, result.iou, result.hit) == ("ok", 0.0, False)
 
 
 def test_an_iou_of_exactly_one_half_is_a_hit_and_just_below_is_not() -> None:
     half = score(write_answer(2, 0.25, 0.25, 0.75, 0.5), frame="unit")
     below = score(write_answer(2, 0.25, 0.25, 0.75, 0.499999), frame="unit")
-    assert (half["iou"], half["hit"]) == (0.5, True)
-    assert below["hit"] is False
+    assert (half.iou, half.hit) == (0.5, True)
+    assert below.hit is False
 
 
 def test_a_choice_is_its_letter() -> None:
-    target = {"letter": "B", "options": 3}
-    assert score("<answer>(B)</answer>", target)["hit"] is True
-    assert score("<answer>(C)</answer>", target)["hit"] is False
-    assert score("<answer>(D)</answer>", target)["status"] == "out_of_range"
-    assert score("<answer>(B)</answer>", target)["iou"] is None
+    target = ChoiceTarget("B", 3)
+    assert score("<answer>(B)</answer>", target).hit is True
+    assert score("<answer>(C)</answer>", target).hit is False
+    assert score("<answer>(D)</answer>", target).status == "out_of_range"
+    assert score("<answer>(B)</answer>", target).iou is None
 
 
 @settings(deadline=None)
 @given(completion=st.text() | st.from_regex(r"<answer>\{\"image\": -?\d+, \"bbox_2d\": \[.*\]\}</answer>"))
 def test_any_text_can_be_scored_and_stored(completion: str) -> None:
-    for target in (TARGET, {"letter": "A", "options": 2}):
+    for target in (TARGET, ChoiceTarget("A", 2)):
         result = score(completion, target)
-        assert json.loads(json.dumps(result, allow_nan=False)) == result
-        assert result["hit"] <= (result["status"] in ("ok", "repaired", "several"))
+        assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == result.to_json()
+        assert result.hit <= result.readable
 
 
 def test_rescoring_a_row_ignores_what_is_stored() -> None:

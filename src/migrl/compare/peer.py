@@ -17,8 +17,9 @@ from migrl.errors import UserError
 from migrl.files import explain_fault, read_jsonl
 from migrl.grounding.answers import READABLE, Status
 from migrl.grounding.boxes import Box, Frame, compute_iou
+from migrl.scoring.completions import is_hit
 from migrl.scoring.scores import Row, rescore_row
-from migrl.scoring.tables import MAX_TOKENS, has_box, is_hit
+from migrl.scoring.tables import MAX_TOKENS, has_box
 
 IOU_SLACK = 1e-6
 """How far the IoU of a line's box may be from the IoU on the line, which is rounded."""

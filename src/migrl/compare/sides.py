@@ -10,9 +10,10 @@ from migrl.evidence.evaluations import EVALUATIONS, read_evaluations
 from migrl.grounding.answers import Status
 from migrl.grounding.boxes import Box, Frame, convert_box
 from migrl.report.text import name_arm
+from migrl.scoring.completions import IOU_DECIMALS, is_hit
 from migrl.scoring.official import measure_officially
 from migrl.scoring.scores import Row, load_rows, rescore_row
-from migrl.scoring.tables import IOU_DECIMALS, has_box, is_hit
+from migrl.scoring.tables import has_box
 
 Name = Literal["A", "B"]
 Rule = Literal["strict", "official"]

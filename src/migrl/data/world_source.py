@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import track
 
 from migrl.files import write_jsonl
-from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample, Target
 from migrl.recipe import WorldSource
 from migrl.world.cases import SEEN, Case, Palette, TaskMaker
 from migrl.world.in_domain import MINI_MIG
@@ -83,7 +83,7 @@ def save_cases(cases: list[Case], benchmark: str, task: str, number: int, folder
         images.append(name)
     samples = []
     for index, case in enumerate(cases):
-        target: BoxTarget | ChoiceTarget
+        target: Target
         if case.letter is not None:
             target = ChoiceTarget(case.letter, len(case.options))
         else:

@@ -4,6 +4,7 @@ A sample is one question over 1..n images with its target. Samples travel betwee
 reading is strict, because files may come from elsewhere: every error names file, line and key.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
@@ -56,6 +57,9 @@ class ChoiceTarget:
         return asdict(self)
 
 
+Target = BoxTarget | ChoiceTarget
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question over images.
@@ -71,7 +75,7 @@ class Sample:
     task: str
     images: tuple[str, ...]
     question: str
-    target: BoxTarget | ChoiceTarget
+    target: Target
     cluster: str
     facts: str = ""
     sizes: tuple[Size, ...] = ()
@@ -133,6 +137,14 @@ def parse_sample(data: Any, where: str) -> Sample:
     )
 
 
+def read_target(data: Mapping[str, Any]) -> Target:
+    """The target that `to_json` wrote; data of unknown origin are for `parse_sample`."""
+    if "letter" in data:
+        return ChoiceTarget(data["letter"], data["options"])
+    x1, y1, x2, y2 = data["box_unit"]
+    return BoxTarget(data["image"], (x1, y1, x2, y2), data.get("image_trusted", True), data.get("defect", ""))
+
+
 def _parse_sizes(data: Any, image_count: int, fail: Any) -> tuple[Size, ...]:
     if not isinstance(data, list | tuple) or len(data) != image_count:
         raise fail("sizes", f"must be one [width, height] for each of the {image_count} images")
@@ -144,7 +156,7 @@ def _parse_sizes(data: Any, image_count: int, fail: Any) -> tuple[Size, ...]:
     return tuple((width, height) for width, height in data)
 
 
-def _parse_target(data: Any, image_count: int, fail: Any) -> BoxTarget | ChoiceTarget:
+def _parse_target(data: Any, image_count: int, fail: Any) -> Target:
     match data:
         case {"image": int(image), "box_unit": [*numbers], **extra} if not isinstance(image, bool):
             if not 1 <= image <= image_count:

@@ -14,13 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from migrl.grounding.answers import READABLE
 from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
 from migrl.grounding.images import find_sizes, fit_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, quote_boxes
-from migrl.grounding.samples import parse_sample
-from migrl.scoring.scores import score_completion
-from migrl.scoring.tables import is_hit
+from migrl.grounding.samples import BoxTarget, parse_sample, read_target
+from migrl.scoring.completions import is_hit, score_completion
 
 QWEN_VL_UTILS_PIXELS = (4 * QWEN_FACTOR**2, 16384 * QWEN_FACTOR**2)
 TASK_METRIC = "task_"
@@ -93,7 +91,8 @@ class GroundingTask:
         lmms-eval takes standard errors, clustered by image set, of whatever is named `score`. A mean over
         tasks has no such error, so those items hold a `value`. `macro` also carries the whole score for the log.
         """
-        target = json.loads(doc["target"])
+        target = read_target(json.loads(doc["target"]))
+        assert isinstance(target, BoxTarget)  # only tasks of boxes are written
         originals = self._find_originals(doc)
         # lmms-eval does not say where a text was cut; that changes the name of a miss, never a hit.
         score = score_completion(
@@ -104,17 +103,17 @@ class GroundingTask:
             resized_sizes=[self._resize(name, size) for name, size in zip(doc["images"], originals, strict=True)],
             truncated=False,
         )
-        readable, hit = score["status"] in READABLE, 100.0 * score["hit"]
+        hit, iou = 100.0 * score.hit, score.iou or 0.0
         over_tasks = {
-            "acc_30": 100.0 * is_hit(score["iou"], 0.3),
-            "acc_70": 100.0 * is_hit(score["iou"], 0.7),
-            "mean_iou": 100.0 * score["iou"],
+            "acc_30": 100.0 * is_hit(iou, 0.3),
+            "acc_70": 100.0 * is_hit(iou, 0.7),
+            "mean_iou": 100.0 * iou,
         }
-        over_docs = {"micro": hit, TASK_METRIC + doc["task"]: hit, "parse_rate": 100.0 * readable}
-        if target.get("image_trusted", True):
-            over_docs["image_accuracy"] = 100.0 * (readable and score["image"] == target["image"])
+        over_docs = {"micro": hit, TASK_METRIC + doc["task"]: hit, "parse_rate": 100.0 * score.readable}
+        if target.image_trusted:
+            over_docs["image_accuracy"] = 100.0 * (score.readable and score.image == target.image)
         return {
-            "macro": {"value": hit, "task": doc["task"], "uid": doc["uid"], **score},
+            "macro": {"value": hit, "task": doc["task"], "uid": doc["uid"], **score.to_json()},
             **{name: {"value": value, "task": doc["task"]} for name, value in over_tasks.items()},
             **{name: {"score": value, "cluster": doc["cluster"]} for name, value in over_docs.items()},
         }

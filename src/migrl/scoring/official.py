@@ -14,7 +14,8 @@ from migrl.benchmarks.readings import BoxReading, ExactBox
 from migrl.errors import UserError
 from migrl.grounding.answers import READABLE
 from migrl.grounding.samples import BoxTarget
-from migrl.scoring.tables import count_readings, has_box, is_hit, measure_hits
+from migrl.scoring.completions import is_hit
+from migrl.scoring.tables import count_readings, has_box, measure_hits
 
 Row = Mapping[str, Any]
 

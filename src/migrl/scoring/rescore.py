@@ -24,7 +24,8 @@ from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
 from migrl.grounding.images import read_sizes
 from migrl.grounding.samples import BoxTarget
 from migrl.outputs import DETAILS_MARK, check_output, write_output
-from migrl.scoring.tables import IOU_DECIMALS, MAX_TOKENS, is_hit, measure_hits, summarize_rows
+from migrl.scoring.completions import IOU_DECIMALS, is_hit
+from migrl.scoring.tables import MAX_TOKENS, measure_hits, summarize_rows
 
 SHOWN_UIDS = 20
 _UNIT: Size = (1, 1)

@@ -1,8 +1,4 @@
-"""From evaluation rows to `scores.json`: one scoring function, one table, and checks that arms compare.
-
-A row is one arm's answer to one sample. `score_completion` is the only place where text becomes a
-hit: evaluation calls it, and verification calls it again on the raw completion.
-"""
+"""From evaluation rows to `scores.json`: one table, and checks that arms compare."""
 
 import gzip
 import json
@@ -15,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
 from migrl.files import explain_fault
-from migrl.grounding.answers import Answer, Status, parse_box_answer, parse_choice_answer
-from migrl.grounding.boxes import FRAMES, Frame, Size, compute_iou, convert_box, frame_size
-from migrl.grounding.samples import parse_sample
+from migrl.grounding.answers import Status
+from migrl.grounding.boxes import Frame
+from migrl.grounding.samples import parse_sample, read_target
 from migrl.recipe import is_trained
+from migrl.scoring.completions import score_completion
 from migrl.scoring.official import score_officially
-from migrl.scoring.tables import IOU_DECIMALS, is_hit, summarize_rows
-
-BOX_DECIMALS = 6
+from migrl.scoring.tables import summarize_rows
 
 Row = dict[str, Any]
 _SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "question", "target", "cluster")
@@ -156,69 +151,6 @@ def name_arm(row: Mapping[str, Any]) -> str:
     return f"arm {row['arm']!r}" + ("" if seed is None else f", seed {seed}")
 
 
-def score_completion(
-    completion: str,
-    target: dict[str, Any],
-    *,
-    frame: Frame,
-    sizes: Sequence[Sequence[int]],
-    resized_sizes: Sequence[Sequence[int]],
-    truncated: bool,
-    tagged: bool = True,
-) -> dict[str, Any]:
-    """Score one raw completion.
-
-    Args:
-        completion: raw text of the model; any text is scored, none raises.
-        target: `{"image", "box_unit"}` or `{"letter", "options"}`; with `"image_trusted": false` the right
-            box is a hit on whichever image it is named.
-        frame: the frame the model writes in.
-        sizes, resized_sizes: (width, height) in px of each input image, as stored and as the model saw it.
-        truncated: whether the text stopped at the token limit.
-        tagged: False reads the whole reply where no answer block holds an answer.
-
-    Returns:
-        status, image (1-based, None unless it names an input image), boxes (in all four frames, None if
-        unreadable), letter, iou (0 if unreadable or on the wrong image, None for choices), hit.
-    """
-    if "letter" in target:
-        answer = parse_choice_answer(completion, options=target["options"], truncated=truncated, tagged=tagged)
-        hit = answer.readable and answer.letter == target["letter"]
-        return _build_score(answer, image=None, boxes=None, iou=None, hit=hit)
-    pairs = [(_as_size(original), _as_size(resized)) for original, resized in zip(sizes, resized_sizes, strict=True)]
-    limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
-    answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated, tagged=tagged)
-    image = answer.image if answer.image is not None and 1 <= answer.image <= len(pairs) else None
-    if not answer.readable or answer.box is None or image is None:
-        return _build_score(answer, image=image, boxes=None, iou=0.0, hit=False)
-    original_size, resized_size = pairs[image - 1]
-    boxes = {
-        to: convert_box(answer.box, frame, to, original_size=original_size, resized_size=resized_size) for to in FRAMES
-    }
-    right = image == target["image"] or not target.get("image_trusted", True)
-    iou = round(compute_iou(boxes["unit"], tuple(target["box_unit"])), IOU_DECIMALS) if right else 0.0
-    rounded = {to: [round(v, BOX_DECIMALS) for v in box] for to, box in boxes.items()}
-    return _build_score(answer, image=image, boxes=rounded, iou=iou, hit=right and is_hit(iou))
-
-
-def _build_score(
-    answer: Answer, *, image: int | None, boxes: dict[Frame, list[float]] | None, iou: float | None, hit: bool
-) -> dict[str, Any]:
-    return {
-        "status": answer.status,
-        "image": image,
-        "boxes": boxes,
-        "letter": answer.letter,
-        "iou": iou,
-        "hit": hit,
-    }
-
-
-def _as_size(size: Sequence[int]) -> Size:
-    width, height = size
-    return width, height
-
-
 def rescore_row(row: Row, *, tagged: bool = True) -> Row:
     """The row as its raw completion, sizes and target say it must be; stored scores are not looked at.
 
@@ -228,13 +160,13 @@ def rescore_row(row: Row, *, tagged: bool = True) -> Row:
         **row,
         **score_completion(
             row["completion"],
-            row["target"],
+            read_target(row["target"]),
             frame=row["frame"],
-            sizes=row["sizes"],
-            resized_sizes=row["resized_sizes"],
+            sizes=[(width, height) for width, height in row["sizes"]],
+            resized_sizes=[(width, height) for width, height in row["resized_sizes"]],
             truncated=row["truncated"],
             tagged=tagged,
-        ),
+        ).to_json(),
     }
 
 

@@ -7,29 +7,17 @@ A row is a mapping with `uid`, `hit`, `iou` (None for choices), `status`, `image
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from migrl.grounding.answers import READABLE, STATUSES
+from migrl.scoring.completions import THRESHOLDS, is_hit
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
 
-IOU_THRESHOLD = 0.5
-IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
-IOU_DECIMALS = 9
 PERCENT_DECIMALS = 4
 MAX_TOKENS = 10**9  # no completion comes near it, and no mean of larger ones is sure to be a float
-THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_70": 0.7}
-_EXACT = {threshold: Fraction(str(threshold)) for threshold in THRESHOLDS.values()}
 
 Row = Mapping[str, Any]
-
-
-def is_hit(iou: float | Fraction, threshold: float = IOU_THRESHOLD) -> bool:
-    """Whether an IoU reaches one of the THRESHOLDS; exactly reaching it counts. Fractions are compared exactly."""
-    if isinstance(iou, Fraction):
-        return iou >= _EXACT[threshold]
-    return iou >= threshold - IOU_TOLERANCE
 
 
 def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:

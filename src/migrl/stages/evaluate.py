@@ -31,7 +31,7 @@ from migrl.running.metering import GenerationMeter, read_performance, release_me
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
 from migrl.running.worker import Rank, run_child
-from migrl.scoring.scores import score_completion
+from migrl.scoring.completions import score_completion
 from migrl.training.arms import find_arm, load_arm
 
 DEVICES = "devices.{rank}.jsonl"
@@ -146,14 +146,14 @@ def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, An
     asked = item.describe()
     score = score_completion(
         completion.text,
-        asked["target"],
+        item.sample.target,
         frame=item.frame,
-        sizes=asked["sizes"],
-        resized_sizes=asked["resized_sizes"],
+        sizes=item.sizes,
+        resized_sizes=item.resized_sizes,
         truncated=completion.truncated,
     )
     said = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
-    return {"uid": item.sample.uid, "arm": arm, **asked, **said, **score}
+    return {"uid": item.sample.uid, "arm": arm, **asked, **said, **score.to_json()}
 
 
 if __name__ == "__main__":

@@ -14,24 +14,25 @@ from typing import Any, Literal
 
 from migrl.grounding.answers import has_exact_form
 from migrl.grounding.boxes import Frame
-from migrl.scoring.scores import score_completion
+from migrl.grounding.samples import ChoiceTarget, Target, read_target
+from migrl.scoring.completions import Score, score_completion
 
 AccuracyKind = Literal["iou", "gated_iou", "hit"]
 RewardFunction = Callable[..., list[float]]
 
 
-def compute_accuracy_reward(score: dict[str, Any], kind: AccuracyKind) -> float:
-    """Reward of one scored completion (see `scores.score_completion`)."""
-    if score["iou"] is None or kind == "hit":
-        return float(score["hit"])
+def compute_accuracy_reward(score: Score, kind: AccuracyKind) -> float:
+    """Reward of one scored completion."""
+    if score.iou is None or kind == "hit":
+        return float(score.hit)
     if kind == "gated_iou":
-        return float(score["iou"]) if score["hit"] else 0.0
-    return float(score["iou"])
+        return score.iou if score.hit else 0.0
+    return score.iou
 
 
-def compute_format_reward(completion: str, target: dict[str, Any]) -> float:
+def compute_format_reward(completion: str, target: Target) -> float:
     """1 if the completion has the exact output form for its kind of target, else 0."""
-    return float(has_exact_form(completion, "choice" if "letter" in target else "box"))
+    return float(has_exact_form(completion, "choice" if isinstance(target, ChoiceTarget) else "box"))
 
 
 def measure_zero_variance(hits: list[bool], group: int) -> float:
@@ -63,26 +64,26 @@ def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame, end_toke
                 completion[0]["content"],
                 goal,
                 frame=frame,
-                sizes=size,
-                resized_sizes=resized,
+                sizes=[(width, height) for width, height in size],
+                resized_sizes=[(width, height) for width, height in resized],
                 truncated=ids[-1:] not in ends,
             )
             for completion, ids, goal, size, resized in zip(
-                completions, completion_ids, map(drop_empty, target), sizes, resized_sizes, strict=True
+                completions, completion_ids, map(restore_target, target), sizes, resized_sizes, strict=True
             )
         ]
-        hits = [bool(score["hit"]) for score in scores]
+        hits = [score.hit for score in scores]
         log_metric("hit", sum(hits) / len(hits))
         log_metric("zero_variance", measure_zero_variance(hits, group))
         return [compute_accuracy_reward(score, kind) for score in scores]
 
     def format(completions: list[list[dict[str, str]]], target: list[dict[str, Any]], **columns: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
-        return [compute_format_reward(text, drop_empty(goal)) for text, goal in zip(texts, target, strict=True)]
+        return [compute_format_reward(text, restore_target(goal)) for text, goal in zip(texts, target, strict=True)]
 
     return [accuracy, format]
 
 
-def drop_empty(target: dict[str, Any]) -> dict[str, Any]:
-    """A target without the null keys that a table of mixed targets gives it."""
-    return {key: value for key, value in target.items() if value is not None}
+def restore_target(columns: dict[str, Any]) -> Target:
+    """A target from its row of a table of mixed targets, which has null keys."""
+    return read_target({key: value for key, value in columns.items() if value is not None})

@@ -19,7 +19,7 @@ from migrl.running.metering import GenerationMeter
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
-from migrl.scoring.scores import score_completion
+from migrl.scoring.completions import score_completion
 from migrl.training.arms import find_start
 
 LOG = "rollouts"
@@ -61,11 +61,19 @@ def sample_rollouts(
 
 def score_rollouts(item: ModelInput, completions: list[Completion]) -> dict[str, Any]:
     """Hits of one sample's rollouts, with the raw texts."""
-    asked = item.describe()
-    where = {key: asked[key] for key in ("sizes", "resized_sizes", "frame")}
-    hits = [score_completion(c.text, asked["target"], **where, truncated=c.truncated)["hit"] for c in completions]
+    hits = sum(
+        score_completion(
+            completion.text,
+            item.sample.target,
+            frame=item.frame,
+            sizes=item.sizes,
+            resized_sizes=item.resized_sizes,
+            truncated=completion.truncated,
+        ).hit
+        for completion in completions
+    )
     texts = [completion.text for completion in completions]
-    return {"uid": item.sample.uid, "task": item.sample.task, "hits": sum(hits), "completions": texts}
+    return {"uid": item.sample.uid, "task": item.sample.task, "hits": hits, "completions": texts}
 
 
 def write_rollouts(context: StageContext, samples: list[Sample]) -> Rows:

@@ -1,0 +1,104 @@
+"""From a completion to its score: the only place where text becomes a hit.
+
+Rollouts, the reward and evaluation call it, and verification calls it again on the raw completion.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from migrl.grounding.answers import READABLE, Status, parse_box_answer, parse_choice_answer
+from migrl.grounding.boxes import FRAMES, Box, Frame, Size, compute_iou, convert_box, frame_size
+from migrl.grounding.samples import ChoiceTarget, Target
+
+BOX_DECIMALS = 6
+IOU_DECIMALS = 9
+IOU_THRESHOLD = 0.5
+IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
+THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_70": 0.7}
+_EXACT = {threshold: Fraction(str(threshold)) for threshold in THRESHOLDS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What was read from one completion, and whether it is right.
+
+    Attributes:
+        image: 1-based; None unless the answer names an input image.
+        boxes: the box that was read by frame, in all four of them; None if there is none.
+        iou: with the true box; 0 if unreadable or on the wrong image, None for choices.
+    """
+
+    status: Status
+    image: int | None
+    boxes: Mapping[Frame, Box] | None
+    letter: str | None
+    iou: float | None
+    hit: bool
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is an answer: of several boxes or letters, of which none is singled out, there is none."""
+        return self.status in READABLE and (self.boxes is not None or self.letter is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        boxes = None if self.boxes is None else {frame: list(box) for frame, box in self.boxes.items()}
+        return {
+            "status": self.status,
+            "image": self.image,
+            "boxes": boxes,
+            "letter": self.letter,
+            "iou": self.iou,
+            "hit": self.hit,
+        }
+
+
+def is_hit(iou: float | Fraction, threshold: float = IOU_THRESHOLD) -> bool:
+    """Whether an IoU reaches one of the THRESHOLDS; exactly reaching it counts. Fractions are compared exactly."""
+    if isinstance(iou, Fraction):
+        return iou >= _EXACT[threshold]
+    return iou >= threshold - IOU_TOLERANCE
+
+
+def score_completion(
+    completion: str,
+    target: Target,
+    *,
+    frame: Frame,
+    sizes: Sequence[Size],
+    resized_sizes: Sequence[Size],
+    truncated: bool,
+    tagged: bool = True,
+) -> Score:
+    """Score one raw completion.
+
+    Args:
+        completion: raw text of the model; any text is scored, none raises.
+        target: where its image is not trusted, the right box is a hit on whichever image it is named.
+        frame: the frame the model writes in.
+        sizes, resized_sizes: (width, height) in px of each input image, as stored and as the model saw it.
+        truncated: whether the text stopped at the token limit.
+        tagged: False reads the whole reply where no answer block holds an answer.
+    """
+    if isinstance(target, ChoiceTarget):
+        answer = parse_choice_answer(completion, options=target.options, truncated=truncated, tagged=tagged)
+        return Score(answer.status, None, None, answer.letter, None, answer.readable and answer.letter == target.letter)
+    pairs = list(zip(sizes, resized_sizes, strict=True))
+    limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
+    answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated, tagged=tagged)
+    image = answer.image if answer.image is not None and 1 <= answer.image <= len(pairs) else None
+    if not answer.readable or answer.box is None or image is None:
+        return Score(answer.status, image, None, None, 0.0, False)
+    original_size, resized_size = pairs[image - 1]
+    boxes = {
+        to: convert_box(answer.box, frame, to, original_size=original_size, resized_size=resized_size) for to in FRAMES
+    }
+    right = image == target.image or not target.image_trusted
+    iou = round(compute_iou(boxes["unit"], target.box_unit), IOU_DECIMALS) if right else 0.0
+    return Score(answer.status, image, {to: _round(box) for to, box in boxes.items()}, None, iou, right and is_hit(iou))
+
+
+def _round(box: Box) -> Box:
+    x1, y1, x2, y2 = (round(v, BOX_DECIMALS) for v in box)
+    return (x1, y1, x2, y2)
