@@ -4,7 +4,7 @@
 #   make test                       every test; those of a GPU are skipped without one
 #   make reproduce                  the paper recipe, on a GPU server
 #   make sft RECIPE=tiny            any stage alone
-#   make grpo RECIPE=tiny SET="grpo.steps=5"
+#   make grpo RECIPE=tiny SET="grpo.max_steps=5"
 #   make seeds                      five further seeds; not 1 to 7, which were seen while the recipe was chosen
 
 RECIPE ?= paper

@@ -2,7 +2,7 @@
 
     python perf/gpu.py --seconds 400             # or: make gpu ARGS="--seconds 200"
     python perf/gpu.py --tiny                    # shrunken, on any machine: does the kit itself work?
-    python perf/gpu.py --only sft sft.micro_batch=4
+    python perf/gpu.py --only sft sft.per_device_train_batch_size=4
 
 The 7B's shapes with random weights, built on the GPU; nothing is downloaded, and nothing large is written. Parts come
 in the order of their value. Each figure goes into `results/rehearsal/measurements.json`, where `migrl plan` reads it,
@@ -53,7 +53,13 @@ TINY = (
     *("model.dtype=float32", "model.attention=sdpa", "source.shapes=reproduce/tiny_base/config.json"),
     *("source.images=[1,2,3]", "source.sizes=[[84,56],[56,84]]", "source.pictures=4", "source.question_tokens=24"),
     *("source.thought_tokens=32", "source.cot_samples=24", "source.eval_samples=6", "sft.max_pixels=9600"),
-    *("grpo.max_pixels=9600", "grpo.group=4", "grpo.micro_batch=4", "select.rollouts=4", "evaluate.max_pixels=9600"),
+    *(
+        "grpo.max_pixels=9600",
+        "grpo.num_generations=4",
+        "grpo.per_device_train_batch_size=4",
+        "select.rollouts=4",
+        "evaluate.max_pixels=9600",
+    ),
     "evaluate.batch=6",
 )
 
@@ -115,7 +121,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="measure again what is measured already")
     parser.add_argument("--only", default="", help="parts whose name begins so")
     parser.add_argument("--results", type=Path, help="the folder of measurements.json")
-    parser.add_argument("overrides", nargs="*", help="keys of the recipe rehearsal, such as sft.micro_batch=4")
+    parser.add_argument(
+        "overrides", nargs="*", help="keys of the recipe rehearsal, such as sft.per_device_train_batch_size=4"
+    )
     return parser.parse_args()
 
 
@@ -123,10 +131,12 @@ def choose_recipe(sizes: Sizes, overrides: list[str]) -> Recipe:
     """The rehearsal's recipe, one micro-batch a step, with the kernel that is there."""
     kernel = [] if find_spec("flash_attn") else ["model.attention=sdpa"]
     fixed = ["sft.parallel=none", "grpo.parallel=none", *kernel]
-    fixed += [f"grpo.max_completion_tokens={sizes.new_tokens}", f"evaluate.max_new_tokens={sizes.new_tokens}"]
+    fixed += [f"grpo.max_new_tokens={sizes.new_tokens}", f"evaluate.max_new_tokens={sizes.new_tokens}"]
     recipe = load_recipe(ROOT / "reproduce/recipes/rehearsal.yaml", [*fixed, *overrides])
-    prompts = max(1, recipe.grpo.micro_batch // recipe.grpo.group)
-    return change_recipe(recipe, {"sft.batch": recipe.sft.micro_batch, "grpo.prompts_per_step": prompts})
+    prompts = max(1, recipe.grpo.per_device_train_batch_size // recipe.grpo.num_generations)
+    return change_recipe(
+        recipe, {"sft.batch": recipe.sft.per_device_train_batch_size, "grpo.prompts_per_step": prompts}
+    )
 
 
 def list_jobs(bench: Bench, sizes: Sizes, folder: Path) -> list[Job]:

@@ -160,7 +160,7 @@ def make_stages(recipe: Recipe, config: dict[str, Any]) -> dict[str, Callable[[S
             write_adapter(context.folder / "adapter", 3)
         else:
             write_model(context.folder / "model", 4, config)
-        return {"steps": recipe.grpo.steps}
+        return {"steps": recipe.grpo.max_steps}
 
     def evaluate(context: StageContext) -> dict[str, Any]:
         return {"arms": list(recipe.evaluate.arms)}

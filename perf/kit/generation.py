@@ -79,9 +79,7 @@ def measure_rollouts(
     With `adapter` an unmerged LoRA lies on the model, as in GRPO's own rollouts.
     """
     recipe = bench.recipe
-    settings = choose_sampling(
-        recipe.sampling, recipe.grpo.max_completion_tokens, recipe.select.rollouts, recipe.select.seed
-    )
+    settings = choose_sampling(recipe.sampling, recipe.grpo.max_new_tokens, recipe.select.rollouts, recipe.select.seed)
     batch = bench.list_items("rl", bench.processor, pictures)[:1]
     rank = recipe.grpo.lora.rank if adapter and recipe.grpo.lora else 0
     yield from measure_batch(bench, attention, formulas, batch, settings, rank)

@@ -39,7 +39,7 @@ def measure_sft(bench: Bench, attention: str, formulas: Formulas, *, steps: int)
         config = sft.make_config(recipe, Path(folder), len(items))
         run_steps(sft.build_trainer(recipe, config, model, processor, items, answers, []), meter)
     length = max(len(processor.tokenizer(answer).input_ids) for answer in answers)
-    memory = plan_peak(formulas, items, processor, settings.micro_batch, length, settings.lora)
+    memory = plan_peak(formulas, items, processor, settings.per_device_train_batch_size, length, settings.lora)
     yield from conclude(part, meter, memory, formulas, "one optimizer step", steps)
 
 
@@ -51,13 +51,15 @@ def measure_grpo(bench: Bench, attention: str, formulas: Formulas, *, steps: int
     processor = bench.processor
     items = bench.list_items("rl", processor, bench.pictures)
     model = bench.build_model(attention)
-    give_rollouts(model, settings.max_completion_tokens, list_vision_token_ids(processor))
+    give_rollouts(model, settings.max_new_tokens, list_vision_token_ids(processor))
     meter = StepMeter(settings.lora)
     with TemporaryDirectory() as folder:
         config = grpo.make_config(recipe, Path(folder), processor)
         config.max_steps = WARMUP + steps
         run_steps(grpo.build_trainer(recipe, config, model, processor, items, []), meter)
-    memory = plan_peak(formulas, items, processor, settings.micro_batch, settings.max_completion_tokens, settings.lora)
+    memory = plan_peak(
+        formulas, items, processor, settings.per_device_train_batch_size, settings.max_new_tokens, settings.lora
+    )
     yield from conclude(part, meter, memory, formulas, "reference and training pass", steps)
 
 

@@ -61,7 +61,7 @@ class Stage:
         return recipe if self.seed is None else recipe.with_training_seed(self.seed)
 
 
-SELECT_SECTIONS = ("sampling", "select", "grpo.max_completion_tokens", "grpo.max_pixels", "model")
+SELECT_SECTIONS = ("sampling", "select", "grpo.max_new_tokens", "grpo.max_pixels", "model")
 GRPO_SECTIONS = ("sampling", "grpo", "model", "launch")
 STAGES = (
     Stage("fetch", (), ("source", "model.path", "model.revision", "model.sha256"), prompts=False, format=2),

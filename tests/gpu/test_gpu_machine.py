@@ -32,4 +32,4 @@ def test_a_gpu_that_is_full_ends_the_stage_with_the_keys_to_lower(trainings: Tra
     with pytest.raises(SystemExit):
         run_work(lambda context, rank: torch.empty(10**15, device="cuda"), context, Rank())
     said = (context.folder / ERROR).read_text()
-    assert "the GPU ran out of memory" in said and "grpo.micro_batch=" in said and "migrl plan" in said
+    assert "the GPU ran out of memory" in said and "grpo.per_device_train_batch_size=" in said and "migrl plan" in said

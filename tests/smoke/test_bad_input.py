@@ -60,8 +60,8 @@ def test_bad_files_are_named_with_reason_and_remedy(case: str, finished: Finishe
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("grpo.stepz=3", ("grpo.stepz", "did you mean 'grpo.steps'")),
-        ("grpo.micro_batch=3", ("grpo.micro_batch=3", "legal values: 1, 2, 4, 8")),
+        ("grpo.stepz=3", ("grpo.stepz", "did you mean 'grpo.max_steps'")),
+        ("grpo.per_device_train_batch_size=3", ("grpo.per_device_train_batch_size=3", "legal values: 1, 2, 4, 8")),
         ("grpo.save_only_model=true", ("save_only_model", "resume")),
         ("model.sha256={model.safetensors: abc}", ("model.safetensors", "sha256", "tiny-base")),
     ],

@@ -71,12 +71,12 @@ def test_what_was_cut_off_is_completed_and_what_has_other_settings_is_measured_a
     del parts["ceilings"]
     parts["evaluate"]["complete"] = False
     path.write_text(json.dumps(data))
-    result = call_kit(measured, "sft.micro_batch=1")
+    result = call_kit(measured, "sft.per_device_train_batch_size=1")
     assert result.returncode == 0, result.stderr[-4000:]
     found = read_parts(measured)
     assert {name for name in PARTS if found[name] != parts.get(name)} == {"ceilings", "evaluate", "sft"}
     assert all(part["complete"] for part in found.values())
-    assert found["sft"]["conditions"]["settings"]["micro_batch"] == 1
+    assert found["sft"]["conditions"]["settings"]["per_device_train_batch_size"] == 1
 
 
 def test_the_kit_stops_when_its_time_is_spent_and_says_what_is_missing(tmp_path: Path) -> None:

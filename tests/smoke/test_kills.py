@@ -14,11 +14,11 @@ SMALL = (
     "select.rollouts=2",
     "select.keep=all",
     "pass_rates.samples=4",
-    "sft.epochs=1",
-    "grpo.steps=1",
-    "grpo.group=2",
+    "sft.num_train_epochs=1",
+    "grpo.max_steps=1",
+    "grpo.num_generations=2",
     "evaluate.max_new_tokens=16",
-    "grpo.max_completion_tokens=16",
+    "grpo.max_new_tokens=16",
 )
 
 

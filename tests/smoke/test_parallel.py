@@ -21,7 +21,12 @@ from smoke_run import ROOT, FinishedRun, call_migrl
 # 1e-2.
 RELATIVE_TOLERANCE = 1e-5
 ONE_THREAD = "model.threads=1"  # two processes of two threads each would wait for each other on two cores
-LONG_SFT = ("sft.epochs=5", "sft.micro_batch=2", "sft.save_steps=100", ONE_THREAD)  # 20 steps of 4 x 2 samples
+LONG_SFT = (
+    "sft.num_train_epochs=5",
+    "sft.per_device_train_batch_size=2",
+    "sft.save_steps=100",
+    ONE_THREAD,
+)  # 20 steps of 4 x 2 samples
 # Largest difference of a weight after four steps of GRPO under ZeRO-2 and ZeRO-3; observed 5e-7.
 WEIGHT_TOLERANCE = 1e-5
 TWO = "launch.processes=2"

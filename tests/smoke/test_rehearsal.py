@@ -48,13 +48,19 @@ def shrink(folder: Path) -> list[str]:
     changes = {
         "model": {"dtype": "float32", "attention": "sdpa", "threads": 1},
         "source": source,
-        "sft": {"batch": 2, "micro_batch": 1, "lora": lora, "max_pixels": 9600},
+        "sft": {"batch": 2, "per_device_train_batch_size": 1, "lora": lora, "max_pixels": 9600},
         "select": {"rollouts": 2, "batch": 2},
         "pass_rates": {"samples": 4},
-        "grpo": {"steps": 3, "group": 2, "micro_batch": 2, "lora": lora, "max_pixels": 9600},
+        "grpo": {
+            "max_steps": 3,
+            "num_generations": 2,
+            "per_device_train_batch_size": 2,
+            "lora": lora,
+            "max_pixels": 9600,
+        },
         "evaluate": {"batch": 2, "max_pixels": 9600, "max_new_tokens": COMPLETION},
     }
-    changes["grpo"]["max_completion_tokens"] = COMPLETION
+    changes["grpo"]["max_new_tokens"] = COMPLETION
     return [
         f"{part}.{key}={json.dumps(value, default=str)}"
         for part, keys in changes.items()

@@ -187,7 +187,7 @@ def test_a_dry_run_prints_the_bill_and_sends_nothing(
 
 
 def test_a_teacher_with_weights_here_is_fetched_and_asked(tmp_path: Path) -> None:
-    teacher = "{engine: transformers, model: reproduce/tiny_base, dtype: float32, max_tokens: 8, temperature: 1.0}"
+    teacher = "{engine: transformers, model: reproduce/tiny_base, dtype: float32, max_new_tokens: 8, temperature: 1.0}"
     settings = ["--recipe", "test", "--runs", str(tmp_path), "source.cot_per_task=1", f"synthesize.teacher={teacher}"]
     assert not call_here(["fetch", *settings])
     fetched = json.loads((tmp_path / "test/fetch/manifest.json").read_text())

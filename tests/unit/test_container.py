@@ -221,13 +221,13 @@ def test_sigterm_reaches_the_command_through_everything_between(tmp_path: Path) 
 
 def test_podman_is_taken_where_docker_has_no_engine_and_gets_each_gpu_by_its_name(tmp_path: Path) -> None:
     environment = put_engines(tmp_path, podman=0)
-    assert call_make(tmp_path, environment, "image-run", "GPUS=0,3", "SET=grpo.steps=5").returncode == 0
+    assert call_make(tmp_path, environment, "image-run", "GPUS=0,3", "SET=grpo.max_steps=5").returncode == 0
     calls = (tmp_path / "engines" / "podman.calls").read_text().splitlines()
     assert [calls[i + 1] for i, word in enumerate(calls) if word == "--device"] == [
         "nvidia.com/gpu=0",
         "nvidia.com/gpu=3",
     ]
-    assert calls[-3:] == ["bash", "-c", "migrl reproduce --recipe paper grpo.steps=5"]
+    assert calls[-3:] == ["bash", "-c", "migrl reproduce --recipe paper grpo.max_steps=5"]
 
 
 def test_buildah_refuses_gpus_which_it_cannot_hand_on(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ def test_a_failure_names_the_process_that_failed_first(tmp_path: Path, exit_code
 @pytest.mark.parametrize(
     ("stage", "change"),
     [
-        ("grpo_no_cold_start", "set one of grpo.micro_batch=4, grpo.parallel=zero3, grpo.max_pixels=401408 (changes"),
+        (
+            "grpo_no_cold_start",
+            "set one of grpo.per_device_train_batch_size=4, grpo.parallel=zero3, grpo.max_pixels=401408 (changes",
+        ),
         ("merge", "GPU 0 has 2 GiB free); use GPUs"),
         ("evaluate", "set one of evaluate.batch_pixels=25000000, evaluate.batch=8"),
         ("pass_rates", "set one of select.batch_pixels=4000000"),

@@ -75,7 +75,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
         "source.eval_per_task={mini_blink: 1}",
         "select.rollouts=3",
         "select.batch=8",
-        "grpo.max_completion_tokens=40",
+        "grpo.max_new_tokens=40",
         "pass_rates.samples=1000",
     )
     assert isinstance(recipe.source, WorldSource)

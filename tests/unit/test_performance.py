@@ -172,8 +172,17 @@ def test_one_gpu_rehearses_the_share_that_one_of_the_papers_has() -> None:
     assert rehearsal.grpo.prompts_per_step * share == paper.grpo.prompts_per_step
     for section, keys in {
         "model": ("dtype", "attention", "frame", "min_pixels"),
-        "sft": ("lora", "micro_batch", "max_pixels", "parallel"),
-        "grpo": ("lora", "group", "micro_batch", "max_pixels", "max_completion_tokens", "parallel", "kl", "engine"),
+        "sft": ("lora", "per_device_train_batch_size", "max_pixels", "parallel"),
+        "grpo": (
+            "lora",
+            "num_generations",
+            "per_device_train_batch_size",
+            "max_pixels",
+            "max_new_tokens",
+            "parallel",
+            "beta",
+            "engine",
+        ),
         "select": ("rollouts",),
         "evaluate": ("max_new_tokens", "max_pixels", "batch", "batch_pixels"),
     }.items():

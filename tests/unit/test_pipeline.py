@@ -27,8 +27,8 @@ def list_changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ("override", "stages"),
     [
         ("grpo.learning_rate=1.0e-3", ["grpo"]),
-        ("grpo.max_completion_tokens=80", ["select", "grpo"]),
-        ("sft.epochs=3", ["sft"]),
+        ("grpo.max_new_tokens=80", ["select", "grpo"]),
+        ("sft.num_train_epochs=3", ["sft"]),
         ("source.seed=9", ["fetch"]),
         ("evaluate.batch=8", ["evaluate"]),
         ("resamples=100", ["report"]),

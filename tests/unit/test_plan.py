@@ -111,10 +111,14 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
         (["synthesize.teacher.tensor_parallel=3"], EIGHT, "tensor_parallel=3: .* set 4 or 8, or ask a server"),
         (["synthesize.teacher.context_tokens=4000"], EIGHT, r"4,784 tokens, more than .*=4000; set that to 4784"),
         (["synthesize.teacher.memory=0.1"], EIGHT, r"takes 10 % .*this fits: synthesize.teacher.memory=0.9 \("),
-        (["grpo.engine=vllm", "grpo.vllm_memory=0.5"], EIGHT, r"vllm 40.0.*grpo.engine=transformers \("),
+        (
+            ["grpo.engine=vllm", "grpo.vllm_gpu_memory_utilization=0.5"],
+            EIGHT,
+            r"vllm 40.0.*grpo.engine=transformers \(",
+        ),
         ([], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
         (["launch.processes=6"], EIGHT, "sft.batch=128 is not .*launch.processes 1, 2, 4, 8, 16, 32, 64 with this"),
-        (["grpo.max_completion_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
+        (["grpo.max_new_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
         ([], GpuOptions(gpus=0), "model.dtype=bfloat16.* need a GPU"),
         ([], GpuOptions(7, 16, "RTX 4080"), "merge: .* no settings of merge that were tried fit; use GPUs with more"),
         ([f"synthesize.teacher={{engine: transformers, {BIG}}}"], EIGHT, "synthesize: .* no settings .* fit"),
@@ -129,8 +133,8 @@ def test_what_cannot_fit_is_refused_with_its_remedy(
 
 
 CHANGED = (
-    *("sft.micro_batch=16", "sft.max_pixels=2000000", "sft.lora.rank=512", "sft.parallel=none"),
-    *("grpo.micro_batch=16", "grpo.lora=null", "grpo.engine=vllm", "grpo.prompts_per_step=64"),
+    *("sft.per_device_train_batch_size=16", "sft.max_pixels=2000000", "sft.lora.rank=512", "sft.parallel=none"),
+    *("grpo.per_device_train_batch_size=16", "grpo.lora=null", "grpo.engine=vllm", "grpo.prompts_per_step=64"),
     *("select.batch_pixels=null", "evaluate.batch_pixels=900000000", "model.attention=eager", "launch.processes=3"),
 )
 TEACHERS = (
@@ -175,8 +179,8 @@ def test_legal_values_are_legal_and_whole_batches_pass(
 
     def make(micro: int, processes: int) -> Recipe:
         recipe = TINY
-        sizes = {"batch": batch} if section == "sft" else {"prompts_per_step": batch, "group": group}
-        changed = getattr(recipe, section).model_copy(update={**sizes, "micro_batch": micro})
+        sizes = {"batch": batch} if section == "sft" else {"prompts_per_step": batch, "num_generations": group}
+        changed = getattr(recipe, section).model_copy(update={**sizes, "per_device_train_batch_size": micro})
         launch = recipe.launch.model_copy(update={"processes": processes})
         return recipe.model_copy(update={section: changed, "launch": launch})
 
@@ -185,7 +189,7 @@ def test_legal_values_are_legal_and_whole_batches_pass(
     cut = section == "grpo" and batch % processes != 0
     assert bool(faults) == (whole % (micro * processes) != 0 or cut)
     for fault in faults:
-        micros = re.search(r"micro_batch ([\d, ]+) with these", fault)
+        micros = re.search(r"per_device_train_batch_size ([\d, ]+) with these", fault)
         counts = re.search(r"launch.processes ([\d, ]+) with this", fault)
         for text, change in ((micros, 0), (counts, 1)):
             for value in text[1].split(", ") if text else []:
@@ -303,7 +307,7 @@ ALL = {"sft", "select", "grpo", "evaluate", "pass_rates"}
     [
         (["model.attention=sdpa"], [], ALL, "sft with model.attention=sdpa; select with"),
         ([], ["model.attention=sdpa"], ALL, "grpo with model.attention=flash_attention_2"),
-        ([], ["sft.micro_batch=4"], {"sft"}, "not used: sft with sft.micro_batch=2$"),
+        ([], ["sft.per_device_train_batch_size=4"], {"sft"}, "not used: sft with sft.per_device_train_batch_size=2$"),
         (["select.batch=2"], [], {"select", "pass_rates"}, "select.batch=2; pass_rates with select.batch=2$"),
         ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
         ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 16 completions per process$"),
@@ -366,7 +370,7 @@ def test_the_tiny_recipe_shows_the_times_of_its_committed_run(tmp_path: Path) ->
     grpo = get_stages(made)["grpo"]
     assert made.refusals == () and grpo.cost.duration.basis == "measured"
     assert grpo.cost.duration.low == manifest["stages"]["grpo"]["seconds"]
-    changed = plan(tmp_path, load("tiny", "grpo.steps=61"), GpuOptions(gpus=0), ROOT / "results")
+    changed = plan(tmp_path, load("tiny", "grpo.max_steps=61"), GpuOptions(gpus=0), ROOT / "results")
     assert get_stages(changed)["grpo"].cost.duration is None
 
 

@@ -129,7 +129,7 @@ def make_paper_run(home: Path, *overrides: str) -> Recipe:
 
 def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path: Path) -> None:
     teacher = "{engine: openai, model: Qwen/Qwen2.5-VL-72B-Instruct}"
-    recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "grpo.group=4")
+    recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "grpo.num_generations=4")
     prepare(tmp_path, tmp_path / "out", recipe)
     model = ModelCard.load(tmp_path / "out/model/README.md")
     assert (model.data.license, model.data.base_model_relation) == ("apache-2.0", "adapter")
@@ -139,8 +139,8 @@ def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path
     others = [claim for claim in select_claims(load_claims(), "paper") if claim.benchmarks != ("mig_bench",)]
     assert model.text.count("– not run |") == len(others)
     assert "**Built with Qwen**" in model.text
-    assert "| `grpo.kl` | 0.04 | assumed, UniVG-R1 and VLM-R1 |" in model.text
-    assert "| `grpo.group` | 4 | own value of recipe paper |" in model.text
+    assert "| `grpo.beta` | 0.04 | assumed, UniVG-R1 and VLM-R1 |" in model.text
+    assert "| `grpo.num_generations` | 4 | own value of recipe paper |" in model.text
     data = tmp_path / "out" / "dataset"
     card = DatasetCard.load(data / "README.md")
     assert (card.data.license, card.data.license_link) == ("other", "LICENSE.md")

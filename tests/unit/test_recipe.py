@@ -84,8 +84,8 @@ def test_what_is_no_number_is_taken_for_none_of_a_recipe(name: str) -> None:
         ("sampling.temperature=2.1", "less than or equal to 2"),
         ("sft.learning_rate=0", "greater than 0"),
         ("grpo.learning_rate=3", "less than or equal to 1"),
-        ("grpo.clip=0", "greater than 0"),
-        ("grpo.clip=1", "less than 1"),
+        ("grpo.epsilon=0", "greater than 0"),
+        ("grpo.epsilon=1", "less than 1"),
         ("grpo.max_grad_norm=0", "greater than 0"),
         ("sft.lora.dropout=1", "less than 1"),
         ("grpo.warmup_ratio=1.1", "less than or equal to 1"),
@@ -109,8 +109,11 @@ def test_a_number_out_of_range_is_refused_with_its_range(override: str, message:
 
 def test_a_recipe_that_rewards_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="nothing is rewarded"):
-        load_recipe(TINY, ["grpo.accuracy_weight=0", "grpo.format_weight=0"])
-    assert load_recipe(TINY, ["grpo.format_weight=0", "grpo.learning_rate=1e-6"]).grpo.learning_rate == 1e-6
+        load_recipe(TINY, ["grpo.rewards=[{name: hit, weight: 0}]"])
+    with pytest.raises(UserError, match="every reward at most once"):
+        load_recipe(TINY, ["grpo.rewards=[{name: hit, weight: 1}, {name: hit, weight: 2}]"])
+    third = "grpo.rewards=[{name: accuracy, weight: 1}, {name: format, weight: 0}, {name: truncation, weight: 0.5}]"
+    assert len(load_recipe(TINY, [third]).grpo.rewards) == 3
 
 
 def test_every_process_of_grpo_has_a_seed_that_numpy_takes() -> None:
@@ -127,15 +130,15 @@ def test_the_worlds_sets_have_the_names_that_a_recipe_may_use() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("grpo.group=3", "legal values: 1, 2, 3, 4, 6, 9, 12, 18, 36"),
-        ("sft.micro_batch=5", "legal values: 1, 2, 4, 8, 16"),
+        ("grpo.num_generations=3", "legal values: 1, 2, 3, 4, 6, 9, 12, 18, 36"),
+        ("sft.per_device_train_batch_size=5", "legal values: 1, 2, 4, 8, 16"),
         ("grpo.save_only_model=true", "cannot resume"),
         ("evaluate.arms=[base, base]", "at most once"),
         ("sampling.temperature=hot", "sampling.temperature"),
         ("evaluate.max_pixels=500", "evaluate.max_pixels=500 is less than a cell of 28 x 28; use 784 or more"),
         ("model.min_pixels=10000", "sft.max_pixels=9600 is below model.min_pixels=10000"),
         ("grpo", "write it as key=value"),
-        ("grpo.steps.more=1", "holds a value"),
+        ("grpo.max_steps.more=1", "holds a value"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_remedy(override: str, message: str) -> None:
@@ -154,9 +157,9 @@ def test_a_missing_recipe_names_those_that_exist(tmp_path: Path) -> None:
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     data = yaml.safe_load(TINY.read_text())
-    del data["grpo"]["steps"]
+    del data["grpo"]["max_steps"]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(UserError, match="key 'grpo.steps' is missing"):
+    with pytest.raises(UserError, match="key 'grpo.max_steps' is missing"):
         load_recipe(tmp_path / "tiny.yaml")
 
 

@@ -48,8 +48,8 @@ def test_runs_of_another_recipe_are_no_reference(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json")))
     for seeds in (["grpo.seed=3", "source.seed=3"], ["evaluate.batch=64"]):
         assert load_references(tmp_path, load_recipe(TINY, seeds))["deltas"] == {"c": [2.0]}
-    other = load_references(tmp_path, load_recipe(TINY, ["grpo.steps=5"]))
-    assert other == {"deltas": {}, "note": "the reference runs had another grpo.steps"}
+    other = load_references(tmp_path, load_recipe(TINY, ["grpo.max_steps=5"]))
+    assert other == {"deltas": {}, "note": "the reference runs had another grpo.max_steps"}
     assert load_references(tmp_path / "none", recipe)["deltas"] == {}
     for broken in ("[]", '{"model": null}', "[" * 100_000):
         (tmp_path / "recipe.json").write_text(broken)

@@ -290,7 +290,7 @@ def test_samples_that_a_server_does_not_take_are_counted_and_stop_no_other(
     assert "warning: 2 requests are left without a reply, the first: sample s:5#" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("fault", "remedy"), [("400", "max_tokens"), ("500", "look after the server")])
+@pytest.mark.parametrize(("fault", "remedy"), [("400", "max_new_tokens"), ("500", "look after the server")])
 def test_a_server_that_takes_nothing_stops_the_asking_and_nothing_is_given_up(
     fault: str, remedy: str, tmp_path: Path
 ) -> None:

@@ -134,7 +134,7 @@ def test_a_picture_is_resized_as_the_processor_does_it() -> None:
 
 def make_local_context(tmp_path: Path, engine: str) -> StageContext:
     """A stage with the tiny base as its teacher: it writes nonsense, which is all that is needed."""
-    teacher = f"{{engine: {engine}, model: m, dtype: float32, max_tokens: 4, batch: 2}}"
+    teacher = f"{{engine: {engine}, model: m, dtype: float32, max_new_tokens: 4, batch: 2}}"
     recipe = load_recipe(TINY, [f"synthesize.teacher={teacher}", "launch.processes=2"])
     fetch = tmp_path / "fetch"
     fetch.mkdir()

@@ -53,15 +53,26 @@ def load(*overrides: str) -> Recipe:
 
 
 def make_sft(items, processor, folder):
-    recipe = load("sft.parallel=none", "sft.batch=2", "sft.micro_batch=2", "sft.epochs=1", "launch.processes=1")
+    recipe = load(
+        "sft.parallel=none",
+        "sft.batch=2",
+        "sft.per_device_train_batch_size=2",
+        "sft.num_train_epochs=1",
+        "launch.processes=1",
+    )
     config = sft.make_config(recipe, folder, len(items))
     model = load_model(BASE, recipe.model)
     return sft.build_trainer(recipe, config, model, processor, items, [COMPLETION] * len(items), [])
 
 
 def make_grpo(items, processor, folder):
-    overrides = ["grpo.parallel=none", "grpo.group=2", "grpo.prompts_per_step=2", "grpo.micro_batch=2"]
-    recipe = load(*overrides, "grpo.steps=2", "grpo.max_completion_tokens=8", "launch.processes=1")
+    overrides = [
+        "grpo.parallel=none",
+        "grpo.num_generations=2",
+        "grpo.prompts_per_step=2",
+        "grpo.per_device_train_batch_size=2",
+    ]
+    recipe = load(*overrides, "grpo.max_steps=2", "grpo.max_new_tokens=8", "launch.processes=1")
     config = grpo.make_config(recipe, folder, processor)
     return grpo.build_trainer(recipe, config, load_model(BASE, recipe.model), processor, items, [])
 
@@ -70,7 +81,7 @@ MAKERS = {"sft": make_sft, "grpo": make_grpo}
 
 
 def test_rows_hold_the_pictures_that_every_other_stage_reads(items):
-    rows = build_dataset(items, {}, {})
+    rows = build_dataset(items)
     for item, row in zip(items, rows, strict=True):
         assert [image.tobytes() for image in row["images"]] == [image.tobytes() for image in item.load_images()]
         assert [image.size for image in row["images"]] == list(item.sizes)

@@ -52,7 +52,7 @@ def test_no_default_alarm_would_have_stopped_the_tiny_recipe_at_any_step() -> No
         (
             "truncation",
             [0.9] * 12,
-            (": mean 0.544", "limit 0.5", "grpo.max_completion_tokens", "grpo.alarms.truncation"),
+            (": mean 0.544", "limit 0.5", "grpo.max_new_tokens", "grpo.alarms.truncation"),
         ),
         ("zero_variance", [1.0] * 18, (": mean 0.92", "limit 0.9", "grpo.alarms.zero_variance")),
         ("hit_reward", [0.0] * 16, ("mean 0.08", "limit 0.25 of the best window's 0.4", "grpo.alarms.collapse")),

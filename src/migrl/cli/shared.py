@@ -27,7 +27,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="Where stages keep their work
 Results = Annotated[Path, typer.Option("--results", help="Where the evidence goes, a folder per recipe.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again although the result is there.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Set every seed of the recipe: world, training, sampling.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, such as grpo.steps=5.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Recipe keys to change, such as grpo.max_steps=5.")]
 
 
 def find_recipe(name: str, overrides: list[str] | None) -> Recipe:

@@ -103,7 +103,7 @@ def print_estimate(estimate: "Estimate", console: Console) -> None:
     table.add_row("input tokens", f"{found.text_tokens + found.picture_tokens:,}", "the whole prompt each time")
     table.add_row("  of pictures", f"{found.picture_tokens:,}", "as Qwen2.5-VL counts them")
     table.add_row("output tokens", f"{found.output_tokens:,}", found.output_rule)
-    table.add_row("  at most", f"{found.output_limit:,}", f"max_tokens={teacher.max_tokens} each")
+    table.add_row("  at most", f"{found.output_limit:,}", f"max_new_tokens={teacher.max_new_tokens} each")
     for label, tokens in (("bill", found.output_tokens), ("  at most", found.output_limit)):
         bill = found.compute_bill(tokens)
         how = "in the currency of price_per_million_..., repeated attempts apart" if label == "bill" else ""

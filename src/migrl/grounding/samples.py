@@ -81,7 +81,7 @@ class Sample:
     sizes: tuple[Size, ...] = ()
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["box", "choice"]:
         return "box" if isinstance(self.target, BoxTarget) else "choice"
 
     def to_json(self) -> dict[str, Any]:

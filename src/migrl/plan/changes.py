@@ -109,10 +109,15 @@ def offer_changes(kind: str, recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """Changes worth a try for a stage, mildest first."""
     processes, teacher = recipe.launch.processes, recipe.synthesize.teacher
     if kind == "sft":
-        yield from (("sft.micro_batch", n) for n in smaller(recipe.sft.micro_batch, recipe.sft.batch // processes))
+        yield from (
+            ("sft.per_device_train_batch_size", n)
+            for n in smaller(recipe.sft.per_device_train_batch_size, recipe.sft.batch // processes)
+        )
     if kind == "grpo":
         share = recipe.grpo.completions_per_step // processes
-        yield from (("grpo.micro_batch", n) for n in smaller(recipe.grpo.micro_batch, share))
+        yield from (
+            ("grpo.per_device_train_batch_size", n) for n in smaller(recipe.grpo.per_device_train_batch_size, share)
+        )
         if recipe.grpo.lora is None:
             yield "grpo.lora", LoraSettings(rank=64, alpha=128)
     if kind in ("sft", "grpo"):
@@ -132,7 +137,11 @@ def offer_changes(kind: str, recipe: Recipe) -> Iterator[tuple[str, Any]]:
         yield from (("synthesize.teacher.tensor_parallel", n) for n in (2, 4, 8) if n > teacher.tensor_parallel)
         yield from (("synthesize.teacher.memory", share) for share in (0.9, 0.95) if share > teacher.memory)
     if kind == "grpo" and recipe.grpo.engine == "vllm":
-        yield from (("grpo.vllm_memory", share) for share in (0.4, 0.3, 0.25) if share < recipe.grpo.vllm_memory)
+        yield from (
+            ("grpo.vllm_gpu_memory_utilization", share)
+            for share in (0.4, 0.3, 0.25)
+            if share < recipe.grpo.vllm_gpu_memory_utilization
+        )
         yield "grpo.engine", "transformers"
     sections = {"select": "grpo", "synthesize": "sft", "merge": "sft"}
     section = sections.get(kind, kind)

@@ -37,11 +37,11 @@ def list_batch_faults(recipe: Recipe, stages: set[str] | None = None) -> list[st
     sft, grpo, processes = recipe.sft, recipe.grpo, recipe.launch.processes
     # (key, batch, micro-batch, what a process has whole ones of)
     batches = {
-        "sft": ("sft.batch", sft.batch, sft.micro_batch, sft.batch),
+        "sft": ("sft.batch", sft.batch, sft.per_device_train_batch_size, sft.batch),
         "grpo": (
-            "grpo.prompts_per_step * grpo.group",
+            "grpo.prompts_per_step * grpo.num_generations",
             grpo.completions_per_step,
-            grpo.micro_batch,
+            grpo.per_device_train_batch_size,
             grpo.prompts_per_step,
         ),
     }
@@ -53,11 +53,11 @@ def list_batch_faults(recipe: Recipe, stages: set[str] | None = None) -> list[st
             continue
         micros = list_divisors(batch // processes) if wholes % processes == 0 else []
         counts = [n for n in list_divisors(batch // micro) if wholes % n == 0] if batch % micro == 0 else []
-        unit = micro if name == "sft" else math.lcm(micro, grpo.group)
+        unit = micro if name == "sft" else math.lcm(micro, grpo.num_generations)
         faults.append(
-            f"{key}={batch} is not {name}.micro_batch={micro} x launch.processes={processes} x a whole number of "
-            f"steps{' with whole groups' if name == 'grpo' else ''}; legal: {name}.micro_batch {show(micros)} with "
-            f"these processes, launch.processes {show(counts)} with this micro_batch, or a batch of "
+            f"{key}={batch} is not {name}.per_device_train_batch_size={micro} x launch.processes={processes} x a whole number of "
+            f"steps{' with whole groups' if name == 'grpo' else ''}; legal: {name}.per_device_train_batch_size {show(micros)} with "
+            f"these processes, launch.processes {show(counts)} with this per_device_train_batch_size, or a batch of "
             f"{round_up(batch, unit * processes)}"
         )
     return faults
@@ -71,8 +71,8 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
     recipe = workload.recipe
     longest = {
         "sft": (["cot"], recipe.sft.max_pixels, count_thought_tokens(workload)),
-        "select": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_completion_tokens),
-        "grpo": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_completion_tokens),
+        "select": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_new_tokens),
+        "grpo": (["rl"], recipe.grpo.max_pixels, recipe.grpo.max_new_tokens),
         "evaluate": (workload.list_benchmarks(), recipe.evaluate.max_pixels, recipe.evaluate.max_new_tokens),
     }
     keys = {"sft": "synthesize.max_thought_words", "evaluate": "evaluate.max_new_tokens"}
@@ -89,7 +89,7 @@ def list_length_faults(workload: Workload, stages: set[str] | None = None) -> li
                     f"{name}: the longest prompt of {split} has {prompt:,} tokens ({prompts.source}), with "
                     f"{completion:,} of a completion more than the model's {limit:,} positions; lower "
                     f"{section}.max_pixels={pixels} or "
-                    f"{keys.get(name, 'grpo.max_completion_tokens')}, and nothing is ever cut"
+                    f"{keys.get(name, 'grpo.max_new_tokens')}, and nothing is ever cut"
                 )
     return faults
 
@@ -99,13 +99,13 @@ def list_teacher_faults(workload: Workload) -> list[str]:
     teacher = workload.recipe.synthesize.teacher
     if not isinstance(teacher, VllmTeacher) or not workload.recipe.trains:
         return []
-    needed = workload.measure_teacher().longest_tokens + teacher.max_tokens
+    needed = workload.measure_teacher().longest_tokens + teacher.max_new_tokens
     if needed <= teacher.context_tokens:
         return []
     return [
         f"synthesize: the longest prompt and its completion have {needed:,} tokens, more than "
         f"synthesize.teacher.context_tokens={teacher.context_tokens}; set that to {needed} or more, or lower "
-        f"synthesize.teacher.max_tokens={teacher.max_tokens} or sft.max_pixels={workload.recipe.sft.max_pixels}"
+        f"synthesize.teacher.max_new_tokens={teacher.max_new_tokens} or sft.max_pixels={workload.recipe.sft.max_pixels}"
     ]
 
 

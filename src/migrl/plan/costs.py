@@ -67,9 +67,9 @@ def plan_sft(workload: Workload, machine: Machine, measured: Measured) -> Cost:
     samples = min(prompts.samples, workload.recipe.synthesize.max_samples)
     completion = mean_completion(workload, training=True)
     forward = count_prompts(workload.shape, prompts, completion, completion, settings.lora.rank)
-    steps = math.ceil(samples / settings.batch) * settings.epochs
+    steps = math.ceil(samples / settings.batch) * settings.num_train_epochs
     words = f"at most {samples:,} samples x ({describe(prompts)} + {completion:,.0f} tokens), {steps} steps"
-    total = samples * settings.epochs
+    total = samples * settings.num_train_epochs
     tokens = total * (prompts.tokens + completion)
     share = workload.assumptions.efficiency.train_lora
     return Cost(
@@ -84,13 +84,13 @@ def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
     """Steps of rollouts, the start model's log-probabilities, and training."""
     recipe, settings, shares = workload.recipe, workload.recipe.grpo, workload.assumptions.efficiency
     prompts = workload.measure("rl", settings.max_pixels)
-    completion, limit = mean_completion(workload), settings.max_completion_tokens
+    completion, limit = mean_completion(workload), settings.max_new_tokens
     rank = settings.lora.rank if settings.lora else 0
-    total = settings.steps * settings.completions_per_step
+    total = settings.max_steps * settings.completions_per_step
     forward = count_prompts(workload.shape, prompts, completion, completion, rank)
-    flops = forward.train(lora=settings.lora is not None) + (forward.total if settings.kl else 0.0)
+    flops = forward.train(lora=settings.lora is not None) + (forward.total if settings.beta else 0.0)
     words = (
-        f"{settings.steps} steps x {settings.completions_per_step} completions x "
+        f"{settings.max_steps} steps x {settings.completions_per_step} completions x "
         f"({describe(prompts)} + {show_span(completion, limit)} tokens)"
     )
     tokens = (total * (prompts.tokens + completion), total * (prompts.tokens + limit))
@@ -98,9 +98,11 @@ def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
     if known is not None:
         return Cost(words, known)
     vllm = settings.engine == "vllm"
-    reading = count_prompts(workload.shape, prompts, 0, 1, rank).total * total / (settings.group if vllm else 1)
+    reading = (
+        count_prompts(workload.shape, prompts, 0, 1, rank).total * total / (settings.num_generations if vllm else 1)
+    )
     share = max(1, settings.completions_per_step // recipe.launch.processes)
-    batches = settings.steps * settings.completions_per_step / share
+    batches = settings.max_steps * settings.completions_per_step / share
     decoding = make_decoding(workload.shape, prompts, batches, share, (completion, limit), rank)
     how = shares.decode_vllm if vllm else shares.decode_adapter if rank else shares.decode_transformers
     duration = add_durations(
@@ -116,7 +118,7 @@ def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
 def plan_pool(kind: str, workload: Workload, machine: Machine, measured: Measured) -> Cost:
     """Rollouts of the RL pool for select, of a part of it for pass_rates; select's measured rate holds for both."""
     recipe, prompts = workload.recipe, workload.measure_pool(kind)
-    rollouts, limit = recipe.select.rollouts, recipe.grpo.max_completion_tokens
+    rollouts, limit = recipe.select.rollouts, recipe.grpo.max_new_tokens
     fitting = count_fitting(workload, prompts.at_mean(), recipe.select.batch, recipe.select.batch_pixels)
     run = Run(fitting * rollouts, rollouts, limit)
     words = f"{show_count(prompts.samples)} samples x {rollouts} rollouts, {describe(prompts)}"
@@ -169,7 +171,7 @@ def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
     flops = read * count_prompts(shape, prompts, 0, 1, 0).total
     # Devices that share one model read its weights together, so a step has all their bandwidth.
     batches = total / sequences
-    decoding = make_decoding(shape, prompts, batches, sequences, (mean_completion(workload), teacher.max_tokens), 0)
+    decoding = make_decoding(shape, prompts, batches, sequences, (mean_completion(workload), teacher.max_new_tokens), 0)
     share = shares.decode_vllm if vllm else shares.decode_transformers
     duration = add_durations(
         time_compute("reading", flops, shares.prefill, machine, gpus), time_decoding(decoding, share, machine, gpus)
@@ -234,7 +236,7 @@ def count_prompts(shape: ModelShape, prompts: Prompts, completion: float, predic
 def mean_completion(workload: Workload, *, training: bool = False) -> float:
     """Tokens of a completion on average; a rehearsal's random weights never end theirs before the limit."""
     source, lengths = workload.recipe.source, workload.assumptions.lengths
-    limit = workload.recipe.grpo.max_completion_tokens
+    limit = workload.recipe.grpo.max_new_tokens
     if isinstance(source, RehearsalSource):
         return source.thought_tokens + lengths.answer_tokens if training else limit
     return min(lengths.completion_tokens, limit)

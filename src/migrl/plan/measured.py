@@ -25,12 +25,18 @@ from migrl.running.stage import MANIFEST
 
 SHARED = ("model.dtype", "model.attention")
 _BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")
-_ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_completion_tokens")
+_ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_new_tokens")
 DECIDING = {
-    "sft": ("sft.lora", "sft.micro_batch", "sft.max_pixels", "sft.parallel"),
+    "sft": ("sft.lora", "sft.per_device_train_batch_size", "sft.max_pixels", "sft.parallel"),
     "select": _ROLLOUTS,
     "grpo": (
-        *("grpo.lora", "grpo.group", "grpo.micro_batch", "grpo.max_pixels", "grpo.max_completion_tokens"),
+        *(
+            "grpo.lora",
+            "grpo.num_generations",
+            "grpo.per_device_train_batch_size",
+            "grpo.max_pixels",
+            "grpo.max_new_tokens",
+        ),
         *("grpo.parallel", "grpo.engine"),
     ),
     "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
@@ -168,7 +174,7 @@ def list_differences(stage: str, there: dict[str, Any], here: dict[str, Any]) ->
 
 def count_share(recipe: dict[str, Any]) -> float:
     """Completions of a step that one process makes."""
-    return float(recipe["grpo"]["prompts_per_step"] * recipe["grpo"]["group"] / recipe["launch"]["processes"])
+    return float(recipe["grpo"]["prompts_per_step"] * recipe["grpo"]["num_generations"] / recipe["launch"]["processes"])
 
 
 def is_device(device: str, workload: Workload, machine: Machine) -> bool:

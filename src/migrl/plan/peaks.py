@@ -40,7 +40,7 @@ def _plan_peak(kind: str, workload: Workload, machine: Machine) -> Peak | None:
     weights = count_parameters(shape).total * workload.number_bytes
     match kind:
         case "sft" | "grpo":
-            copies = 2 if kind == "grpo" and recipe.grpo.lora is None and recipe.grpo.kl else 1
+            copies = 2 if kind == "grpo" and recipe.grpo.lora is None and recipe.grpo.beta else 1
             device = plan_sft(workload) if kind == "sft" else plan_grpo(workload, machine)
             return Peak(device, plan_host(workload, local, weights * copies))
         case "select" | "pass_rates" | "evaluate":
@@ -63,7 +63,7 @@ def plan_sft(workload: Workload) -> Memory:
     """A micro-batch of the longest cold start samples."""
     settings, model = workload.recipe.sft, workload.recipe.model
     prompts = workload.measure("cot", settings.max_pixels)
-    batch = make_batch(prompts, settings.micro_batch, count_thought_tokens(workload))
+    batch = make_batch(prompts, settings.per_device_train_batch_size, count_thought_tokens(workload))
     processes = workload.recipe.launch.processes
     training = Training(settings.lora, settings.parallel, processes, workload.number_bytes, model.attention)
     return plan_training(workload.shape, training, batch, workload.extras)
@@ -80,15 +80,15 @@ def plan_grpo(workload: Workload, machine: Machine) -> Memory:
         recipe.launch.processes,
         workload.number_bytes,
         recipe.model.attention,
-        reference=settings.lora is None and settings.kl > 0,
+        reference=settings.lora is None and settings.beta > 0,
     )
     held = share * prompts.longest_patches
-    batch = make_batch(prompts, settings.micro_batch, settings.max_completion_tokens, held)
+    batch = make_batch(prompts, settings.per_device_train_batch_size, settings.max_new_tokens, held)
     trained = plan_training(workload.shape, training, batch, extras)
     if settings.engine == "vllm":
         return Memory(trained.phase, (*trained.parts, plan_rollout_engine(workload, prompts, machine)))
     states = plan_states(workload.shape, training, gathered=True)
-    rollouts = make_batch(prompts, share, settings.max_completion_tokens, held)
+    rollouts = make_batch(prompts, share, settings.max_new_tokens, held)
     attention, size = recipe.model.attention, workload.number_bytes
     generated = plan_generation(workload.shape, states, rollouts, size, attention, extras)
     return max(trained, generated, key=lambda memory: memory.total)
@@ -97,10 +97,11 @@ def plan_grpo(workload: Workload, machine: Machine) -> Memory:
 def plan_rollout_engine(workload: Workload, prompts: Prompts, machine: Machine) -> Part:
     """vLLM beside the trainer: its share of the device, but never less than weights and the cache of one sequence."""
     settings, shape = workload.recipe.grpo, workload.shape
-    each = count_kv_bytes(shape, workload.number_bytes) * (prompts.longest_tokens + settings.max_completion_tokens)
+    each = count_kv_bytes(shape, workload.number_bytes) * (prompts.longest_tokens + settings.max_new_tokens)
     least = count_parameters(shape).total * workload.number_bytes + each
-    words = f"grpo.vllm_memory={settings.vllm_memory} of the device, at least its own weights and one sequence"
-    return Part("vllm", max(settings.vllm_memory * machine.gpu_bytes, least), words)
+    key = f"grpo.vllm_gpu_memory_utilization={settings.vllm_gpu_memory_utilization}"
+    words = f"{key} of the device, at least its own weights and one sequence"
+    return Part("vllm", max(settings.vllm_gpu_memory_utilization * machine.gpu_bytes, least), words)
 
 
 def plan_generating(kind: str, workload: Workload) -> Memory:
@@ -109,7 +110,7 @@ def plan_generating(kind: str, workload: Workload) -> Memory:
     if kind != "evaluate":
         prompts = workload.measure("rl", recipe.grpo.max_pixels)
         questions = count_fitting(workload, prompts, recipe.select.batch, recipe.select.batch_pixels)
-        batch = make_batch(prompts, questions * recipe.select.rollouts, recipe.grpo.max_completion_tokens)
+        batch = make_batch(prompts, questions * recipe.select.rollouts, recipe.grpo.max_new_tokens)
         return generate(workload, workload.shape, batch)
     memories = []
     for split in workload.list_benchmarks():
@@ -163,11 +164,11 @@ def plan_teacher(workload: Workload, local: int) -> Peak | None:
     weights = count_parameters(shape).total * workload.number_bytes
     if isinstance(teacher, VllmTeacher):
         # vLLM takes its share of each device and fills what the weights leave with cache; one sequence has to fit.
-        batch = make_batch(prompts, 1, teacher.max_tokens)
+        batch = make_batch(prompts, 1, teacher.max_new_tokens)
         memory = generate(workload, shape, batch, teacher.tensor_parallel)
         return Peak(memory, plan_host(workload, 1, weights), teacher.memory)
     sequences = count_fitting(workload, prompts, teacher.batch, teacher.batch_pixels) * settings.candidates
-    memory = generate(workload, shape, make_batch(prompts, sequences, teacher.max_tokens))
+    memory = generate(workload, shape, make_batch(prompts, sequences, teacher.max_new_tokens))
     return Peak(memory, plan_host(workload, local, weights))
 
 

@@ -107,8 +107,15 @@ def compare_settings(settings: dict[str, Any], known: list[dict[str, str]]) -> l
         if value is not None:
             same = value == find_setting(paper, entry["key"])
             own = f"own value of recipe {settings['name']}"
-            rows.append({**entry, "value": str(value), "source": entry["source"] if same else own})
+            rows.append({**entry, "value": show_setting(value), "source": entry["source"] if same else own})
     return rows
+
+
+def show_setting(value: Any) -> str:
+    """A value of a recipe; of a list of mappings, such as the rewards, the values alone: `accuracy 1.0, format 1.0`."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return ", ".join(" ".join(str(part) for part in item.values()) for item in value)
+    return str(value)
 
 
 def find_setting(settings: dict[str, Any], key: str) -> Any:

@@ -1,7 +1,7 @@
 """Recipes: one frozen model of every setting, read from YAML, refusing what it does not know.
 
 The tiny, the rehearsal and the paper recipe have the same keys and differ in sizes and sources
-only. `load_recipe` merges a file with dotted overrides (`grpo.steps=5`); an unknown key is an
+only. `load_recipe` merges a file with dotted overrides (`grpo.max_steps=5`); an unknown key is an
 error that names the nearest legal one. Arithmetic that would only fail hours later (batches,
 groups, checkpoints) is checked here, before anything is loaded.
 """
@@ -29,6 +29,8 @@ from migrl.recipe.stages import (
     ModelSettings,
     Parallel,
     PassRatesSettings,
+    RewardName,
+    RewardSettings,
     SamplingSettings,
     SelectSettings,
     SftSettings,
@@ -66,6 +68,8 @@ __all__ = [
     "PromptedTeacher",
     "Recipe",
     "RehearsalSource",
+    "RewardName",
+    "RewardSettings",
     "SamplingSettings",
     "ScriptedTeacher",
     "SelectSettings",

@@ -140,7 +140,7 @@ def is_trained(arm: str) -> bool:
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe file and apply overrides such as `grpo.steps=5` (values are YAML).
+    """Read a recipe file and apply overrides such as `grpo.max_steps=5` (values are YAML).
 
     Raises:
         UserError: no such file, no YAML, an unknown key (with the nearest legal one), or a bad value.
@@ -167,7 +167,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     shown = f"override {shorten(override, 100)!r}"
     if not equals or not key:
-        raise UserError(f"{shown}: write it as key=value, for example grpo.steps=5")
+        raise UserError(f"{shown}: write it as key=value, for example grpo.max_steps=5")
     *parents, last = key.split(".")
     node = data
     for parent in parents:

@@ -22,6 +22,7 @@ from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
 from migrl.recipe.watching import AlarmSettings
 
 Arm = Literal["base", "sft", "rl", "sft_direct", "rl_no_cold_start", "rl_no_selection"]
+RewardName = Literal["accuracy", "gated_accuracy", "hit", "format", "truncation"]
 Parallel = Literal["none", "zero2", "zero3"]
 
 
@@ -44,7 +45,10 @@ class ModelSettings(Section):
 
 
 class LoraSettings(Section):
-    """LoRA on the language model's linear layers; the vision tower stays frozen."""
+    """LoRA on the language model's linear layers; the vision tower stays frozen.
+
+    peft calls them `r`, `lora_alpha` and `lora_dropout`.
+    """
 
     rank: Count
     alpha: Count
@@ -72,12 +76,12 @@ class SynthesizeSettings(Section):
 
 
 class SftSettings(Section):
-    """LoRA cold start."""
+    """LoRA cold start. Keys that trl's SFTConfig has too have its names and meaning; a step takes `batch` samples."""
 
     lora: LoraSettings
-    epochs: Count
+    num_train_epochs: Count
     batch: Batch
-    micro_batch: Batch
+    per_device_train_batch_size: Batch
     learning_rate: LearningRate
     warmup_ratio: Rate
     max_pixels: Count
@@ -87,7 +91,7 @@ class SftSettings(Section):
 
     @model_validator(mode="after")
     def check_batch(self) -> Self:
-        check_divides("sft.micro_batch", self.micro_batch, "sft.batch", self.batch)
+        check_divides("sft.per_device_train_batch_size", self.per_device_train_batch_size, "sft.batch", self.batch)
         return self
 
 
@@ -124,45 +128,64 @@ class PassRatesSettings(Section):
     samples: Count
 
 
-class GrpoSettings(Section):
-    """Rule-based RL with GRPO."""
+class RewardSettings(Section):
+    """A reward by its name in training/rewards.py, and its weight in the sum."""
 
-    steps: Count
+    name: RewardName
+    weight: Weight
+
+
+class GrpoSettings(Section):
+    """Rule-based RL with GRPO. Keys that trl's GRPOConfig has too have its names and meaning.
+
+    A step trains on `prompts_per_step` prompts with `num_generations` completions each, over all processes, in micro
+    batches of `per_device_train_batch_size` completions. `max_new_tokens` is trl's `max_completion_length`.
+    """
+
+    max_steps: Count
     prompts_per_step: Batch
-    group: Annotated[int, Field(strict=True, ge=2, le=1000)]
-    micro_batch: Batch
+    num_generations: Annotated[int, Field(strict=True, ge=2, le=1000)]
+    per_device_train_batch_size: Batch
     learning_rate: LearningRate
     warmup_ratio: Rate
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
     lora: LoraSettings | None
-    kl: Weight
-    clip: Annotated[Number, Field(gt=0, lt=1)]
-    loss: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+    beta: Weight
+    epsilon: Annotated[Number, Field(gt=0, lt=1)]
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"]
     scale_rewards: Literal["group", "batch", "none"]
-    accuracy_reward: Literal["iou", "gated_iou", "hit"]
-    accuracy_weight: Weight
-    format_weight: Weight
-    max_completion_tokens: Count
+    rewards: Annotated[tuple[RewardSettings, ...], Field(min_length=1)]
+    max_new_tokens: Count
     max_pixels: Count
     save_steps: Count
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     parallel: Parallel = "zero2"
     save_only_model: bool = False
     engine: Literal["transformers", "vllm"] = "transformers"
-    vllm_memory: Annotated[Number, Field(gt=0, lt=1)] = 0.3
+    vllm_gpu_memory_utilization: Annotated[Number, Field(gt=0, lt=1)] = 0.3
     seed: Seed = 0
     alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)
 
     @property
     def completions_per_step(self) -> int:
-        return self.prompts_per_step * self.group
+        return self.prompts_per_step * self.num_generations
 
     @model_validator(mode="after")
     def check_batch(self) -> Self:
         total = self.completions_per_step
-        check_divides("grpo.micro_batch", self.micro_batch, "grpo.prompts_per_step * grpo.group", total)
-        if self.accuracy_weight == self.format_weight == 0:
-            raise ValueError("accuracy_weight and format_weight are both 0, so that nothing is rewarded; raise one")
+        check_divides(
+            "grpo.per_device_train_batch_size",
+            self.per_device_train_batch_size,
+            "grpo.prompts_per_step * grpo.num_generations",
+            total,
+        )
+        names = [reward.name for reward in self.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError(
+                f"rewards: {', '.join(names)}: every reward at most once; its weight says how much it counts"
+            )
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("rewards: all weights are 0, so that nothing is rewarded; raise one")
         if self.save_only_model:
             raise ValueError(
                 "save_only_model: DeepSpeed cannot resume without optimizer states, so a killed run would start "

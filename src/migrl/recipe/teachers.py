@@ -22,7 +22,7 @@ class ScriptedTeacher(Section):
 
 
 class PromptedTeacher(Section):
-    """A model that is asked with the texts of synthesis/teachers; `max_tokens` bounds each of its completions.
+    """A model that is asked with the texts of synthesis/teachers; `max_new_tokens` bounds each of its completions.
 
     Every engine samples by these settings and by nothing that comes with the model; `top_k` 0 and `top_p` 1 cut
     nothing off.
@@ -33,7 +33,7 @@ class PromptedTeacher(Section):
     top_k: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0
-    max_tokens: Count = 1024
+    max_new_tokens: Count = 1024
 
 
 class LocalTeacher(PromptedTeacher):

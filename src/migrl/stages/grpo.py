@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import List, Value
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import RewardFunc
@@ -36,7 +35,7 @@ from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.disk import measure_folder
 from migrl.running.worker import Rank, run_child
 from migrl.training.arms import find_start
-from migrl.training.rewards import RewardFunction, make_reward_functions
+from migrl.training.rewards import REWARDS, RewardFunction, RolloutReader, make_reward_functions
 from migrl.training.trainer import (
     build_dataset,
     check_processes,
@@ -51,13 +50,6 @@ from migrl.training.trainer import (
     train_resuming,
 )
 from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
-
-TARGET = {
-    "image": Value("int64"),
-    "box_unit": List(Value("float64")),
-    "letter": Value("string"),
-    "options": Value("int64"),
-}
 
 
 class CheckedTrainer(GRPOTrainer):
@@ -118,7 +110,7 @@ def train(context: StageContext, rank: Rank) -> None:
         )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     check_sizes(items, processor)
-    check_perfect_reward(items[0], processor, make_rewards(recipe, read_end_tokens(start)))
+    check_perfect_reward(items[0], processor, make_rewards(recipe, items, read_end_tokens(start)))
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", processor)
     callbacks = make_callbacks(context, settings.alarms)
@@ -132,16 +124,16 @@ def train(context: StageContext, rank: Rank) -> None:
     train_resuming(trainer, context.folder / "checkpoints")
     meter.save(context.folder)
     if trainer.is_world_process_zero():
-        facts = {"samples": len(items), "steps": settings.steps, "trainable_parameters": trainable}
+        facts = {"samples": len(items), "steps": settings.max_steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)
     save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"))
     if settings.lora is None and trainer.is_world_process_zero():
         copy_small_files(start, context.folder / "model")
 
 
-def make_rewards(recipe: Recipe, end_tokens: list[int]) -> list[RewardFunction]:
+def make_rewards(recipe: Recipe, items: list[ModelInput], end_tokens: list[int]) -> list[RewardFunction]:
     """The recipe's rewards as trl calls them; `end_tokens` are those that end a completion."""
-    return make_reward_functions(recipe.grpo.accuracy_reward, recipe.grpo.group, recipe.model.frame, end_tokens)
+    return make_reward_functions(recipe.grpo.rewards, RolloutReader(items, recipe.grpo.num_generations, end_tokens))
 
 
 def build_trainer(
@@ -154,18 +146,11 @@ def build_trainer(
 ) -> CheckedTrainer:
     """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
     freeze_vision_tower(model)
-    asked = [item.describe() for item in items]
-    columns = {
-        "target": [{key: row["target"].get(key) for key in TARGET} for row in asked],
-        "sizes": [row["sizes"] for row in asked],
-        "resized_sizes": [row["resized_sizes"] for row in asked],
-    }
-    pairs = List(List(Value("int64")))
     return CheckedTrainer(
         model=model,
-        reward_funcs=cast(list[RewardFunc], make_rewards(recipe, list_end_tokens(model.generation_config))),
+        reward_funcs=cast(list[RewardFunc], make_rewards(recipe, items, list_end_tokens(model.generation_config))),
         args=config,
-        train_dataset=build_dataset(items, columns, {"target": TARGET, "sizes": pairs, "resized_sizes": pairs}),
+        train_dataset=build_dataset(items),
         processing_class=processor,
         peft_config=make_lora_config(recipe.grpo.lora) if recipe.grpo.lora else None,
         callbacks=callbacks,
@@ -178,28 +163,28 @@ def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcesso
     `steps_per_generation` covers one optimizer step: rollouts are on-policy.
     """
     settings = recipe.grpo
-    micro_steps = settings.completions_per_step // settings.micro_batch // recipe.launch.processes
+    micro_steps = settings.completions_per_step // settings.per_device_train_batch_size // recipe.launch.processes
     return GRPOConfig(
         output_dir=str(checkpoints),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.micro_batch,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
         gradient_accumulation_steps=micro_steps,
         steps_per_generation=micro_steps,
-        num_generations=settings.group,
-        max_completion_length=settings.max_completion_tokens,
+        num_generations=settings.num_generations,
+        max_completion_length=settings.max_new_tokens,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=round(settings.warmup_ratio * settings.steps),
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=round(settings.warmup_ratio * settings.max_steps),
         max_grad_norm=settings.max_grad_norm,
-        beta=settings.kl,
-        epsilon=settings.clip,
+        beta=settings.beta,
+        epsilon=settings.epsilon,
         temperature=recipe.sampling.temperature,
         top_k=recipe.sampling.top_k,
         top_p=recipe.sampling.top_p,
         repetition_penalty=recipe.sampling.repetition_penalty,
-        loss_type=settings.loss,
+        loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
-        reward_weights=[settings.accuracy_weight, settings.format_weight],
+        reward_weights=[reward.weight for reward in settings.rewards],
         **(make_vllm_arguments(settings, processor) if settings.engine == "vllm" else suppress_vision(processor)),
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.dtype == "bfloat16",
@@ -226,9 +211,8 @@ def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewar
     Tags that are special tokens vanish in decoding, and every reward would silently be 0.
 
     Raises:
-        UserError: a reward is below 1.
+        UserError: a reward is below its maximum.
     """
-    asked = item.describe()
     target = item.sample.target
     if isinstance(target, BoxTarget):
         answer = format_box_answer(target.image, item.true_box)
@@ -238,17 +222,16 @@ def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewar
     text = processor.tokenizer.decode(ids, skip_special_tokens=True)
     for reward in rewards:
         (value,) = reward(
+            uid=[item.sample.uid],
             completions=[[{"role": "assistant", "content": text}]],
             completion_ids=[[*ids, processor.tokenizer.eos_token_id]],
-            target=[asked["target"]],
-            sizes=[asked["sizes"]],
-            resized_sizes=[asked["resized_sizes"]],
             log_metric=lambda name, metric: None,
         )
-        if value < 0.8:  # a perfect box rounds to whole numbers, so its IoU may be a little below 1
+        most = REWARDS[reward.__name__].maximum
+        if value < most - 0.2:  # a perfect box rounds to whole numbers, so its IoU may be a little below 1
             raise UserError(
-                f"grpo: a perfect completion earns only {value} from reward {reward.__name__}: {json.dumps(text)}; "
-                "the answer tags must be ordinary tokens, special ones vanish in decoding"
+                f"grpo: a perfect completion earns {value:g} of {most:g} from reward {reward.__name__}: "
+                f"{json.dumps(text)}; the answer tags must be ordinary tokens, special ones vanish in decoding"
             )
 
 

@@ -23,7 +23,6 @@ from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.worker import Rank, run_child
 from migrl.training.trainer import (
-    MESSAGES,
     build_dataset,
     check_processes,
     check_trainable,
@@ -79,12 +78,12 @@ def make_config(recipe: Recipe, checkpoints: Path, samples: int) -> SFTConfig:
     settings = recipe.sft
     return SFTConfig(
         output_dir=str(checkpoints),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.batch // settings.micro_batch // recipe.launch.processes,
+        num_train_epochs=settings.num_train_epochs,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.batch // settings.per_device_train_batch_size // recipe.launch.processes,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_ratio * -(-samples // settings.batch) * settings.epochs),
+        warmup_steps=round(settings.warmup_ratio * -(-samples // settings.batch) * settings.num_train_epochs),
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.dtype == "bfloat16",
         max_length=None,  # over-long samples are dropped with a count, never cut through image tokens
@@ -113,11 +112,10 @@ def build_trainer(
 ) -> SFTTrainer:
     """The trainer of `model` on the completions of `items`, its vision tower frozen and its language model adapted."""
     freeze_vision_tower(model)
-    messages = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions]
     trainer = SFTTrainer(
         model=model,
         args=config,
-        train_dataset=build_dataset(items, {"completion": messages}, {"completion": MESSAGES}),
+        train_dataset=build_dataset(items, completions),
         processing_class=processor,
         peft_config=make_lora_config(recipe.sft.lora),
         callbacks=callbacks,

@@ -1,89 +1,144 @@
-"""Rule-based rewards, computed by the evaluation's own scorer.
+"""Rule-based rewards: each is a function of one rollout, which evaluation's own scorer has read, and has a maximum.
 
-    accuracy  plain IoU if the right image is named (`iou`), the same but 0 below the hit threshold
-              (`gated_iou`), or 1 for a hit (`hit`); for choices, 1 for the right letter
-    format    1 for exactly one think block and one well-formed answer block
+    accuracy        IoU if the right image is named; for choices, 1 for the right letter
+    gated_accuracy  the same, but 0 below the threshold of a hit
+    hit             1 for a hit
+    format          1 for exactly one think block and one well-formed answer block
+    truncation      -1 for a completion that was cut at the limit
 
-Raw IoU with advantages divided by the group's std blows the tiny spread of an all-miss group up to
-full size (measured, reproduce/tiny_base/LOG.md); so the gate is a recipe key, and the fraction of
-groups without variance is counted on hits.
+A recipe lists those it wants with their weights, `grpo.rewards: [{name: accuracy, weight: 1}, ...]`. To add one: a
+function here, its line in REWARDS, and its name in `recipe.RewardName`.
+
+Raw IoU with advantages divided by the group's std blows the tiny spread of an all-miss group up to full size (measured,
+reproduce/tiny_base/LOG.md); so there are gated ones, and the share of groups without variance is counted on hits.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from migrl.grounding.answers import has_exact_form
-from migrl.grounding.boxes import Frame
-from migrl.grounding.samples import ChoiceTarget, Target, read_target
+from migrl.models.inputs import ModelInput
+from migrl.recipe import RewardSettings
 from migrl.scoring.completions import Score, score_completion
 
-AccuracyKind = Literal["iou", "gated_iou", "hit"]
 RewardFunction = Callable[..., list[float]]
 
 
-def compute_accuracy_reward(score: Score, kind: AccuracyKind) -> float:
-    """Reward of one scored completion."""
-    if score.iou is None or kind == "hit":
-        return float(score.hit)
-    if kind == "gated_iou":
-        return score.iou if score.hit else 0.0
-    return score.iou
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion of the prompt `item`, and its score as in evaluation."""
+
+    item: ModelInput
+    completion: str
+    truncated: bool
+    score: Score
 
 
-def compute_format_reward(completion: str, target: Target) -> float:
-    """1 if the completion has the exact output form for its kind of target, else 0."""
-    return float(has_exact_form(completion, "choice" if isinstance(target, ChoiceTarget) else "box"))
+@dataclass(frozen=True)
+class Reward:
+    """What a rollout earns; a perfect one earns `maximum`, which is 0 for a penalty."""
+
+    compute: Callable[[Rollout], float]
+    maximum: float
+
+
+def reward_accuracy(rollout: Rollout) -> float:
+    return float(rollout.score.hit) if rollout.score.iou is None else rollout.score.iou
+
+
+def reward_gated_accuracy(rollout: Rollout) -> float:
+    return reward_accuracy(rollout) if rollout.score.hit else 0.0
+
+
+def reward_hit(rollout: Rollout) -> float:
+    return float(rollout.score.hit)
+
+
+def reward_format(rollout: Rollout) -> float:
+    return float(has_exact_form(rollout.completion, rollout.item.sample.kind))
+
+
+def reward_truncation(rollout: Rollout) -> float:
+    return -float(rollout.truncated)
+
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": Reward(reward_accuracy, maximum=1),
+    "gated_accuracy": Reward(reward_gated_accuracy, maximum=1),
+    "hit": Reward(reward_hit, maximum=1),
+    "format": Reward(reward_format, maximum=1),
+    "truncation": Reward(reward_truncation, maximum=0),
+}
+
+
+class RolloutReader:
+    """Reads a batch's completions once for all rewards, and logs `hit` and `zero_variance` of it."""
+
+    def __init__(self, items: Sequence[ModelInput], group: int, end_tokens: Sequence[int]) -> None:
+        self.items = {item.sample.uid: item for item in items}
+        self.group = group
+        self.ends = [[token] for token in end_tokens]
+        self._batch: list[list[dict[str, str]]] = []
+        self._rollouts: list[Rollout] = []
+
+    def read(
+        self,
+        uid: list[str],
+        completions: list[list[dict[str, str]]],
+        completion_ids: list[list[int]],
+        log_metric: Callable[[str, float], None],
+    ) -> list[Rollout]:
+        """The rollouts of a batch, rows of one group consecutive, as trl samples them.
+
+        A completion that no end token ends was cut at the limit, as in evaluation.
+        """
+        if completions is not self._batch:  # trl hands each reward the same list
+            rows = zip(uid, completions, completion_ids, strict=True)
+            self._rollouts = [self._read_one(self.items[name], some[0]["content"], ids) for name, some, ids in rows]
+            self._batch = completions
+            hits = [rollout.score.hit for rollout in self._rollouts]
+            log_metric("hit", sum(hits) / len(hits))
+            log_metric("zero_variance", measure_zero_variance(hits, self.group))
+        return self._rollouts
+
+    def _read_one(self, item: ModelInput, text: str, ids: list[int]) -> Rollout:
+        truncated = ids[-1:] not in self.ends
+        score = score_completion(
+            text,
+            item.sample.target,
+            frame=item.frame,
+            sizes=item.sizes,
+            resized_sizes=item.resized_sizes,
+            truncated=truncated,
+        )
+        return Rollout(item, text, truncated, score)
 
 
 def measure_zero_variance(hits: list[bool], group: int) -> float:
-    """Fraction of groups whose rollouts all hit or all miss: they teach nothing."""
+    """Share of groups whose rollouts all hit or all miss: they teach nothing."""
     groups = [hits[i : i + group] for i in range(0, len(hits), group)]
     return sum(len(set(some)) == 1 for some in groups) / len(groups)
 
 
-def make_reward_functions(kind: AccuracyKind, group: int, frame: Frame, end_tokens: list[int]) -> list[RewardFunction]:
-    """The two reward functions in trl's form: `(prompts, completions, <dataset columns>) -> rewards`.
+def make_reward_functions(rewards: Sequence[RewardSettings], reader: RolloutReader) -> list[RewardFunction]:
+    """The recipe's rewards in trl's form: `(completions, completion_ids, uid, log_metric, ...) -> rewards`.
 
-    The columns `target`, `sizes` and `resized_sizes` come from the RL data set; rows of one group are consecutive, as
-    trl samples them. A completion that none of `end_tokens` ends was cut at the limit, as in evaluation.
+    trl logs each under its name, and `uid` is a column of its data set.
     """
+    return [_make_function(setting.name, reader) for setting in rewards]
 
-    ends = [[token] for token in end_tokens]
 
-    def accuracy(
+def _make_function(name: str, reader: RolloutReader) -> RewardFunction:
+    def compute(
+        uid: list[str],
         completions: list[list[dict[str, str]]],
         completion_ids: list[list[int]],
-        target: list[dict[str, Any]],
-        sizes: list[list[list[int]]],
-        resized_sizes: list[list[list[int]]],
         log_metric: Callable[[str, float], None],
         **columns: Any,
     ) -> list[float]:
-        scores = [
-            score_completion(
-                completion[0]["content"],
-                goal,
-                frame=frame,
-                sizes=[(width, height) for width, height in size],
-                resized_sizes=[(width, height) for width, height in resized],
-                truncated=ids[-1:] not in ends,
-            )
-            for completion, ids, goal, size, resized in zip(
-                completions, completion_ids, map(restore_target, target), sizes, resized_sizes, strict=True
-            )
-        ]
-        hits = [score.hit for score in scores]
-        log_metric("hit", sum(hits) / len(hits))
-        log_metric("zero_variance", measure_zero_variance(hits, group))
-        return [compute_accuracy_reward(score, kind) for score in scores]
+        rollouts = reader.read(uid, completions, completion_ids, log_metric)
+        return [REWARDS[name].compute(rollout) for rollout in rollouts]
 
-    def format(completions: list[list[dict[str, str]]], target: list[dict[str, Any]], **columns: Any) -> list[float]:
-        texts = [completion[0]["content"] for completion in completions]
-        return [compute_format_reward(text, restore_target(goal)) for text, goal in zip(texts, target, strict=True)]
-
-    return [accuracy, format]
-
-
-def restore_target(columns: dict[str, Any]) -> Target:
-    """A target from its row of a table of mixed targets, which has null keys."""
-    return read_target({key: value for key, value in columns.items() if value is not None})
+    compute.__name__ = name
+    return compute

@@ -40,7 +40,7 @@ def sample_rollouts(
         find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels
     )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
-    decoding = choose_sampling(recipe.sampling, recipe.grpo.max_completion_tokens, settings.rollouts, settings.seed)
+    decoding = choose_sampling(recipe.sampling, recipe.grpo.max_new_tokens, settings.rollouts, settings.seed)
     meter = GenerationMeter(context.folder, rank.index, processor)
 
     def make_worker() -> Worker:

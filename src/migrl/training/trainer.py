@@ -123,24 +123,29 @@ def check_processes(trainer: Trainer, rank: Rank) -> None:
         raise UserError(f"{rank.count} processes were started and the trainer sees {found}; use the pinned accelerate")
 
 
-def build_dataset(items: list[ModelInput], columns: dict[str, list[Any]], features: dict[str, Any]) -> Dataset:
-    """A data set in trl's form: `prompt` (messages with image placeholders), `images` (decoded on access), and more.
+def build_dataset(items: list[ModelInput], completions: list[str] | None = None) -> Dataset:
+    """A data set in trl's form.
+
+    Its columns are `uid`, `prompt` (messages with image placeholders), `images` (decoded on access), `completion`.
 
     `datasets.Image` would turn pictures by their EXIF tag, which boxes do not follow; ours are those of `read_image`.
     """
-    table = {
+    table: dict[str, list[Any]] = {
         "uid": [item.sample.uid for item in items],
         "prompt": [item.messages for item in items],
         "images": [
             [{"path": str(path), "size": list(size)} for path, size in zip(item.paths, item.sizes, strict=True)]
             for item in items
         ],
-        **columns,
     }
     images = List({"path": Value("string"), "size": List(Value("int64"))})
-    stored = Dataset.from_dict(
-        table, features=Features(uid=Value("string"), prompt=MESSAGES, images=images, **features)
-    )
+    features = Features(uid=Value("string"), prompt=MESSAGES, images=images)
+    if completions is not None:
+        table["completion"] = [
+            [{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in completions
+        ]
+        features["completion"] = MESSAGES
+    stored = Dataset.from_dict(table, features=features)
     return stored.with_transform(decode_images, columns=["uid", "images"], output_all_columns=True)
 
 
@@ -248,8 +253,6 @@ METRICS = {
     "reward_std": "reward_std",
     "hit": "hit_reward",
     "zero_variance": "zero_variance",
-    "rewards/accuracy/mean": "accuracy_reward",
-    "rewards/format/mean": "format_reward",
     "kl": "kl",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncation",
@@ -257,5 +260,10 @@ METRICS = {
 
 
 def name_metrics(logs: dict[str, Any]) -> dict[str, float]:
-    """The trainer's metrics under our names, without those it could not measure; the rest stays in the trackers."""
-    return {ours: float(logs[theirs]) for theirs, ours in METRICS.items() if logs.get(theirs) is not None}
+    """The trainer's metrics under our names, without those it could not measure; the rest stays in the trackers.
+
+    Each reward's mean is called as trl does, such as `rewards/format`.
+    """
+    rewards = {key: key.removesuffix("/mean") for key in logs if key.startswith("rewards/") and key.endswith("/mean")}
+    names = METRICS | rewards
+    return {ours: float(logs[theirs]) for theirs, ours in names.items() if logs.get(theirs) is not None}

@@ -31,6 +31,6 @@ def make_vllm_arguments(settings: GrpoSettings, processor: Qwen2_5_VLProcessor) 
     return {
         "use_vllm": True,
         "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": settings.vllm_memory,
+        "vllm_gpu_memory_utilization": settings.vllm_gpu_memory_utilization,
         "generation_kwargs": {"logit_bias": make_vision_bias(processor)},
     }

@@ -39,17 +39,17 @@ def find_alarm(rows: Rows, settings: AlarmSettings) -> str | None:
 
 
 def _check_kl(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "the policy runs away from its start model; to begin anew, lower grpo.learning_rate or raise grpo.kl"
+    meaning = "the policy runs away from its start model; to begin anew, lower grpo.learning_rate or raise grpo.beta"
     return _check_above(rows, settings, "kl", "median", meaning)
 
 
 def _check_truncation(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "completions do not end; to begin anew, raise grpo.max_completion_tokens"
+    meaning = "completions do not end; to begin anew, raise grpo.max_new_tokens"
     return _check_above(rows, settings, "truncation", "mean", meaning)
 
 
 def _check_zero_variance(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "almost no prompt teaches any more; to begin anew, select harder samples or lower grpo.steps"
+    meaning = "almost no prompt teaches any more; to begin anew, select harder samples or lower grpo.max_steps"
     return _check_above(rows, settings, "zero_variance", "mean", meaning)
 
 
@@ -80,7 +80,7 @@ def _check_collapse(rows: Rows, settings: AlarmSettings) -> str | None:
     if best < ARMED_AT or last >= settings.collapse * best:
         return None
     what = f"mean {last:.3g}, limit {settings.collapse:g} of the best window's {best:.3g}"
-    meaning = "the policy has unlearned to answer; to begin anew, lower grpo.learning_rate or raise grpo.kl"
+    meaning = "the policy has unlearned to answer; to begin anew, lower grpo.learning_rate or raise grpo.beta"
     return _tell(rows, settings, "collapse", values[-size:], what, meaning)
 
 

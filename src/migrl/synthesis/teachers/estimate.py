@@ -28,7 +28,7 @@ class Estimate:
     """Of the `requests`, `answered` are in a log already; tokens and bill are for the rest.
 
     `output_tokens` are those of thoughts as long as they may be, or as long as those answered so far were
-    (`output_rule` says which); `output_limit` those of completions that all run to `max_tokens`.
+    (`output_rule` says which); `output_limit` those of completions that all run to `max_new_tokens`.
     """
 
     teacher: TransformersTeacher | VllmTeacher | ServerTeacher
@@ -72,7 +72,7 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
             pictures += missing * picture_tokens
             requests += missing
     rule = f"{settings.max_thought_words} words each, {TOKENS_A_WORD} tokens a word, and {ANSWER_TOKENS}"
-    each: float = min(teacher.max_tokens, math.ceil(settings.max_thought_words * TOKENS_A_WORD) + ANSWER_TOKENS)
+    each: float = min(teacher.max_new_tokens, math.ceil(settings.max_thought_words * TOKENS_A_WORD) + ANSWER_TOKENS)
     counts = count_tokens(replies.values())
     if told := counts["requests"] - counts["unreported"]:
         each, rule = counts["completion_tokens"] / told, f"the mean of {told} replies so far"
@@ -86,7 +86,7 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
         text_tokens=text,
         picture_tokens=pictures,
         output_tokens=math.ceil(each * requests),
-        output_limit=teacher.max_tokens * requests,
+        output_limit=teacher.max_new_tokens * requests,
         output_rule=rule,
     )
 

@@ -54,7 +54,7 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
     processor = load_processor(weights, **limits)
     model = load_for_inference(weights, settings, rank.local)
     decoding = Decoding(
-        max_new_tokens=teacher.max_tokens,
+        max_new_tokens=teacher.max_new_tokens,
         temperature=teacher.temperature,
         top_k=teacher.top_k,
         top_p=teacher.top_p,

@@ -52,7 +52,7 @@ def build_body(teacher: ServerTeacher, item: ModelInput, pictures: list[bytes], 
         "temperature": teacher.temperature,
         "top_p": teacher.top_p,
         **{name: getattr(teacher, name) for name in teacher.extensions},
-        teacher.token_limit_name: teacher.max_tokens,
+        teacher.token_limit_name: teacher.max_new_tokens,
         "seed": seed,
     }
     head = json.dumps(settings).removesuffix("}") + f', "messages": [{{"role": "{message["role"]}", "content": ['

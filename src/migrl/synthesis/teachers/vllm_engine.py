@@ -62,7 +62,7 @@ def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: i
                 top_k=teacher.top_k,
                 top_p=teacher.top_p,
                 repetition_penalty=teacher.repetition_penalty,
-                max_tokens=teacher.max_tokens,
+                max_tokens=teacher.max_new_tokens,
                 seed=derive_seed(seed, [item]),
                 logit_bias=bias,
             )
