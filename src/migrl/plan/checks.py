@@ -55,9 +55,10 @@ def list_batch_faults(recipe: Recipe, stages: set[str] | None = None) -> list[st
         counts = [n for n in list_divisors(batch // micro) if wholes % n == 0] if batch % micro == 0 else []
         unit = micro if name == "sft" else math.lcm(micro, grpo.num_generations)
         faults.append(
-            f"{key}={batch} is not {name}.per_device_train_batch_size={micro} x launch.processes={processes} x a whole number of "
-            f"steps{' with whole groups' if name == 'grpo' else ''}; legal: {name}.per_device_train_batch_size {show(micros)} with "
-            f"these processes, launch.processes {show(counts)} with this per_device_train_batch_size, or a batch of "
+            f"{key}={batch} is not {name}.per_device_train_batch_size={micro} x launch.processes={processes} x a whole "
+            f"number of steps{' with whole groups' if name == 'grpo' else ''}; legal: "
+            f"{name}.per_device_train_batch_size {show(micros)} with these processes, "
+            f"launch.processes {show(counts)} with this per_device_train_batch_size, or a batch of "
             f"{round_up(batch, unit * processes)}"
         )
     return faults

@@ -45,8 +45,8 @@ class FailedRequests:
         nothing = len(self.rows) == self.total or (not self.works and len(self.rows) >= self.most_before_a_reply)
         if len(self.rows) > self.allowed or self.in_a_row >= self.most_in_a_row or nothing:
             limits = (
-                "compare model, max_new_tokens, sft.max_pixels and the number of images with the server's limits; one that "
-                "knows no top_k or repetition_penalty needs synthesize.teacher.extensions=[]"
+                "compare model, max_new_tokens, sft.max_pixels and the number of images with the server's limits; one "
+                "that knows no top_k or repetition_penalty needs synthesize.teacher.extensions=[]"
             )
             raise UserError(
                 f"sample {name}: {error}; {len(self.rows)} of {self.total} requests are without a reply, and "
