@@ -20,7 +20,7 @@ from typing import Any
 
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
-from migrl.evidence.seal import check_manifests, check_tree, list_files, make_file_hashes, seal
+from migrl.evidence.seal import check_results, list_files, make_file_hashes, seal
 from migrl.files import hash_file, read_json, write_json
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.recipe import Recipe
@@ -155,8 +155,8 @@ def list_steps(recipe: Recipe) -> Iterator[Step]:
         files = list_files(folder / "results")
         return {name: hash_file(path) for name, path in files.items() if name.rpartition("/")[2] != "tree.json"}
 
-    yield Step("first publication", publish_older, read_results, check=check_results)
-    yield Step(PUBLICATION, publish, read_results, check=check_results)
+    yield Step("first publication", publish_older, read_results, check=check_published)
+    yield Step(PUBLICATION, publish, read_results, check=check_published)
 
 
 def list_named(report: Path) -> list[str]:
@@ -164,10 +164,10 @@ def list_named(report: Path) -> list[str]:
     return list(read_json(report / "evidence.json")["files"])
 
 
-def check_results(folder: Path) -> list[str]:
+def check_published(folder: Path) -> list[str]:
     """What `verify` would say of the hashes; nothing of results that are not there yet."""
     results = folder / "results"
-    return [*check_tree(results), *check_manifests(results)] if (results / "tree.json").exists() else []
+    return check_results(results) if (results / "tree.json").exists() else []
 
 
 def run_campaign(

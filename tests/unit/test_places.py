@@ -13,7 +13,7 @@ from migrl.cli import app
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
 from migrl.evidence.publication import lock_results, replace_results
-from migrl.evidence.seal import check_manifests, check_tree, make_file_hashes, seal
+from migrl.evidence.seal import check_results, make_file_hashes, seal
 from migrl.files import hash_file, write_json, write_jsonl
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
@@ -107,7 +107,7 @@ def test_a_kill_where_two_names_cannot_be_exchanged_loses_neither_folder(
         publish_report(write_report(tmp_path / "second", "2"), results / "tiny")
     assert not (results / "tiny").exists()
     with lock_results(results):
-        assert [*check_tree(results), *check_manifests(results)] == []
+        assert check_results(results) == []
         assert (results / "tiny/figures/delta.png").read_text() == "2"
 
 
@@ -127,9 +127,9 @@ def test_two_recipes_at_once_keep_both_entries_and_a_reader_sees_whole_folders_o
         writer.start()
     while any(writer.is_alive() for writer in writers):
         with lock_results(results):
-            assert [*check_tree(results), *check_manifests(results)] == []
+            assert check_results(results) == []
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert [*check_tree(results), *check_manifests(results)] == []
+    assert check_results(results) == []
 
 
 def test_what_fails_while_it_is_prepared_leaves_the_old_evidence(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_fails_while_it_is_prepared_leaves_the_old_evidence(tmp_path: Path)
     with pytest.raises(RuntimeError), replace_results(results / "tiny") as made:
         write_json(made / "scores.json", "half")
         raise RuntimeError("killed")
-    assert hash_tree(results) == before and check_tree(results) == []
+    assert hash_tree(results) == before and check_results(results) == []
 
 
 def test_tasks_take_the_place_of_tasks_and_of_nothing_else(tmp_path: Path) -> None:

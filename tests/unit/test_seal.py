@@ -1,4 +1,4 @@
-"""The hash tree: no bit below the results changes, no file comes or goes, without being named."""
+"""The seals: no bit below the results changes, no file comes or goes, without being named."""
 
 import gzip
 import json
@@ -14,15 +14,7 @@ from typer.testing import CliRunner
 from migrl.cli import app
 from migrl.cli.pipeline import publish_report
 from migrl.errors import UserError
-from migrl.evidence.seal import (
-    check_in_tree,
-    check_manifest,
-    check_manifests,
-    check_tree,
-    make_file_hashes,
-    seal,
-    write_tree,
-)
+from migrl.evidence.seal import check_folder, check_manifest, check_results, make_file_hashes, seal, write_tree
 from migrl.files import write_json
 
 LEAVES = {
@@ -49,10 +41,6 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-def check_all(results: Path) -> list[str]:
-    return [*check_tree(results), *check_manifests(results)]
-
-
 def flip_bits(path: Path) -> Iterator[tuple[int, int]]:
     """Change a bit of every byte, one at a time; the caller looks in between. Ends with the file as it was.
 
@@ -70,52 +58,48 @@ def flip_bits(path: Path) -> Iterator[tuple[int, int]]:
 
 def test_an_untouched_tree_has_no_differences_and_is_written_the_same_again(results: Path) -> None:
     before = (results / "tree.json").read_bytes()
-    assert check_all(results) == [] and write_tree(results) == []
+    assert check_results(results) == [] and write_tree(results) == []
     assert (results / "tree.json").read_bytes() == before
-    assert set(json.loads(before)["files"]) == {
-        "tiny/manifest.json",
-        "paper/claims.json",
-        "reference_runs/tiny/seed_8/scores.json",
-    }
+    assert set(json.loads(before)["files"]) == {*LEAVES, "tiny/manifest.json"}
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_every_byte_of_every_file_counts(results: Path, name: str) -> None:
     for where in flip_bits(results / name):
-        (difference,) = check_all(results)
+        (difference,) = check_results(results)
         assert Path(name).name in difference and "changed" in difference, where
-    assert check_all(results) == []
+    assert check_results(results) == []
 
 
 def test_every_byte_of_a_manifest_counts_even_without_the_tree(results: Path) -> None:
     for where in flip_bits(results / "tiny" / "manifest.json"):
         assert check_manifest(results / "tiny")[0].startswith("manifest.json: "), where
-    assert check_all(results) == []
+    assert check_results(results) == []
 
 
 def test_every_byte_of_the_tree_counts(results: Path) -> None:
     for where in flip_bits(results / "tree.json"):
-        assert check_tree(results)[0].startswith("tree.json: "), where
-    assert check_all(results) == []
+        assert check_results(results)[0].startswith("tree.json: "), where
+    assert check_results(results) == []
 
 
 def test_files_that_come_and_go_are_named(results: Path) -> None:
     (results / "tiny" / "figures" / "a.png").rename(results / "tiny" / "figures" / "b.png")
     (results / "reference_runs" / "tiny" / "seed_8" / "scores.json").unlink()
     (results / ".notes").write_text("mine")
-    assert check_all(results) == [
+    assert check_results(results) == [
         ".notes: extra, tree.json does not name it",
         "reference_runs/tiny/seed_8/scores.json: missing",
-        "tiny: figures/a.png: missing",
-        "tiny: figures/b.png: extra, the manifest does not name it",
+        "tiny/figures/a.png: missing",
+        "tiny/figures/b.png: extra, tree.json does not name it",
     ]
 
 
 def test_a_missing_seal_is_one_difference_and_not_one_for_each_file_under_it(results: Path) -> None:
     (results / "tiny" / "manifest.json").unlink()
-    assert check_all(results) == ["tiny/manifest.json: missing"]
+    assert check_results(results) == ["tiny/manifest.json: missing"]
     (results / "tree.json").unlink()
-    assert check_all(results) == ["tree.json: missing"]
+    assert check_results(results) == ["tree.json: missing"]
 
 
 def test_a_link_is_no_evidence(results: Path, tmp_path: Path) -> None:
@@ -123,21 +107,28 @@ def test_a_link_is_no_evidence(results: Path, tmp_path: Path) -> None:
     (results / "paper" / "claims.json").rename(target)
     (results / "paper" / "claims.json").symlink_to(target)
     with pytest.raises(UserError, match=r"paper/claims\.json: a link or no plain file; put the file itself there"):
-        check_tree(results)
+        check_results(results)
 
 
 def test_a_folder_stands_alone_and_within_its_tree(results: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copytree(results / "tiny", tmp_path / "alone" / "tiny"))
-    assert check_manifest(alone) == [] and check_in_tree(alone) == []
+    assert check_folder(alone) == []
     (alone / "claims.json").write_text("[]\n")
-    assert check_manifest(alone) == ["claims.json: changed, its sha256 is not that of the manifest"]
+    assert check_folder(alone) == ["claims.json: changed, its sha256 is not that of the manifest"]
     # Sealed anew, the folder alone is sound. The tree that it belongs to knows better.
     for folder in (alone, results / "tiny"):
         write_manifest(folder, note="another run")
-    assert check_manifest(results / "tiny") == [] and check_in_tree(alone) == []
-    assert check_in_tree(results / "tiny") == ["manifest.json: changed or missing, its sha256 is not that of tree.json"]
+    assert check_manifest(results / "tiny") == [] and check_folder(alone) == []
+    assert check_folder(results / "tiny") == ["manifest.json: changed, its sha256 is not that of tree.json"]
     (results / "paper" / "claims.json").write_text("[1]\n")
-    assert check_in_tree(results / "paper") == ["claims.json: changed, its sha256 is not that of tree.json"]
+    assert check_folder(results / "paper") == ["claims.json: changed, its sha256 is not that of tree.json"]
+
+
+def test_a_manifest_that_names_other_files_than_the_tree_is_noticed(results: Path) -> None:
+    (results / "tiny" / "claims.json").write_text("[]\n")
+    write_tree(results)
+    said = "claims.json: changed, its sha256 is not that of the manifest"
+    assert check_results(results) == [f"tiny: {said}"] and check_folder(results / "tiny") == [said]
 
 
 def test_a_manifest_of_older_code_has_no_root_and_is_named(results: Path) -> None:
@@ -159,7 +150,7 @@ def test_sealing_says_what_changed_and_refuses_a_broken_folder(results: Path) ->
         "reference_runs/tiny/seed_8/scores.json: gone",
     ]
     root = json.loads((results / "tree.json").read_text())["root"]
-    assert last.endswith(f"root {root}") and root != before and check_all(results) == []
+    assert last.endswith(f"root {root}") and root != before and check_results(results) == []
     (results / "tiny" / "claims.json").write_text("[]\n")
     refused = CliRunner().invoke(app, ["seal", str(results)])
     assert refused.exit_code == 1 and "tiny: claims.json: changed" in str(refused.exception)
@@ -178,7 +169,7 @@ def test_sealing_refuses_what_is_no_results_folder(results: Path, name: str) -> 
     for folder, said in refusals.items():
         refused = CliRunner().invoke(app, ["seal", str(folder)])
         assert refused.exit_code == 1 and re.search(said, str(refused.exception)), refused.exception
-    assert sorted(results.rglob("*")) == before and check_all(results) == []
+    assert sorted(results.rglob("*")) == before and check_results(results) == []
 
 
 @pytest.fixture
@@ -194,10 +185,10 @@ def report(results: Path, tmp_path: Path) -> Path:
 
 def test_publishing_a_report_seals_its_folder(results: Path, report: Path) -> None:
     publish_report(report, results / "tiny")
-    assert (results / "tiny" / "claims.json").read_text() == "[2]\n" and check_all(results) == []
+    assert (results / "tiny" / "claims.json").read_text() == "[2]\n" and check_results(results) == []
     (results / "tree.json").unlink()
     publish_report(report, results / "tiny")
-    assert check_all(results) == []
+    assert check_results(results) == []
     root = json.loads((results / "tree.json").read_text())["root"]
     assert write_tree(results) == [] and json.loads((results / "tree.json").read_text())["root"] == root
 
@@ -210,10 +201,10 @@ def test_neither_a_run_nor_not_run_takes_what_changed_in_other_folders(results: 
         "reference_runs/tiny/seed_8/scores.json: changed, its sha256 is not that of tree.json",
     ]
     publish_report(report, results / "tiny")
-    assert check_all(results) == damage
+    assert check_results(results) == damage
     done = CliRunner().invoke(app, ["not-run", "--results", str(results)])
     assert done.exit_code == 0, done.exception
-    assert check_all(results) == damage
+    assert check_results(results) == damage
     assert "paper/levels.json" in json.loads((results / "tree.json").read_text())["files"]
 
 

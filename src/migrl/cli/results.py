@@ -52,19 +52,18 @@ def verify(
 def seal(
     results: Annotated[Path, typer.Argument(help="A results folder, with a folder for each recipe.")] = Path("results"),
 ) -> None:
-    """Write tree.json anew, which all files of the results hang on, and say what changed since the last time.
+    """Write tree.json anew, which names all files of the results, and say what changed since the last time.
 
     The only command that takes what others changed: `migrl reproduce` and `migrl not-run` seal their own folder.
     """
-    from migrl.evidence.publication import is_ours, lock_results
-    from migrl.evidence.seal import TREE, check_manifests, check_whole, write_tree
+    from migrl.evidence.publication import lock_results, refuse_strangers
+    from migrl.evidence.seal import TREE, check_manifest, check_whole, find_sealed, write_tree
 
     check_whole(results)
-    for path in sorted(results.iterdir()) if not (results / TREE).exists() else ():
-        if path.is_dir() and path.name[0] != "." and not is_ours(path):
-            raise UserError(f"{path}: was not made by migrl; a results folder holds nothing else")
+    if not (results / TREE).exists():
+        refuse_strangers(results)
     with lock_results(results):
-        broken = check_manifests(results)
+        broken = [f"{name}: {said}" for name in find_sealed(results) for said in check_manifest(results / name)]
         if broken:
             raise UserError(f"{results}: {broken[0]} ({len(broken)} in all); restore it or run `migrl reproduce` again")
         for change in write_tree(results):

@@ -1,6 +1,6 @@
 """Results folders change in one step, and only where migrl made what lies there.
 
-`results/` holds a folder for each recipe, and `tree.json`, which all of it hangs on. A command that changes one of them
+`results/` holds a folder for each recipe, and `tree.json`, which names every file. A command that changes a folder
 
 1. holds `results/.migrl-lock`, so that another waits, and `verify` too;
 2. refuses a folder with a file that no manifest or tree names: it is somebody's;
@@ -129,7 +129,10 @@ def check_target(target: Path) -> None:
     """
     results = target.parent
     check_place(results)
-    check_root(results)
+    if (results / TREE).exists():
+        read_tree(results)
+    else:
+        refuse_strangers(results)
     if target.name in LOOSE_FOLDERS:
         raise UserError(f"recipe {target.name!r}: {target} holds what no recipe writes; give it another `name`")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -142,23 +145,16 @@ def check_target(target: Path) -> None:
         raise UserError(f"{foreign}: was not made by migrl, which replaces the folder; move it or use --results DIR")
 
 
-def check_root(results: Path) -> None:
-    """Refuse a results folder that migrl did not make, or whose tree says nothing.
+def refuse_strangers(results: Path) -> None:
+    """Refuse a results folder without a tree that migrl did not make.
 
     Raises:
-        UserError: naming what is wrong.
+        UserError: naming what it did not make.
     """
-    if (results / TREE).exists():
-        read_tree(results)
-        return
     for path in sorted(results.iterdir()) if results.is_dir() else ():
-        if path.name != "README.md" and not is_litter(path.name) and not is_ours(path):
-            raise UserError(f"{path}: was not made by migrl; name an empty folder or a new one: --results DIR")
-
-
-def is_ours(path: Path) -> bool:
-    """Whether something beside a recipe's folder may lie in the results."""
-    return path.is_dir() and (path.name in LOOSE_FOLDERS or find_foreign(path) is None)
+        ours = path.is_dir() and (path.name in LOOSE_FOLDERS or find_foreign(path) is None)
+        if path.name != "README.md" and not is_litter(path.name) and not ours:
+            raise UserError(f"{path}: was not made by migrl; move it away, or use another folder for results")
 
 
 def find_foreign(folder: Path) -> Path | None:
@@ -166,9 +162,9 @@ def find_foreign(folder: Path) -> Path | None:
     files = list_files(folder)
     named, _ = read_files(folder / MANIFEST)
     tree, _ = read_files(folder.parent / TREE)
-    known = {MANIFEST, *named} if named is not None else set()
-    known |= {name.removeprefix(f"{folder.name}/") for name in tree or {} if name.startswith(f"{folder.name}/")}
-    for name, beside in LOOSE_NAMES.items() if named is None else ():
-        if name in files and files.keys() <= {name, *beside}:
-            known |= files.keys()
+    known = {name.removeprefix(f"{folder.name}/") for name in tree or {} if name.startswith(f"{folder.name}/")}
+    if named is not None:
+        known |= {MANIFEST, *named}
+    elif any(name in files and files.keys() <= {name, *beside} for name, beside in LOOSE_NAMES.items()):
+        known |= files.keys()
     return next((path for name, path in files.items() if name not in known), None)

@@ -1,15 +1,14 @@
-"""The hash tree of the results: every byte below the folder hangs on one root.
+"""The seals of the results: every byte below the folder hangs on one root.
 
-A recipe's folder is sealed by its `manifest.json`, which names every other file in it with its SHA-256. `tree.json`
-beside the folders names the manifests, and every file that no manifest is responsible for: reference runs, tables of
-the calibration, folders that say "not run". Both end in `root`, the SHA-256 of the canonical JSON of their other keys,
-and are written in one form only. So a changed bit anywhere, white space and the seals included, is a difference.
+`tree.json` names every file of the results with its SHA-256. `manifest.json` does so in the folder of a recipe, which
+may be copied and published alone. Both end in `root`, the SHA-256 of the canonical JSON of their other keys, and are
+written in one form only. So a changed bit anywhere, white space and the seals included, is a difference.
 
 A seal shows that nothing changed since it was made. Whether it was made by us is seen from its root, which is public.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ def is_litter(name: str) -> bool:
     return name.startswith((ASIDE, "._")) or name in (".DS_Store", ".gitkeep")
 
 
-def make_file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below `folder` but its own manifest, by relative name, in sorted order."""
-    return hash_files({name: path for name, path in list_files(folder).items() if name != MANIFEST})
+def make_file_hashes(folder: Path, own: str = MANIFEST) -> dict[str, str]:
+    """SHA-256 of every file below `folder` but its own seal, by relative name, in sorted order."""
+    return hash_files({name: path for name, path in list_files(folder).items() if name != own})
 
 
 def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
@@ -86,11 +85,10 @@ def write_tree(results: Path) -> list[str]:
         UserError: there is no such folder, nothing in it, or it is not the one around the recipes' folders.
     """
     check_whole(results)
-    path = results / TREE
-    before, _ = read_files(path)
-    made = make_tree(results)
-    write_json(path, made)
-    return _compare_files(before or {}, made["files"], "new", "gone", "other content")
+    before, _ = read_files(results / TREE)
+    made = make_file_hashes(results, TREE)
+    write_json(results / TREE, seal({"files": made}))
+    return _compare_files(before or {}, made, "new", "gone", "other content")
 
 
 def write_next_tree(results: Path, name: str, made: Path) -> None:
@@ -102,10 +100,9 @@ def write_next_tree(results: Path, name: str, made: Path) -> None:
     Raises:
         UserError: `tree.json` is torn or changed, so that its other entries say nothing.
     """
-    stored = read_tree(results) if (results / TREE).exists() else make_tree(results)["files"]
+    stored = read_tree(results) if (results / TREE).exists() else make_file_hashes(results, TREE)
     files = {other: value for other, value in stored.items() if not other.startswith(f"{name}/")}
-    own = [MANIFEST] if (made / MANIFEST).exists() else list_files(made)
-    files |= {f"{name}/{file}": value for file, value in hash_files({file: made / file for file in own}).items()}
+    files |= {f"{name}/{file}": value for file, value in hash_files(list_files(made)).items()}
     write_json(results / NEXT_TREE, seal({"files": {file: files[file] for file in sorted(files)}}))
 
 
@@ -134,25 +131,9 @@ def check_whole(results: Path) -> None:
         raise UserError(f"{results}: there is nothing in it to seal; run `migrl reproduce` or `migrl not-run` first")
 
 
-def make_tree(results: Path, sealed: Collection[str] = ()) -> dict[str, Any]:
-    """The content of `tree.json`. Folders in `sealed` have a manifest, although it may be missing."""
-    files = {name: path for name, path in list_files(results).items() if name != TREE}
-    folders = {*sealed, *find_sealed(results)}
-    loose = {name: path for name, path in files.items() if not folders.intersection(_list_parents(name))}
-    manifests = {name: files[name] for name in (f"{folder}/{MANIFEST}" for folder in folders) if name in files}
-    hashes = hash_files(loose | manifests)
-    return seal({"files": {name: hashes[name] for name in sorted(hashes)}})
-
-
 def find_sealed(results: Path) -> list[str]:
-    """The folders below `results` that have a manifest, by relative name; the outermost ones."""
-    found = [name.rpartition("/")[0] for name in list_files(results) if name.endswith(f"/{MANIFEST}")]
-    return [name for name in found if not set(found).intersection(_list_parents(name))]
-
-
-def _list_parents(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
+    """Names of the folders in `results` that have a manifest."""
+    return sorted(path.parent.name for path in results.glob(f"*/{MANIFEST}") if not is_litter(path.parent.name))
 
 
 def find_tree(results: Path) -> Path:
@@ -166,51 +147,44 @@ def find_tree(results: Path) -> Path:
     return results / (NEXT_TREE if fits else TREE)
 
 
-def check_tree(results: Path) -> list[str]:
+def check_results(results: Path) -> list[str]:
     """A sentence for every file that is not the one `tree.json` names, and for `tree.json` itself.
 
-    What manifests name is left to `check_manifest`.
+    Where it finds nothing in a recipe's folder, the same by the folder's manifest: it may have been made for others.
     """
-    stored, differences = read_files(find_tree(results))
-    return differences if stored is None else differences + _compare_tree(stored, results)
+    differences = check_tree(results)
+    for name in find_sealed(results):
+        if not any(sentence.startswith(f"{name}/") for sentence in differences):
+            differences += [f"{name}: {sentence}" for sentence in check_manifest(results / name)]
+    return differences
+
+
+def check_folder(folder: Path) -> list[str]:
+    """The same for one folder, by the tree beside it if there is one, and by its own manifest if it has one."""
+    place = folder.resolve()
+    differences = check_tree(place.parent, f"{place.name}/") if (place.parent / TREE).is_file() else []
+    return differences or (check_manifest(folder) if (folder / MANIFEST).exists() else [])
 
 
 def check_manifest(folder: Path) -> list[str]:
     """A sentence for every file of a folder that is not the one its manifest names, and for the manifest itself."""
-    stored, differences = read_files(folder / MANIFEST)
+    return _check_seal(folder / MANIFEST, make_file_hashes(folder), "the manifest")
+
+
+def check_tree(results: Path, below: str = "") -> list[str]:
+    """The same by `tree.json`; with `below` only of files whose names begin so, which then is left out."""
+    files = {name: path for name, path in list_files(results).items() if name != TREE and name.startswith(below)}
+    hashes = {name.removeprefix(below): value for name, value in hash_files(files).items()}
+    return _check_seal(find_tree(results), hashes, TREE, below)
+
+
+def _check_seal(path: Path, hashes: Mapping[str, str], seal_name: str, below: str = "") -> list[str]:
+    stored, differences = read_files(path)
     if stored is None:
         return differences
-    return differences + _compare_files(stored, make_file_hashes(folder), *_say("the manifest"))
-
-
-def check_manifests(results: Path) -> list[str]:
-    """The same for every sealed folder below a results folder, each with the folder's name before it."""
-    return [f"{name}: {sentence}" for name in find_sealed(results) for sentence in check_manifest(results / name)]
-
-
-def check_in_tree(folder: Path) -> list[str]:
-    """What differs from the `tree.json` beside a folder, if there is one and it knows the folder."""
-    folder = folder.resolve()
-    if not (folder.parent / TREE).is_file():
-        return []
-    stored, differences = read_files(find_tree(folder.parent))
-    prefix = f"{folder.name}/"
-    mine = {name.removeprefix(prefix): value for name, value in (stored or {}).items() if name.startswith(prefix)}
-    if MANIFEST not in mine:
-        return differences + (_compare_tree(mine, folder) if mine else [])
-    if (folder / MANIFEST).exists() and hash_file(folder / MANIFEST) == mine[MANIFEST]:
-        return differences
-    return [*differences, f"{MANIFEST}: changed or missing, its sha256 is not that of {TREE}"]
-
-
-def _compare_tree(stored: Mapping[str, Any], folder: Path) -> list[str]:
-    sealed = [name.rpartition("/")[0] for name in stored if name.endswith(f"/{MANIFEST}")]
-    return _compare_files(stored, make_tree(folder, sealed)["files"], *_say(TREE))
-
-
-def _say(seal_name: str) -> tuple[str, str, str]:
-    """The words for a file that came, went, and changed since a seal was made."""
-    return f"extra, {seal_name} does not name it", "missing", f"changed, its sha256 is not that of {seal_name}"
+    named = {name.removeprefix(below): value for name, value in stored.items() if name.startswith(below)}
+    came, changed = f"extra, {seal_name} does not name it", f"changed, its sha256 is not that of {seal_name}"
+    return differences + _compare_files(named, hashes, came, "missing", changed)
 
 
 def _compare_files(old: Mapping[str, Any], new: Mapping[str, str], came: str, went: str, changed: str) -> list[str]:

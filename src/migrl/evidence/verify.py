@@ -1,4 +1,4 @@
-"""The check of committed evidence: every byte by the hash tree, every number by doing it again.
+"""The check of committed evidence: every byte by its seal, every number by doing it again.
 
 `results` holds a folder for each recipe, beside reference runs and the calibration's tables. All of it is checked, or
 one folder. Works offline, without a model or a GPU. A difference is a sentence that begins with the file it is in.
@@ -9,7 +9,8 @@ by their hashes alone: they show that the file is the one that was sealed, not t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from migrl.claims.claims import CLAIMS_FILE
 from migrl.errors import UserError
@@ -17,7 +18,6 @@ from migrl.evidence.diff import read_object
 from migrl.evidence.measurements import MEASUREMENTS
 from migrl.evidence.publication import read_results
 from migrl.evidence.recompute import (
-    SAMPLES,
     recompute_calibration,
     recompute_not_run,
     recompute_parts,
@@ -27,9 +27,8 @@ from migrl.evidence.recompute import (
 from migrl.evidence.seal import (
     STATING_FILES,
     TREE,
-    check_in_tree,
-    check_manifest,
-    check_tree,
+    check_folder,
+    check_results,
     find_sealed,
     find_tree,
     list_files,
@@ -76,21 +75,13 @@ def verify(path: Path, *, claims_file: Path = CLAIMS_FILE) -> Verification:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name a results folder, such as results or results/tiny")
-    whole = (path / TREE).exists() or not (path.resolve().parent / TREE).exists()
-    with read_results(path if whole else path.resolve().parent):
-        return _verify(path, claims_file)
-
-
-def _verify(path: Path, claims_file: Path) -> Verification:
-    # What lies astray in the whole results must not make them one recipe's folder.
-    if (path / TREE).exists():
-        return verify_tree(path, claims_file)
-    if (path / MANIFEST).exists() or (path / SAMPLES).exists():
-        return verify_folder(path, claims_file)
-    if find_sealed(path):
-        return verify_tree(path, claims_file)
-    if is_not_run(path) or has_parts_only(path):
-        return verify_folder(path, claims_file)
+    whole = (path / TREE).exists()
+    with read_results(path if whole or not (path.resolve().parent / TREE).exists() else path.resolve().parent):
+        # What lies astray in the whole results must not make them one recipe's folder.
+        if not whole and any((path / name).exists() for name in (MANIFEST, *STATING_FILES)):
+            return verify_folder(path, claims_file)
+        if whole or find_sealed(path):
+            return verify_tree(path, claims_file)
     raise UserError(
         f"{path}: holds neither {TREE} nor {MANIFEST} nor claims, so there is nothing to check it by; "
         "name the results folder around it"
@@ -103,42 +94,25 @@ def verify_tree(results: Path, claims_file: Path = CLAIMS_FILE) -> Verification:
     Raises:
         UserError: nothing lies in it that could be checked.
     """
-    files, sealed, references = list_files(results), find_sealed(results), results / REFERENCES
+    files, sealed = list_files(results), find_sealed(results)
     if not files.keys() - {TREE}:
         raise UserError(f"{results}: holds nothing beside {TREE}; name a results folder, such as results")
     stray = [f"{name}: belongs to no recipe's folder" for name in (MANIFEST, *STATING_FILES) if name in files]
-    differences = (*_collect(check_tree, results), *stray)
-    checks = [Check(".", f"{len(files)} files by their hashes", differences)]
-    for name in sealed:
-        checks.append(Check(name, "", _collect(check_manifest, results / name)))
-        checks.append(_recompute(name, recompute_run, results / name, references, claims_file))
+    checks = [_run(".", hash_again, results, check_results), Check(".", "", tuple(stray))]
     if any(f"{CALIBRATION}/{name}" in files for name in ("table.json", "table.md")):
-        checks.append(_recompute(CALIBRATION, recompute_calibration, results / CALIBRATION))
-    loose = {name for name in files if "/" in name and not name.startswith(tuple(f"{folder}/" for folder in sealed))}
-    stating = {name.rpartition("/")[0] for name in loose if name.rpartition("/")[2] in STATING_FILES}
-    for name in sorted(stating):
-        if name.startswith(f"{REFERENCES}/"):
-            checks.append(_recompute(name, recompute_reference, results / name))
-        elif is_not_run(results / name):
-            checks.append(_recompute(name, recompute_not_run, results / name, claims_file))
-        elif has_parts_only(results / name):
-            checks.append(_recompute(name, recompute_parts, results / name))
-        else:
-            checks.append(Check(name, "", (f"{MANIFEST}: missing, so nothing says what its results were made from",)))
+        checks.append(_run(CALIBRATION, recompute_calibration, results / CALIBRATION))
+    stating = {str(PurePosixPath(name).parent) for name in files if PurePosixPath(name).name in STATING_FILES} - {"."}
+    loose = sorted(place for place in stating if place.split("/")[0] not in sealed)
+    for place in (*sealed, *loose):
+        checks.append(_recompute_folder(place, results / place, results / REFERENCES, claims_file))
     return Verification(tuple(checks), _read_root(find_tree(results)))
 
 
 def verify_folder(folder: Path, claims_file: Path = CLAIMS_FILE) -> Verification:
     """Check one recipe's folder by its manifest, and by the tree beside it if there is one."""
-    beside = Check(".", "", _collect(check_in_tree, folder))
-    if is_not_run(folder):
-        return Verification((beside, _recompute(".", recompute_not_run, folder, claims_file)), None)
-    if has_parts_only(folder):
-        return Verification((beside, _recompute(".", recompute_parts, folder)), None)
-    hashes = Check(".", f"{len(list_files(folder))} files by their hashes", _collect(check_manifest, folder))
-    references = folder.resolve().parent / REFERENCES
-    numbers = _recompute(".", recompute_run, folder, references, claims_file)
-    return Verification((hashes, beside, numbers), _read_root(folder / MANIFEST))
+    hashes = _run(".", hash_again, folder, check_folder)
+    numbers = _recompute_folder(".", folder, folder.resolve().parent / REFERENCES, claims_file)
+    return Verification((hashes, numbers), _read_root(folder / MANIFEST))
 
 
 def verify_results(folder: Path, *, claims_file: Path = CLAIMS_FILE) -> list[str]:
@@ -158,23 +132,33 @@ def has_parts_only(folder: Path) -> bool:
     return (folder / MEASUREMENTS).is_file() and not any((folder / name).exists() for name in others)
 
 
-def _recompute(place: str, recompute: Callable[..., tuple[str, list[str]]], *arguments: Path) -> Check:
-    """Do one place's numbers again; what cannot be read is a difference, and the other places are still checked."""
+def _recompute_folder(place: str, folder: Path, references: Path, claims_file: Path) -> Check:
+    """Do the numbers of a folder that states some again."""
+    if place.startswith(f"{REFERENCES}/"):
+        return _run(place, recompute_reference, folder)
+    if (folder / MANIFEST).exists():
+        return _run(place, recompute_run, folder, references, claims_file)
+    if is_not_run(folder):
+        return _run(place, recompute_not_run, folder, claims_file)
+    if has_parts_only(folder):
+        return _run(place, recompute_parts, folder)
+    return Check(place, "", (f"{MANIFEST}: missing, so nothing says what its results were made from",))
+
+
+def hash_again(folder: Path, check: Callable[[Path], list[str]]) -> tuple[str, list[str]]:
+    """What was hashed, in words, and every difference."""
+    return f"{len(list_files(folder))} files by their hashes", check(folder)
+
+
+def _run(place: str, check: Callable[..., tuple[str, list[str]]], folder: Path, *arguments: Any) -> Check:
+    """Check one place; what cannot be read is a difference, and the other places are still checked."""
     try:
-        done, differences = recompute(*arguments)
+        done, differences = check(folder, *arguments)
     except UserError as error:
         return Check(place, "", (str(error),))
     except JUNK as error:  # the hashes name the file if it was changed since
-        return Check(place, "", (f"{arguments[0]}: its files are not of the form this version writes ({error!r})",))
+        return Check(place, "", (f"{folder}: its files are not of the form this version writes ({error!r})",))
     return Check(place, done, tuple(differences))
-
-
-def _collect(check: Callable[[Path], list[str]], folder: Path) -> tuple[str, ...]:
-    """The differences of one seal, or why it could not be checked."""
-    try:
-        return tuple(check(folder))
-    except UserError as error:
-        return (str(error),)
 
 
 def _read_root(path: Path) -> str | None:
