@@ -10,6 +10,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
+from migrl.files import find_from_root
 from migrl.grounding.answers import format_box_answer
 from migrl.grounding.samples import read_samples
 from migrl.models.inputs import ModelInput, prepare_input
@@ -19,7 +20,7 @@ from migrl.plan.lengths import Prompts
 from migrl.plan.machine import Machine, read_host_bytes
 from migrl.plan.memory import Memory
 from migrl.plan.timing import Duration
-from migrl.plan.workload import Workload, find_file
+from migrl.plan.workload import Workload
 from migrl.recipe import Recipe
 from migrl.report.gpu_parts import Conditions, Figure, Formula, Part
 from migrl.running.gpu_peaks import Gpu, find_gpu, load_gpus
@@ -72,11 +73,11 @@ class Bench:
 
     def load_processor(self, max_pixels: int) -> Qwen2_5_VLProcessor:
         model = self.recipe.model
-        return load_processor(find_file(Path(model.path)), min_pixels=model.min_pixels, max_pixels=max_pixels)
+        return load_processor(find_from_root(Path(model.path)), min_pixels=model.min_pixels, max_pixels=max_pixels)
 
     def draw(self) -> None:
         """Draw pictures and questions."""
-        build_rehearsal(self.recipe.source, find_file(Path(self.recipe.model.path)), self.data)
+        build_rehearsal(self.recipe.source, find_from_root(Path(self.recipe.model.path)), self.data)
 
     def list_items(self, split: str, processor: Qwen2_5_VLProcessor, pictures: int | None = None) -> list[ModelInput]:
         """Questions of a split, only those with so many pictures if a number is given."""

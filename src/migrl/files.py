@@ -177,6 +177,11 @@ def explain_fault(error: ValidationError, *above: str) -> str:
     return f"key {key!r}: {fault['msg']}" if key else fault["msg"]
 
 
+def find_from_root(path: Path) -> Path:
+    """A path that a recipe names, seen from here or else from the source tree."""
+    return path if path.exists() else ROOT / path
+
+
 def sync_file(path: Path) -> None:
     """Wait until the disk has a file's bytes."""
     with path.open("rb") as file:

@@ -15,11 +15,11 @@ from migrl.data.download.catalog import TrainingData
 from migrl.data.layout import CONTROL_TOKENS, describe_files, link_pictures, move_images
 from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import identify_picture
-from migrl.data.training_pool import PoolTraining, build_pool, find_pool, link_training
+from migrl.data.training_pool import build_pool, find_pool, link_training
 from migrl.errors import UserError
 from migrl.files import write_jsonl
 from migrl.grounding.images import MissingPictures, find_missing
-from migrl.recipe import HubSource, PreparedTraining
+from migrl.recipe import HubSource, PoolTraining, PreparedTraining
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from migrl.errors import UserError
-from migrl.files import ROOT, write_jsonl
+from migrl.files import find_from_root, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.loading import pick_device
 from migrl.recipe import RehearsalSource
@@ -160,8 +160,8 @@ def draw_model(
 
 def read_shapes(path: Path, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     """The architecture, with the tokenizer's special ids in place of its own."""
-    found = next((file for file in (path, ROOT / path) if file.is_file()), None)
-    if found is None:
+    found = find_from_root(path)
+    if not found.is_file():
         raise UserError(f"source.shapes={path}: no such file; the known ones are in reproduce/shapes")
     try:
         config = Qwen2_5_VLConfig(**json.loads(found.read_text(encoding="utf-8")))

@@ -18,14 +18,11 @@ from migrl.data.pool import Drops, PoolSizes, Split, count_tasks
 from migrl.data.prepared_folder import MAX_FILE_BYTES
 from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
 from migrl.data.univg_samples import choose_stages
-from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
 from migrl.files import write_jsonl
 from migrl.grounding.samples import Sample, read_samples
 from migrl.plain_files import list_plain_files, refuse_large
-from migrl.recipe import SINGLE_IMAGE, HubSource, MgroundingTraining, UnivgTraining
-
-PoolTraining = MgroundingTraining | UnivgTraining
+from migrl.recipe import SINGLE_IMAGE, TRAINING_SPLITS, HubSource, PoolTraining, UnivgTraining
 
 
 def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:

@@ -21,8 +21,6 @@ from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import Scene, hash_scenes, render_scene
 from migrl.world.tasks import SETS
 
-TRAINING_SPLITS = ("cot", "rl")
-
 
 @dataclass
 class Splits:

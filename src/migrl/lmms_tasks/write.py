@@ -12,13 +12,13 @@ from typing import Any, get_args
 
 import yaml
 
-from migrl.data.world_source import TRAINING_SPLITS
 from migrl.errors import UserError
 from migrl.files import write_text
 from migrl.grounding.boxes import FRAMES, Frame
 from migrl.grounding.prompts import PromptStyle, hash_prompts
 from migrl.grounding.samples import Sample, read_samples
 from migrl.lmms_tasks.grounding import TASK_METRIC, GroundingTask
+from migrl.recipe import TRAINING_SPLITS
 
 HEADER = "# Written by migrl; write it again rather than edit it.\n"
 PREFIX = "migrl_"

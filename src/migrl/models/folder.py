@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
+from migrl.files import ROOT
 from migrl.plain_files import refuse_large, refuse_special, scan_folder
 
 CONFIG = "config.json"
@@ -45,6 +46,12 @@ SMALL_BYTES = 100_000_000  # the largest tokenizer.json known has a third of it
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 _ADAPTER = re.compile(r"adapter_(config\.json|model\..*)", re.ASCII)
 _PICKLED = re.compile(r"pytorch_model.*\.bin(\.index\.json)?", re.ASCII)
+
+
+def find_local_model(path: str) -> Path | None:
+    """The model folder, seen from here or from the source tree; None means a Hub id."""
+    folders = [folder for folder in (Path(path), ROOT / path) if folder.is_dir()]
+    return next((folder for folder in folders if (folder / CONFIG).is_file()), folders[0] if folders else None)
 
 
 def find_model_files(folder: Path) -> dict[str, Path]:

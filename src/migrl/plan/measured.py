@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from migrl.errors import UserError
 from migrl.evidence.measurements import MEASUREMENTS
-from migrl.files import explain_fault
+from migrl.files import explain_fault, find_from_root
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
 from migrl.plan.shares import pick_shares
-from migrl.plan.workload import REHEARSAL, Workload, find_file
+from migrl.plan.workload import REHEARSAL, Workload
 from migrl.report.gpu_parts import Card
 from migrl.running.gpu_peaks import find_gpu, load_gpus
 from migrl.running.stage import MANIFEST
@@ -151,7 +151,7 @@ def pick_rates(found: Measurements, path: Path, workload: Workload, machine: Mac
     if manifest is None:
         raise UserError(f"{path.parent / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
     shapes = manifest.settings.get("source", {}).get("shapes")
-    if shapes is None or read_shape(find_file(Path(shapes))) != workload.shape:
+    if shapes is None or read_shape(find_from_root(Path(shapes))) != workload.shape:
         return {}, f"{path}: measured on a model of another shape, so not used"
     here = workload.recipe.model_dump(mode="json")
     differing = {stage: list_differences(stage, manifest.settings, here) for stage in DECIDING}

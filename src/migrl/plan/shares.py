@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.files import find_from_root
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
 from migrl.plan.shapes import read_shape
-from migrl.plan.workload import Workload, find_file
+from migrl.plan.workload import Workload
 from migrl.report.gpu_parts import Bound, Card, Part
 from migrl.running.gpu_peaks import GPUS_FILE, Gpu
 
@@ -28,7 +29,7 @@ def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine)
         model, conditions = workload.recipe.model, part.conditions
         if (conditions.dtype, conditions.attention) != (model.dtype, model.attention):
             others.add(f"{conditions.dtype} with {conditions.attention}")
-        elif read_shape(find_file(Path(conditions.shapes))) != workload.shape:
+        elif read_shape(find_from_root(Path(conditions.shapes))) != workload.shape:
             others.add(conditions.shapes)
         else:
             for bound, share in list_shares(part, machine.kind[1]):

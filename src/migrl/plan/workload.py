@@ -7,25 +7,23 @@ from pathlib import Path
 
 from migrl.data.download.catalog import Source
 from migrl.errors import UserError
-from migrl.files import ROOT
+from migrl.files import find_from_root
 from migrl.plan.assumptions import PLAN_FILE, Assumptions, MemoryExtras
 from migrl.plan.lengths import Pixels, Prompts, assume_split, count_split, make_counter, read_rehearsal
 from migrl.plan.shapes import ModelShape, read_shape
 from migrl.recipe import (
+    TRAINING_SPLITS,
     FolderSource,
     HubSource,
     LocalTeacher,
-    MgroundingTraining,
+    PoolTraining,
     PreparedTraining,
     Recipe,
     RehearsalSource,
-    UnivgTraining,
     WorldSource,
 )
 from migrl.synthesis.teachers.prompts import TEXTS
 
-PoolTraining = MgroundingTraining | UnivgTraining
-TRAINING_SPLITS = ("cot", "rl")
 REHEARSAL = "rehearsal"
 
 
@@ -51,13 +49,17 @@ class Workload:
         """
         source = self.recipe.source
         if isinstance(source, RehearsalSource):
-            return read_shape(find_file(source.shapes))
+            return read_shape(find_from_root(source.shapes))
         return self.find_shape(self.recipe.model.path, "model")
 
     def find_shape(self, path: str, folder: str) -> ModelShape:
         """Shape of a model by its folder or Hub id; `folder` is where fetch puts it, below its own."""
         known = self.assumptions.shapes.get(path)
-        places = [self.home / "fetch" / folder, find_file(Path(path)), *([PLAN_FILE.parent / known] if known else [])]
+        places = [
+            self.home / "fetch" / folder,
+            find_from_root(Path(path)),
+            *([PLAN_FILE.parent / known] if known else []),
+        ]
         for place in places:
             config = place if place.suffix == ".json" else place / "config.json"
             if config.is_file():
@@ -83,7 +85,7 @@ class Workload:
     @cached_property
     def count_tokens(self) -> Callable[[str], float]:
         """Counts a text's tokens, with the model's tokenizer if it is there."""
-        places = [self.home / "fetch" / "model", find_file(Path(self.recipe.model.path))]
+        places = [self.home / "fetch" / "model", find_from_root(Path(self.recipe.model.path))]
         folder = next((place for place in places if (place / "tokenizer.json").is_file()), places[0])
         return make_counter(folder, self.assumptions.lengths)
 
@@ -193,8 +195,3 @@ class Workload:
             return None
         most = source.training.cot_per_task if split == "cot" else source.training.rl_per_task
         return sum(most.values()) if isinstance(most, dict) else most * len(source.training.all_tasks)
-
-
-def find_file(path: Path) -> Path:
-    """A path of the recipe, seen from here or from the source tree."""
-    return path if path.exists() else ROOT / path

@@ -11,10 +11,12 @@ from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, is_trained, load_recip
 from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
     SINGLE_IMAGE,
+    TRAINING_SPLITS,
     FolderSource,
     HubSource,
     MgroundingTask,
     MgroundingTraining,
+    PoolTraining,
     PreparedTraining,
     RehearsalSource,
     UnivgTraining,
@@ -50,6 +52,7 @@ from migrl.recipe.watching import AlarmSettings, Tracker, WatchSettings
 __all__ = [
     "SEEDED_SECTIONS",
     "SINGLE_IMAGE",
+    "TRAINING_SPLITS",
     "AlarmSettings",
     "Arm",
     "EvaluateSettings",
@@ -64,6 +67,7 @@ __all__ = [
     "ModelSettings",
     "Parallel",
     "PassRatesSettings",
+    "PoolTraining",
     "PreparedTraining",
     "PromptedTeacher",
     "Recipe",

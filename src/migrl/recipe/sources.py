@@ -18,6 +18,8 @@ MgroundingTask = Literal[
 ]
 SINGLE_IMAGE = "Single_Image"
 """The task of UniVG-R1's questions over one picture of COCO."""
+TRAINING_SPLITS = ("cot", "rl")
+"""The splits that are trained on, the cold start's and RL's; every other one is a benchmark."""
 WorldSet = Literal["mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu"]
 Side = Annotated[int, Field(strict=True, ge=28, le=65535)]  # px: a cell of the vision tower, the most of a JPEG
 
@@ -96,6 +98,9 @@ class UnivgTraining(_PoolTraining):
     @property
     def all_tasks(self) -> tuple[str, ...]:
         return (*self.tasks, *([SINGLE_IMAGE] if self.single_image else []))
+
+
+PoolTraining = MgroundingTraining | UnivgTraining
 
 
 class HubSource(Section):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from migrl.data.world_source import TRAINING_SPLITS
 from migrl.engines.generate import generate_batch, make_batches
 from migrl.errors import UserError
 from migrl.evidence.evaluations import (
@@ -25,7 +24,7 @@ from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_evaluation
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
-from migrl.recipe import Arm, Recipe, is_trained
+from migrl.recipe import TRAINING_SPLITS, Arm, Recipe, is_trained
 from migrl.running.launch import launch_generation
 from migrl.running.metering import GenerationMeter, read_performance, release_memory
 from migrl.running.shards import Rows, Worker, merge_progress, work_through

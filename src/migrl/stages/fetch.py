@@ -18,14 +18,23 @@ from migrl.data.hub_source import build_hub
 from migrl.data.layout import refuse_control_tokens
 from migrl.data.picture_check import PictureCheck
 from migrl.data.prepared_folder import copy_prepared
-from migrl.data.world_source import TRAINING_SPLITS, build_world
+from migrl.data.world_source import build_world
 from migrl.errors import UserError
-from migrl.files import ROOT, hash_file, write_jsonl
+from migrl.files import hash_file, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample, read_samples
 from migrl.models.chat_template import check_template
-from migrl.models.folder import CONFIG, INDEX, SMALL_FILES, WEIGHTS, find_model_files, list_files, read_shards
+from migrl.models.folder import (
+    CONFIG,
+    INDEX,
+    SMALL_FILES,
+    WEIGHTS,
+    find_local_model,
+    find_model_files,
+    list_files,
+    read_shards,
+)
 from migrl.plain_files import copy_plain
-from migrl.recipe import HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
+from migrl.recipe import TRAINING_SPLITS, HubSource, LocalTeacher, ModelSettings, RehearsalSource, WorldSource
 from migrl.running.stage import DOWNLOAD, StageContext, check_disk
 
 
@@ -190,9 +199,3 @@ def find_tokenizer(path: str) -> Path:
     if local is None or CONFIG not in list_files(local):
         raise UserError(f"model.path={path}: no model folder; a rehearsal takes its tokenizer from reproduce/tiny_base")
     return local
-
-
-def find_local_model(path: str) -> Path | None:
-    """The model folder, seen from here or from the source tree; None means a Hub id."""
-    folders = [folder for folder in (Path(path), ROOT / path) if folder.is_dir()]
-    return next((folder for folder in folders if (folder / CONFIG).is_file()), folders[0] if folders else None)
