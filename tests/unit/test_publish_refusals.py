@@ -1,5 +1,6 @@
 """What is never published: code, secrets, paths of a machine, and runs that their evidence does not speak of."""
 
+import gzip
 import json
 import pickle
 import shutil
@@ -12,7 +13,7 @@ from run_files import TINY_SETS, change_manifest, make_evidence, make_run, prepa
 from migrl.errors import UserError
 from migrl.files import hash_json
 from migrl.publish import prepare_repositories
-from migrl.publish.inspection import _PIECE_BYTES, inspect_folder
+from migrl.publish.inspection import inspect_folder
 
 TOKEN = "hf_" + "aB3" * 12
 
@@ -40,6 +41,7 @@ def test_remote_code_in_a_trained_model_is_refused(tmp_path: Path) -> None:
         ("log.jsonl", b'{"headers": "Authorization: Bearer abcdefghijklmnopqrst"}', "an authorization header"),
         ("log.jsonl", b'{"path": "/home/jane/runs"}', "line 1 holds a path of a machine"),
         ("log.jsonl.gz", b"\x1f\x8b\x08 torn", "not a whole gzip file"),
+        ("packed.jsonl.gz", gzip.compress(TOKEN.encode(), mtime=0), "line 1 holds a Hugging Face token"),
     ],
 )
 def test_a_file_that_must_not_leave_is_named_with_the_reason(
@@ -63,13 +65,6 @@ def test_paths_of_this_machine_are_found_and_paths_of_data_are_not(tmp_path: Pat
         page.write_text(text)
         with pytest.raises(UserError, match=r"page\.md: line 1 holds a path of a machine"):
             inspect_folder(tmp_path / "out", [private])
-
-
-def test_a_secret_is_found_across_the_pieces_of_an_endless_line(tmp_path: Path) -> None:
-    for before in (_PIECE_BYTES - 20, 2 * _PIECE_BYTES - len(TOKEN) - 1, 3 * _PIECE_BYTES):
-        (tmp_path / "log.txt").write_text("first\n" + " " * before + TOKEN)
-        with pytest.raises(UserError, match=r"log\.txt: line 2 holds a Hugging Face token"):
-            inspect_folder(tmp_path, [])
 
 
 @pytest.mark.parametrize("name", ["a\nb.json", "a\x1b[31m.json", ".hidden.json", f"{TOKEN}.json", "-rf.json"])
@@ -161,6 +156,7 @@ def test_a_run_of_code_that_nobody_has_needs_a_word_and_gets_a_warning(
     prepare(home, tmp_path / "out", allow_dirty=True)
     text = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "WITH UNCOMMITTED CHANGES" in text or "revision unknown" in text
+    assert ("with uncommitted changes" in text) == bool(state["dirty"])  # in report.md, which is part of the card
 
 
 @pytest.mark.parametrize("path", ["/data/qwen", "../qwen", "someone/base"])

@@ -16,7 +16,6 @@ from migrl.files import hash_json, write_json
 from migrl.pipeline import find_place, plan_stages, prepare_stage, run_pipeline
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
-from migrl.publish.facts import describe_seeds
 from migrl.recipe import Recipe, dump_whole, load_recipe
 from migrl.running.stage import StageContext
 from migrl.running.watch.signals import Stopped
@@ -243,11 +242,3 @@ def test_a_plan_takes_the_measured_time_of_the_main_chain_for_a_further_seed(tmp
         assert further == main and main.basis == "measured"
     assert stages["evaluate"].duration is not None and stages["evaluate, seed 1"].duration is None
     assert "evaluate, seed 1" in made.totals.without_hours, "it has fewer arms, and is not guessed"
-
-
-def test_a_card_says_how_many_seeds_its_numbers_are_of() -> None:
-    settings = {"grpo": {"seed": 0}}
-    assert "one seed" in describe_seeds(settings)  # evidence of a time without the key
-    assert "3 training runs, with seeds 0, 4, 5; the weights are of seed 0" in describe_seeds(
-        settings | {"seeds": [4, 5]}
-    )

@@ -27,7 +27,6 @@ class FinishedRun:
     results: Path
     evidence: dict[str, Any]
     scores: dict[str, Any]
-    claims: list[dict[str, Any]]
     stages: dict[str, dict[str, Any]]
 
     @property
@@ -44,6 +43,12 @@ class FinishedRun:
     def is_rendered(self) -> bool:
         """Whether every picture was drawn by this project, so that nobody else holds rights in it."""
         return bool(self.settings["source"]["kind"] == "world")
+
+    @property
+    def teacher(self) -> str | None:
+        """The model that wrote the reasoning; None where no model of this run did."""
+        model = self.settings["synthesize"]["teacher"].get("model")
+        return str(model) if model else None
 
     def list_outputs(self, stage: str, folder: str) -> list[str]:
         """Names of a stage's output files directly in `folder`, by its manifest."""
@@ -81,8 +86,7 @@ def read_finished_run(recipe: Recipe, runs: Path, results: Path, *, allow_dirty:
         raise UserError(
             f"{home}: a stage's manifest is of no form we write ({error!r}); run that stage again"
         ) from error
-    scores, claims = read_json(folder / "scores.json"), read_json(folder / "claims.json")
-    return FinishedRun(recipe, home, folder, evidence, scores, claims, stages)
+    return FinishedRun(recipe, home, folder, evidence, read_json(folder / "scores.json"), stages)
 
 
 def check_revision(folder: Path, evidence: dict[str, Any], *, allow_dirty: bool) -> None:

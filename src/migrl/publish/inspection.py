@@ -9,9 +9,9 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -32,7 +32,6 @@ SECRETS = {
 _HOMES = rb"/(?:home|Users)/[\w.-]+"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHOWN_FAULTS = 5
-_PIECE_BYTES, _OVERLAP_BYTES = 1 << 20, 4096
 
 
 def inspect_folder(folder: Path, private_paths: Iterable[Path]) -> None:
@@ -52,9 +51,8 @@ def inspect_folder(folder: Path, private_paths: Iterable[Path]) -> None:
             faults.append(f"{path.parent}: a file whose name is not of letters, digits and . _ -, or holds a token")
         elif path.is_symlink():
             faults.append(f"{path}: a link; only plain files are published")
-        elif path.is_file():
-            fault = inspect_file(path, patterns)
-            faults += [f"{path}: {fault}"] if fault else []
+        elif path.is_file() and (fault := inspect_file(path, patterns)):
+            faults.append(f"{path}: {fault}")
     if faults:
         more = len(faults) - _SHOWN_FAULTS
         shown = "; ".join(faults[:_SHOWN_FAULTS]) + (f"; and {more} more" if more > 0 else "")
@@ -79,22 +77,17 @@ def inspect_file(path: Path, patterns: dict[str, re.Pattern[bytes]]) -> str:
         return f"a file of this kind is not published; allowed are {', '.join(SUFFIXES)}"
     try:
         if path.suffix == ".safetensors":
-            return find_text([(1, read_header(path))], patterns, unit="header")
+            return find_text([read_header(path)], patterns, "header")
         if path.suffix == ".json" and (key := find_code(json.loads(path.read_bytes()))):
             return f"key {key!r} makes whoever loads it run code; trust_remote_code is never asked for"
-        with open_text(path) as file:
-            return find_text(read_pieces(file), patterns)
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            return find_text(file, patterns, "line")
     except (SafetensorError, struct.error) as error:
         return f"not a sound safetensors file ({error}); pickles are never published"
     except (ValueError, RecursionError) as error:
         return f"not JSON ({type(error).__name__})"
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         return f"not a whole gzip file ({error})"
-
-
-def open_text(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked."""
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def read_header(path: Path) -> bytes:
@@ -119,18 +112,9 @@ def find_code(data: Any) -> str:
     return ""
 
 
-def read_pieces(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers; a long line comes in overlapping pieces, so that memory is bounded."""
-    number, before = 1, b""
-    while piece := file.readline(_PIECE_BYTES):
-        yield number, before + piece
-        ended = piece.endswith(b"\n")
-        number, before = number + ended, b"" if ended else piece[-_OVERLAP_BYTES:]
-
-
-def find_text(lines: Iterable[tuple[int, bytes]], patterns: dict[str, re.Pattern[bytes]], *, unit: str = "line") -> str:
-    """The first secret or path in numbered lines, as "line 3 holds ..."; the text itself is not repeated."""
-    for number, line in lines:
+def find_text(lines: Iterable[bytes], patterns: dict[str, re.Pattern[bytes]], unit: str) -> str:
+    """The first secret or path in lines, as "line 3 holds ..."; the text itself is not repeated."""
+    for number, line in enumerate(lines, 1):
         for name, pattern in patterns.items():
             if pattern.search(line):
                 return f"{unit} {number} holds {name}"

@@ -12,8 +12,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from migrl.errors import UserError
+from migrl.evidence.seal import list_files
 from migrl.files import hash_file, name_aside, put_folder, read_json, remove_folder, sync_tree, write_json
-from migrl.publish.cards import copy_base_licence, write_data_card, write_licences, write_model_card
+from migrl.publish.cards import copy_base_licence, write_data_card, write_model_card
 from migrl.publish.finished import FinishedRun, read_finished_run
 from migrl.publish.inspection import holds_secret, inspect_folder
 from migrl.recipe import Recipe
@@ -71,7 +72,6 @@ def prepare_repositories(
             write_model_card(run, partial, ids["model"], ids["dataset"], merged=merged)
         else:
             lay_out_data(run, partial)
-            write_licences(run, partial)
             write_data_card(run, partial, ids["model"], ids["dataset"])
         files = write_listing(run, partial, repo_id)
         inspect_folder(partial, [Path.home(), Path.cwd(), runs, results, out])
@@ -97,9 +97,7 @@ def check_id(repo_id: str) -> str:
 def claim_folder(folder: Path) -> Path:
     """An empty folder beside `folder`, which must be one of ours if it is there, for it will be replaced."""
     partial = name_aside(folder, "new")
-    linked = [path for path in (folder, partial) if path.is_symlink()]
-    foreign = linked[0] if linked else find_foreign(folder) if folder.exists() else None
-    if foreign is not None:
+    if foreign := find_foreign(folder):
         raise UserError(f"{foreign}: exists and was not made by this command; move it away or use --out DIR")
     try:
         remove_folder(partial)
@@ -110,14 +108,16 @@ def claim_folder(folder: Path) -> Path:
 
 
 def find_foreign(folder: Path) -> Path | None:
-    """The first thing in a folder that its LISTING does not name."""
-    listing = folder / LISTING
+    """The first thing at a folder's place that its LISTING does not name; None also where there is nothing."""
+    if not os.path.lexists(folder):
+        return None
     try:
-        named = {LISTING, *json.loads(listing.read_text(encoding="utf-8"))["files"]}
+        named = {LISTING, *json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return folder
-    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    return next((path for path in files if path.relative_to(folder).as_posix() not in named), None)
+    if folder.is_symlink():
+        return folder
+    return next((path for name, path in list_files(folder).items() if name not in named), None)
 
 
 def lay_out_model(run: FinishedRun, out: Path, *, merged: bool) -> None:
@@ -138,8 +138,12 @@ def lay_out_model(run: FinishedRun, out: Path, *, merged: bool) -> None:
         for name in run.list_outputs(stage, "adapter"):
             if name.endswith(".safetensors"):
                 place_output(run, stage, name, out / folder / Path(name).name)
-        place_output(run, stage, "adapter/adapter_config.json", out / folder / "adapter_config.json")
-        rewrite_adapter_config(out / folder / "adapter_config.json", run.settings["model"], on_base=stage == "sft")
+        config = out / folder / "adapter_config.json"
+        place_output(run, stage, "adapter/adapter_config.json", config)
+        # No path of this machine: the base, which what lies on the merged cold start has no name for.
+        model = run.settings["model"] if stage == "sft" else {"path": None, "revision": None}
+        base = {"base_model_name_or_path": model["path"], "revision": model["revision"]}
+        write_json(config, read_json(config) | base)
     if merged:
         from migrl.stages.merge import merge_adapter  # loads torch and the model
 
@@ -151,14 +155,6 @@ def lay_out_model(run: FinishedRun, out: Path, *, merged: bool) -> None:
 def is_model_file(name: str) -> bool:
     """Whether a file of a model folder is the model's own; the rest is tokenizer, processor and chat template."""
     return name.endswith(".safetensors") or Path(name).name in MODEL_FILES
-
-
-def rewrite_adapter_config(path: Path, model: dict[str, Any], *, on_base: bool) -> None:
-    """Name the base in place of a path of this machine. What lies on the merged cold start has no base to name."""
-    config = read_json(path)
-    config["base_model_name_or_path"] = model["path"] if on_base else None
-    config["revision"] = model["revision"] if on_base else None
-    write_json(path, config)
 
 
 def lay_out_data(run: FinishedRun, out: Path) -> None:
@@ -195,9 +191,7 @@ def place_output(run: FinishedRun, stage: str, name: str, target: Path) -> None:
 
 def write_listing(run: FinishedRun, folder: Path, repo_id: str) -> dict[str, dict[str, Any]]:
     """Write LISTING over all that is in `folder`; the files by name, itself included."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[path.relative_to(folder).as_posix()] = describe_file(path)
+    files = {name: describe_file(path) for name, path in list_files(folder).items()}
     head = {key: run.evidence[key] for key in ("recipe", "git_revision", "dirty")}
     write_json(folder / LISTING, {"repository": repo_id, **head, "files": files})
     return {LISTING: describe_file(folder / LISTING), **files}

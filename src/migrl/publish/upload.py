@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 from huggingface_hub import HfApi, constants, errors, get_token
-from pydantic import SecretStr
+from pydantic import AnyUrl, SecretStr, ValidationError
 
 from migrl.errors import UserError
 from migrl.publish.prepare import LISTING, Repository
@@ -22,7 +21,7 @@ from migrl.publish.prepare import LISTING, Repository
 HUB = constants._HF_DEFAULT_ENDPOINT
 """The Hub itself. The library's own default follows HF_ENDPOINT, to where the stored login does not belong."""
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _HIDDEN = "[token]"
 
 
@@ -70,15 +69,14 @@ def check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
     try:
-        url = urlsplit(endpoint)
-        sound = bool(url.hostname) and (url.port is None or url.port > 0) and not re.search(r"[\s?#]", endpoint)
-    except ValueError:
-        sound = False
-    if not sound:
+        url = AnyUrl(endpoint)
+    except ValidationError:
+        url = None
+    if url is None or not url.host or re.search(r"[\s?#]", endpoint):
         raise UserError("--endpoint: is no address of a Hub; write https://HOST")
     if url.username is not None or url.password is not None:
         raise UserError("--endpoint: holds a user name or password; leave them out and use --token-file")
-    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOCAL_HOSTS):
+    if url.scheme != "https" and not (url.scheme == "http" and url.host in LOCAL_HOSTS):
         raise UserError("--endpoint: must start with https://, for the token travels with each request")
 
 
@@ -92,19 +90,19 @@ def upload_repositories(
     Raises:
         UserError: the Hub refuses, a repository holds other work, or is public although it should be private.
     """
-    steps = [(act, repository) for act in (claim_repository, send_repository) for repository in repositories]
-    for act, repository in steps:
-        fault = ""
-        try:
-            with choose_transfer(settings.lfs):
-                commit = act(repository, settings)
-        except (errors.HFValidationError, httpx.HTTPError, KeyError, OSError, RuntimeError, ValueError) as error:
-            fault = explain(error, settings)
-        if fault:
-            # Raised out here: inside, the library's error with its request and headers would hang on this one.
-            raise UserError(f"{repository.kind} repository {repository.id}: {fault}")
-        if commit:
-            tell(f"{repository.kind} repository {repository.id}: holds all its {len(repository.files)} files, {commit}")
+    for act in (claim_repository, send_repository):
+        for repository in repositories:
+            name, fault, commit = f"{repository.kind} repository {repository.id}", "", ""
+            try:
+                with choose_transfer(settings.lfs):
+                    commit = act(repository, settings)
+            except (errors.HFValidationError, httpx.HTTPError, KeyError, OSError, RuntimeError, ValueError) as error:
+                fault = explain(error, settings)
+            if fault:
+                # Raised out here: inside, the library's error with its request and headers would hang on this one.
+                raise UserError(f"{name}: {fault}")
+            if commit:
+                tell(f"{name}: holds all its {len(repository.files)} files, commit {commit}")
 
 
 def open_hub(settings: UploadSettings) -> HfApi:
@@ -112,8 +110,8 @@ def open_hub(settings: UploadSettings) -> HfApi:
     return HfApi(endpoint=settings.endpoint or HUB, token=settings.token.get_secret_value())
 
 
-def claim_repository(repository: Repository, settings: UploadSettings) -> None:
-    """Create a repository, or make sure that an earlier publication may be replaced there.
+def claim_repository(repository: Repository, settings: UploadSettings) -> str:
+    """Create a repository, or make sure that an earlier publication may be replaced there; no commit is made.
 
     Raises:
         UserError: it holds other work, or is public although it should be private.
@@ -127,6 +125,7 @@ def claim_repository(repository: Repository, settings: UploadSettings) -> None:
     foreign = sorted(there - {".gitattributes"})
     if foreign and LISTING not in there:
         raise UserError(f"{repository.id}: holds other work ({foreign[0]}), it would be replaced; choose another name")
+    return ""
 
 
 def send_repository(repository: Repository, settings: UploadSettings) -> str:
@@ -138,7 +137,7 @@ def send_repository(repository: Repository, settings: UploadSettings) -> str:
         delete_patterns="*",
         commit_message="migrl publish",
     )
-    return f"commit {commit.oid}"
+    return str(commit.oid)
 
 
 @contextmanager
