@@ -7,11 +7,10 @@ downloads folder. What is trained on: data/training_pool.py.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark
 from migrl.data.download import SOURCES_FILE, Obtained, Source, find_changes, load_sources, obtain, refuse_missing
-from migrl.data.download.catalog import TrainingData
 from migrl.data.layout import CONTROL_TOKENS, describe_files, link_pictures, move_images
 from migrl.data.picture_check import PictureCheck
 from migrl.data.pool import identify_picture
@@ -88,16 +87,19 @@ def find_sources(source: HubSource) -> dict[str, Source]:
     for name in source.benchmarks:
         if name not in known:
             raise UserError(f"source.benchmarks: {name!r} is not in {path}; it has {', '.join(known)}")
-        if known[name].benchmark in get_args(TrainingData):
-            raise UserError(f"source.benchmarks: {name!r} is for training; name it in source.training")
         if known[name].benchmark == "mc_bench":
             raise UserError("source.benchmarks: 'mc_bench' asks for any number of boxes; score it with `migrl score`")
+        if known[name].benchmark not in BENCHMARKS:
+            raise UserError(
+                f"source.benchmarks: {name!r} is no benchmark that migrl can read; it reads {', '.join(BENCHMARKS)}, "
+                f"and what says in {path} that it is read as one of these, by its key `benchmark`"
+            )
     return {name: known[name] for name in source.benchmarks}
 
 
 def find_benchmark(name: str, entry: Source) -> Benchmark:
     """The benchmark that reads a source; sources that differ in their file only share one."""
-    return BENCHMARKS[name if name in BENCHMARKS else entry.benchmark]
+    return BENCHMARKS[entry.benchmark]
 
 
 def inspect(name: str, entry: Source, annotations: Annotations, images: Path) -> Inspection:

@@ -21,15 +21,15 @@ Checked     against the record printed in the authors' README; no real file was 
 
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from migrl.benchmarks.fields import open_record
 from migrl.data.json_stream import Tally, convert_records
-from migrl.data.layout import CONTROL_TOKENS
-from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
+from migrl.data.layout import CONTROL_TOKENS, move_images
+from migrl.data.pool import Choice, Chosen, Drops, Pool, PoolSizes, shows_any
 from migrl.data.target_image import NOT_NAMED, REF_START, find_quoted_image, place_by_answer, place_by_question
 from migrl.data.turns import PLACEHOLDER, SHAREGPT, read_turns
 from migrl.grounding.boxes import Box
@@ -38,6 +38,8 @@ from migrl.grounding.samples import BoxTarget, Sample
 from migrl.recipe import MgroundingTask
 
 ARCHIVE_ROOT = "MGrounding-630k"
+POOL_FOLDER = "mgrounding"
+"""Where the pictures lie in the data folder."""
 TASKS: tuple[str, ...] = get_args(MgroundingTask)
 FIXED_IMAGE = {"Region_Locating": 1, "Referring_Grounding": 2}
 ASKED_IMAGE = ("Common_Object", "Difference", "Object_Tracking")
@@ -150,7 +152,7 @@ def check_permille(numbers: list[float]) -> tuple[Box | None, str]:
 
 def choose_samples(
     path: Path, sizes: PoolSizes, forbidden: Container[str | None] = ()
-) -> tuple[dict[Split, list[Sample]], dict[str, Any]]:
+) -> tuple[Chosen, dict[str, Any]]:
     """The samples of both splits, in the file's order, and what was counted on the way.
 
     A set of images belongs to one split, by its hash. Samples over a picture that is `forbidden` by
@@ -178,3 +180,14 @@ def choose_samples(
         **choice.describe(),
     }
     return {"cot": choice.list_samples("cot"), "rl": choice.list_samples("rl")}, facts
+
+
+def choose_from_records(
+    records: Mapping[str, Path], sizes: PoolSizes, forbidden: Container[str | None]
+) -> tuple[Chosen, dict[str, Any]]:
+    """`choose_samples` with images below the data folder."""
+    chosen, facts = choose_samples(records["mgrounding"], sizes, forbidden)
+    return {split: list(move_images(samples, POOL_FOLDER)) for split, samples in chosen.items()}, facts
+
+
+MGROUNDING = Pool(entries={"mgrounding": None}, pictures={"mgrounding": POOL_FOLDER}, choose=choose_from_records)

@@ -4,8 +4,9 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from migrl.grounding.samples import Sample
@@ -38,6 +39,26 @@ class PoolSizes:
         """The one split that a set of images of this task may belong to: by its hash, in proportion to the sizes."""
         cot, rl = self.find_limit("cot", task), self.find_limit("rl", task)
         return "cot" if hash_text(self.seed, cluster) < cot / (cot + rl) else "rl"
+
+
+Chosen = dict[Split, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A published pool of training samples: the entries of the catalogue that it needs, and how samples are chosen.
+
+    Attributes:
+        entries: names in the catalogue, each with the task that needs it, or None: always needed. An archive of
+            theirs that unpacks into a task's folder is fetched for that task only, once the samples are chosen.
+        pictures: of those entries, where the pictures are laid out in the data folder.
+        choose: reads (annotation files by entry, sizes, pictures that a benchmark shows); returns the samples of both
+            splits, images below the data folder, and what was counted on the way.
+    """
+
+    entries: Mapping[str, str | None]
+    pictures: Mapping[str, str]
+    choose: Callable[[Mapping[str, Path], PoolSizes, Container[str | None]], tuple[Chosen, dict[str, Any]]]
 
 
 class Drops:

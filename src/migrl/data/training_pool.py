@@ -11,18 +11,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from migrl.data.download import SOURCES_FILE, Obtained, Source, load_sources, obtain
-from migrl.data.layout import describe_files, link_pictures, move_images, refuse_control_tokens
-from migrl.data.mgrounding import choose_samples
+from migrl.data.layout import describe_files, link_pictures, refuse_control_tokens
+from migrl.data.mgrounding import MGROUNDING
 from migrl.data.picture_check import PictureCheck
-from migrl.data.pool import Drops, PoolSizes, Split, count_tasks
+from migrl.data.pool import Drops, Pool, PoolSizes, Split, count_tasks
 from migrl.data.prepared_folder import MAX_FILE_BYTES
-from migrl.data.univg import COCO_FOLDER, POOL_FOLDER
-from migrl.data.univg_samples import choose_stages
+from migrl.data.univg_samples import UNIVG
 from migrl.errors import UserError
 from migrl.files import write_jsonl
 from migrl.grounding.samples import Sample, read_samples
 from migrl.plain_files import list_plain_files, refuse_large
-from migrl.recipe import SINGLE_IMAGE, TRAINING_SPLITS, HubSource, PoolTraining, UnivgTraining
+from migrl.recipe import SINGLE_IMAGE, TRAINING_SPLITS, HubSource, PoolTraining
+
+POOLS: dict[str, Pool] = {"mgrounding": MGROUNDING, "univg": UNIVG}
+"""Of each kind of `source.training` with a published pool, how it is read."""
 
 
 def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict[str, int]:
@@ -52,24 +54,24 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
 
 
 def find_pool(source: HubSource, training: PoolTraining) -> dict[str, Source]:
-    """The catalogue's entries of the training data, by what they are; of MGrounding-630k the wanted tasks' archives.
+    """The catalogue's entries of the training data by name, with the wanted tasks' archives.
 
     Raises:
         UserError: the catalogue has no such entry, or a benchmark has the name of a folder of pictures.
     """
     path = source.catalog or SOURCES_FILE
-    known = {entry.benchmark: entry for entry in load_sources(path).values()}
-    stages = ("univg", *(("coco",) if training.single_image else ())) if isinstance(training, UnivgTraining) else ()
-    for kind in ("mgrounding", *stages):
-        if kind not in known:
-            raise UserError(f"{path}: no source has benchmark: {kind}; add it, or train from a prepared folder")
-    if taken := {POOL_FOLDER, COCO_FOLDER} & set(source.benchmarks):
+    known, pool = load_sources(path), POOLS[training.kind]
+    needed = [name for name, task in pool.entries.items() if task is None or task in training.all_tasks]
+    for name in needed:
+        if name not in known:
+            raise UserError(f"{path}: has no source {name}; add it, or train from a prepared folder")
+    if taken := set(pool.pictures.values()) & set(source.benchmarks):
         raise UserError(f"source.benchmarks: {min(taken)!r} is the folder of training pictures; rename it in {path}")
-    return {"mgrounding": keep_archives(known["mgrounding"], training.tasks), **{kind: known[kind] for kind in stages}}
+    return {name: keep_archives(known[name], training.tasks) for name in needed}
 
 
 def keep_archives(entry: Source, tasks: Container[str]) -> Source:
-    """MGrounding-630k with the archives of some tasks only; the records stay."""
+    """A source without the archives of other tasks than these; the records stay."""
     kept = [file for file in entry.files if not file.unpack or Path(file.into).name in tasks]
     return entry.model_copy(update={"files": tuple(kept)})
 
@@ -96,22 +98,19 @@ def build_pool(
     sizes = PoolSizes(
         training.cot_per_task, training.rl_per_task, source.seed, training.all_tasks, training.broken_share
     )
-    obtained = {kind: get(entry) for kind, entry in pool.items() if kind != "mgrounding"}
-    records = get(keep_archives(pool["mgrounding"], ())).annotations
-    if isinstance(training, UnivgTraining):
-        chosen, facts = choose_stages(obtained["univg"].annotations.parent, records, sizes, forbidden)
-    else:
-        chosen, facts = choose_samples(records, sizes, forbidden)
-        chosen = {split: list(move_images(samples, POOL_FOLDER)) for split, samples in chosen.items()}
+    folders = {folder: name for name, folder in POOLS[training.kind].pictures.items() if name in pool}
+    obtained = {name: get(keep_archives(entry, ())) for name, entry in pool.items()}
+    records = {name: files.annotations for name, files in obtained.items()}
+    chosen, facts = POOLS[training.kind].choose(records, sizes, forbidden)
     refuse_empty(chosen, facts)
     if short := find_short(sizes, facts["chosen"]):
         print(f"warning: source.training: fewer samples than asked for: {', '.join(short)}", file=sys.stderr)
     shown = {image for samples in chosen.values() for sample in samples for image in sample.images}
-    tasks = {PurePosixPath(image).parts[1] for image in shown if image.startswith(f"{POOL_FOLDER}/")}
-    obtained["mgrounding"] = get(keep_archives(pool["mgrounding"], tasks))
-    for kind, folder in (("mgrounding", POOL_FOLDER), ("coco", COCO_FOLDER)):
-        if kind in obtained:
-            link_pictures(folder, obtained[kind].images, pictures.folder)
+    for folder, name in folders.items():
+        # The archives of the tasks whose pictures are shown: a path begins with the folder and the task.
+        tasks = {path.parts[1] for path in map(PurePosixPath, shown) if path.parts[0] == folder}
+        obtained[name] = get(keep_archives(pool[name], tasks))
+        link_pictures(folder, obtained[name].images, pictures.folder)
     pictures.decode(shown, "the training pool")
     unusable = pictures.faults
     chosen, dropped = drop_unusable(chosen, unusable, len(shown), training.broken_share, source.downloads)

@@ -34,15 +34,15 @@ from typing import Any
 from migrl.benchmarks.fields import Record, open_record
 from migrl.data.json_stream import Tally, convert_records
 from migrl.data.layout import CONTROL_TOKENS
-from migrl.data.mgrounding import ARCHIVE_ROOT, TASKS, check_permille, find_flaw
+from migrl.data.mgrounding import ARCHIVE_ROOT, POOL_FOLDER, TASKS, check_permille, find_flaw
 from migrl.data.pool import Split
 from migrl.data.turns import PLACEHOLDER, SHAREGPT, TurnForm, read_turns, strip_placeholders
 from migrl.grounding.boxes import Box
 from migrl.recipe import SINGLE_IMAGE
 
 STAGES: dict[Split, str] = {"cot": "stage1_cotsft.json", "rl": "stage2_rl.json"}
-POOL_FOLDER, COCO_FOLDER = "mgrounding", "coco"
-"""Where the pictures of both data sets lie in the data folder."""
+COCO_FOLDER = "coco"
+"""Where COCO's pictures lie in the data folder."""
 
 _COCO = re.compile(r"(?:^|/)train2014/(COCO_train2014_.*)", re.DOTALL)
 _CHAT = TurnForm("messages", "role", "content", ("user", "assistant"))

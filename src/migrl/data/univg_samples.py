@@ -2,20 +2,21 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks.fields import open_record
 from migrl.data.json_stream import Tally, convert_records
-from migrl.data.mgrounding import ARCHIVE_ROOT, FIXED_IMAGE
+from migrl.data.mgrounding import ARCHIVE_ROOT, FIXED_IMAGE, POOL_FOLDER
 from migrl.data.mgrounding import find_target as find_pool_target
-from migrl.data.pool import Choice, Drops, PoolSizes, Split, shows_any
+from migrl.data.pool import Choice, Chosen, Drops, Pool, PoolSizes, Split, shows_any
 from migrl.data.target_image import NOT_NAMED, place_by_question
 from migrl.data.turns import SHAREGPT, read_turns
-from migrl.data.univg import POOL_FOLDER, STAGES, Drop, Item, read_stage
+from migrl.data.univg import COCO_FOLDER, STAGES, Drop, Item, read_stage
 from migrl.grounding.boxes import Box
 from migrl.grounding.samples import BoxTarget, Sample
+from migrl.recipe import SINGLE_IMAGE
 
 
 class PoolIndex:
@@ -79,7 +80,7 @@ def find_target(item: Item, index: PoolIndex) -> tuple[int | None, str]:
 
 def choose_stages(
     folder: Path, pool: Path, sizes: PoolSizes, forbidden: Container[str | None] = ()
-) -> tuple[dict[Split, list[Sample]], dict[str, Any]]:
+) -> tuple[Chosen, dict[str, Any]]:
     """The samples of both splits, images below the data folder, and what was counted on the way.
 
     Args:
@@ -141,3 +142,17 @@ def make_sample(item: Item, index: PoolIndex, sizes: PoolSizes) -> tuple[Sample 
         return None, how
     target, cluster = BoxTarget(image, item.box_unit), "|".join(sorted(item.images))
     return Sample(item.uid, "univg", item.task, item.images, item.question, target, cluster, item.thought), how
+
+
+def choose_from_records(
+    records: Mapping[str, Path], sizes: PoolSizes, forbidden: Container[str | None]
+) -> tuple[Chosen, dict[str, Any]]:
+    """`choose_stages` with the catalogue's files."""
+    return choose_stages(records["univg"].parent, records["mgrounding"], sizes, forbidden)
+
+
+UNIVG = Pool(
+    entries={"univg": None, "coco": SINGLE_IMAGE, "mgrounding": None},
+    pictures={"mgrounding": POOL_FOLDER, "coco": COCO_FOLDER},
+    choose=choose_from_records,
+)

@@ -51,13 +51,14 @@ def _check_per_task(value: Any) -> int | dict[str, int]:
 PerTask = Annotated[int | dict[str, int], PlainValidator(_check_per_task)]
 
 
-class _PoolTraining(Section):
-    """Samples of a pool by task: a split takes at most `..._per_task` of each, one count for all or one for each.
+class PoolTraining(Section):
+    """Samples of a published pool by task.
 
-    `broken_share` of the records, and of the pictures, may be unusable: they are left out and counted. With 0 the first
-    stops the run.
+    A split takes at most `..._per_task` of each, one count for all or one for each. `broken_share` of the records, and
+    of the pictures, may be unusable: they are left out and counted. With 0 the first stops the run.
     """
 
+    kind: str
     cot_per_task: PerTask
     rl_per_task: PerTask
     tasks: Annotated[tuple[MgroundingTask, ...], Field(min_length=1)]
@@ -79,13 +80,13 @@ class _PoolTraining(Section):
         return self
 
 
-class MgroundingTraining(_PoolTraining):
+class MgroundingTraining(PoolTraining):
     """MGrounding-630k (data/mgrounding.py): how many samples of each task a split takes; only their tasks' archives."""
 
     kind: Literal["mgrounding"]
 
 
-class UnivgTraining(_PoolTraining):
+class UnivgTraining(PoolTraining):
     """UniVG-R1's released stages (data/univg.py): stage 1 with its reasoning for the cold start, stage 2 for RL.
 
     Their pictures are MGrounding-630k's. `single_image` also takes stage 2's questions over one picture of COCO
@@ -98,9 +99,6 @@ class UnivgTraining(_PoolTraining):
     @property
     def all_tasks(self) -> tuple[str, ...]:
         return (*self.tasks, *([SINGLE_IMAGE] if self.single_image else []))
-
-
-PoolTraining = MgroundingTraining | UnivgTraining
 
 
 class HubSource(Section):

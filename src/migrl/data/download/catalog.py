@@ -13,8 +13,6 @@ from migrl.yaml_file import read_yaml
 
 SOURCES_FILE = ROOT / "reproduce" / "sources.yaml"
 DOWNLOADS = "downloads"
-_Benchmark = Literal["mig_bench", "reasoning_grounding", "blink", "mmiu", "muirbench", "mc_bench"]
-TrainingData = Literal["mgrounding", "univg", "coco"]
 
 
 def _check_relative(path: str) -> str:
@@ -86,13 +84,15 @@ class SourceFile(Strict):
 
 
 class Source(Strict):
-    """One benchmark's data. `annotations` and `images` are paths inside `folder`, which sources may share.
+    """One benchmark's data, or a part of the training data.
 
+    `annotations` and `images` are paths inside `folder`, which sources may share. `benchmark` names the benchmark that
+    reads it, by its own name unless the file says otherwise.
     Where pictures lie inside parquet files, `images` is an empty folder for the benchmark's loader to fill.
     """
 
     name: _Text
-    benchmark: _Benchmark | TrainingData
+    benchmark: _Text
     about: _Text
     folder: _Inside
     files: tuple[SourceFile, ...] = ()
@@ -133,7 +133,7 @@ def load_sources(path: Path = SOURCES_FILE) -> dict[str, Source]:
     repos = {name: validate(Repo, entry, f"{path}: repos.{name}") for name, entry in data["repos"].items()}
     sources = {}
     for name, entry in data["sources"].items():
-        source = validate(Source, {"folder": name, **entry, "name": name}, f"{path}: sources.{name}")
+        source = validate(Source, {"folder": name, "benchmark": name, **entry, "name": name}, f"{path}: sources.{name}")
         used = {file.repo for file in source.files}
         if unknown := used - repos.keys():
             raise UserError(f"{path}: sources.{name}.files: no such repo in `repos`: {', '.join(sorted(unknown))}")
