@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from migrl.errors import UserError
 from migrl.evidence.seal import make_file_hashes, seal
 from migrl.files import explain_fault, read_json, write_json, write_text
+from migrl.markdown_table import make_table
 from migrl.report.gpu_parts import Card, Part, render_cards
 from migrl.running.stage import MANIFEST
 
@@ -127,10 +128,10 @@ def render_stages(data: Mapping[str, Any] | None) -> list[str]:
         dirty = " (with uncommitted changes)" if data["dirty"] else ""
         lines += [f"Device: {data['device']}; revision {data['git_revision']}{dirty}."]
         lines += ["**Not run on a GPU: no figure here speaks for one.**"] if data["not_run"] else []
-    lines += ["", f"| stage | {' | '.join(COLUMNS.values())} |", f"|---|---|{'---:|' * (len(COLUMNS) - 1)}"]
+    step, *numbers = COLUMNS.values()
     names = MEASURED if data is None else data["stages"]
-    lines += [f"| {name} | {' | '.join(list_cells(name, data))} |" for name in names]
-    lines += ["", *(f"- `{name}`: {text}." for name, text in DEFINITIONS.items())]
+    table = make_table(f"stage | {step} | {': | '.join(numbers)}:", ((name, *list_cells(name, data)) for name in names))
+    lines += ["", *table, "", *(f"- `{name}`: {text}." for name, text in DEFINITIONS.items())]
     return [
         *lines,
         "",

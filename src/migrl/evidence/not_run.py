@@ -11,13 +11,12 @@ from typing import Any
 from migrl.claims.claims import load_claims, load_levels, select_claims
 from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
-from migrl.evidence.readme_tables import describe_power, describe_scope
+from migrl.evidence.readme_tables import NOT_RUN, describe_power, describe_scope
 from migrl.evidence.seal import STATING_FILES
 from migrl.files import write_json, write_text
+from migrl.markdown_table import make_table
 from migrl.recipe import HubSource, Recipe, WorldSource
 from migrl.running.stage import MANIFEST
-
-NOT_RUN = "not run"
 
 
 def write_not_run(recipe: Recipe, folder: Path) -> None:
@@ -50,41 +49,44 @@ def refuse_evidence(folder: Path) -> None:
 
 def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Sequence[dict[str, Any]]) -> str:
     """The folder's page: what is claimed, what a run would measure, and what it could show."""
+    claims, readings, gaps, stated = [], [], [], []
+    for entry in entries:
+        paper = "direction" if entry["expected"] is None else f"{entry['expected']:+.2f}"
+        name, attested, scope = f"`{entry['id']}`", ", ".join(entry["attested"]), describe_scope(entry)
+        claims.append((name, attested, scope, paper, *[NOT_RUN] * 4, describe_power(entry)))
+        readings += [(name, reading["differs"], *[NOT_RUN] * 3) for reading in entry["readings"]]
+        gaps += [] if entry["reason"].startswith("no rows") else [f"- {name}: {entry['reason']}."]
+    for level in levels:
+        where = level["benchmark"] + (f", {level['task']}" if level["task"] else "")
+        note = level["note"] or level["gap"]
+        stated.append((where, level["averaging"], f"{level['stated']:.2f}", NOT_RUN, note))
     arms = recipe.evaluate.arms
+    accuracies = [(f"`{name}`", *[NOT_RUN] * len(arms)) for name in list_benchmarks(recipe)]
     lines = [
         f"# Recipe {recipe.name}: {NOT_RUN}",
         "",
         f"Nothing was measured. Written by `migrl not-run --recipe {recipe.name}` from `reproduce/claims.yaml` and",
         f"`reproduce/recipes/{recipe.name}.yaml`. `migrl reproduce --recipe {recipe.name}` puts its evidence in place.",
         "",
-        "| claim | attested | compares | paper | ours | 95 % interval | n | verdict | power |",
-        "|---|---|---|---:|---:|---:|---:|---|---|",
-    ]
-    for entry in entries:
-        paper = "direction" if entry["expected"] is None else f"{entry['expected']:+.2f}"
-        cells = (", ".join(entry["attested"]), describe_scope(entry), paper, *[NOT_RUN] * 4, describe_power(entry))
-        lines.append(f"| `{entry['id']}` | {' | '.join(cells)} |")
-    lines += [
+        *make_table("claim | attested | compares | paper: | ours: | 95 % interval: | n: | verdict | power", claims),
         "",
         "Power, from the size of the benchmark (`reproduce/designs.yaml`, `results/calibration`): the smallest true",
         'difference that 95 % of runs would show to be above 0; how often a run says "reproduced" if the claim holds.',
+        "",
+        *make_table("claim | read otherwise | ours: | n: | verdict", readings),
+        "",
+        "Claims that the recipe cannot judge:",
+        "",
+        *gaps,
+        "",
+        "Scores that a third-party index of results states, to compare with:",
+        "",
+        *make_table("on | average | stated (%): | ours: | note", stated),
+        "",
+        *make_table(" | ".join(["accuracy (%) on", *(f"{arm}:" for arm in arms)]), accuracies),
+        "",
     ]
-    lines += ["", "| claim | read otherwise | ours | n | verdict |", "|---|---|---:|---:|---|"]
-    for entry in entries:
-        lines += [f"| `{entry['id']}` | {r['differs']} |" + f" {NOT_RUN} |" * 3 for r in entry["readings"]]
-    lines += ["", "Claims that the recipe cannot judge:", ""]
-    lines += [
-        f"- `{entry['id']}`: {entry['reason']}." for entry in entries if not entry["reason"].startswith("no rows")
-    ]
-    lines += ["", "Scores that a third-party index of results states, to compare with:", ""]
-    lines += ["| on | average | stated (%) | ours | note |", "|---|---|---:|---:|---|"]
-    for level in levels:
-        where = level["benchmark"] + (f", {level['task']}" if level["task"] else "")
-        note = level["note"] or level["gap"]
-        lines.append(f"| {where} | {level['averaging']} | {level['stated']:.2f} | {NOT_RUN} | {note} |")
-    lines += ["", f"| accuracy (%) on | {' | '.join(arms)} |", "|---|" + "---:|" * len(arms)]
-    lines += [f"| `{name}` |" + f" {NOT_RUN} |" * len(arms) for name in list_benchmarks(recipe)]
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def list_benchmarks(recipe: Recipe) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 from migrl.claims.claims import Claim, load_claims
 from migrl.errors import UserError
 from migrl.files import read_json, write_text
+from migrl.markdown_table import make_table
 
 START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
 READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"
@@ -18,28 +19,26 @@ def render_verdicts(results: Path) -> str:
 
     The remaining ones, what a figure of the paper shows, stand in the results folder of their recipe.
     """
-    lines = [
-        "| claim | verdict | paper | ours, 95 % interval | n | power | compares |",
-        "|---|---|---:|---:|---:|---|---|",
-    ]
+    rows = []
     for claim, entry in _pair_claims(results):
         if claim.recipe == "paper" and claim.expected is None:
             continue
         verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
         paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
         cells = (verdict, paper, *show_measured(entry), describe_power(entry), describe_scope(entry))
-        lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append((f"`{claim.id}`", *cells))
+    head = "claim | verdict | paper: | ours, 95 % interval: | n: | power | compares"
+    return "\n".join(make_table(head, rows))
 
 
 def render_readings(results: Path) -> str:
     """Every alternative reading as a row of a markdown table."""
-    lines = ["| claim | verdict | read otherwise | ours, 95 % interval | n |", "|---|---|---|---:|---:|"]
-    for claim, entry in _pair_claims(results):
-        for reading in entry["readings"]:
-            cells = (reading["verdict"], reading["differs"], *show_measured(reading))
-            lines.append(f"| `{claim.id}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (f"`{claim.id}`", reading["verdict"], reading["differs"], *show_measured(reading))
+        for claim, entry in _pair_claims(results)
+        for reading in entry["readings"]
+    ]
+    return "\n".join(make_table("claim | verdict | read otherwise | ours, 95 % interval: | n:", rows))
 
 
 def describe_scope(entry: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from migrl.files import Strict
+from migrl.markdown_table import make_table
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -102,15 +103,15 @@ class Card(Strict):
 def render_cards(cards: Mapping[str, Card]) -> list[str]:
     """The parts of every card as Markdown; without a card a table that says "not run"."""
     lines = ["## Parts, one by one", ""]
+    head = " | ".join([*COLUMNS[:2], *(f"{name}:" for name in COLUMNS[2:])])
     if not any(card.memory_gb for card in cards.values()):
         lines += ["**Not run on a GPU so far.** `make gpu` times each part alone, in less than seven minutes."]
     for device, card in cards.items():
-        lines += [*describe_card(device, card), "", *render_table(card), ""]
+        rows = [row for name, part in card.parts.items() for row in list_rows(name, part, card)]
+        lines += [*describe_card(device, card), "", *make_table(head, rows), ""]
     if not cards:
-        lines += ["", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
-        for name in ("ceilings", "rollouts", "grpo", "sft", "evaluate"):
-            lines.append(f"| {name} |" + " not run |" * (len(COLUMNS) - 1))
-        lines.append("")
+        names = ("ceilings", "rollouts", "grpo", "sft", "evaluate")
+        lines += ["", *make_table(head, ((name, *["not run"] * (len(COLUMNS) - 1)) for name in names)), ""]
     return [*lines, *(f"- `{name}`: {text}." for name, text in DEFINITIONS.items())]
 
 
@@ -129,17 +130,8 @@ def describe_card(device: str, card: Card) -> Iterator[str]:
     yield from ("", *sorted(said))
 
 
-def render_table(card: Card) -> Iterator[str]:
-    """A row for each figure, one for each part's peak, and one for what was not measured."""
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield "|---|---|" + "---:|" * (len(COLUMNS) - 2)
-    for name, part in card.parts.items():
-        for row in list_rows(name, part, card):
-            yield f"| {' | '.join(row)} |"
-
-
 def list_rows(name: str, part: Part, card: Card) -> Iterator[tuple[str, ...]]:
-    """The cells of a part's rows, in the order of COLUMNS."""
+    """The cells of a part's rows, by COLUMNS: each figure, then the peak, or why nothing was measured."""
     empty = ("–",) * (len(COLUMNS) - 2)
     if part.skipped is not None:
         yield (name, f"not measured: {part.skipped}", *empty)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from migrl.grounding.answers import READABLE
+from migrl.markdown_table import make_table
 from migrl.report.scores import ScoreLine, order_lines
 from migrl.report.text import (
     BADGES,
@@ -48,8 +49,7 @@ def write_markdown(
     tally = ", ".join(f"{count} {verdict}" for verdict, count in tell_tally(claims))
     text += [f"**Verdicts: {escape_cell(tally)}.**", ""] if tally else []
     text += _tabulate(
-        "claim | paper | expected | delta (points) | n | power | verdict | why",
-        "l l r r r l l l",
+        "claim | paper | expected: | delta (points): | n: | power | verdict | why",
         (_tell_claim(claim) for claim in claims),
     )
     notes = [note for note in (tell_seeds(claims), tell_many(claims)) if note]
@@ -57,12 +57,11 @@ def write_markdown(
     readings = [row for claim in claims for row in _tell_readings(claim)]
     if readings:
         text += ["## Other readings", ""]
-        text += _tabulate("claim | reading | delta (points) | n | verdict | why", "l l r r l l", readings)
+        text += _tabulate("claim | reading | delta (points): | n: | verdict | why", readings)
     if lines:
         text += ["## Scores", ""]
         text += _tabulate(
-            "benchmark | arm | accuracy (%) | official rule | official − strict | n | cut off | parse ledger",
-            "l l r r r r r l",
+            "benchmark | arm | accuracy (%): | official rule: | official − strict: | n: | cut off: | parse ledger",
             map(_tell_score, order_lines(claims, lines)),
         )
         text += [
@@ -76,8 +75,7 @@ def write_markdown(
     if levels:
         text += ["## Levels that others state", ""]
         text += _tabulate(
-            "benchmark | task | arm | stated | measured | n | interval holds it | source",
-            "l l l r r r l l",
+            "benchmark | task | arm | stated: | measured: | n: | interval holds it | source",
             map(_tell_level, levels),
         )
     text += ["## Provenance", ""]
@@ -87,10 +85,8 @@ def write_markdown(
     return "\n".join(text)
 
 
-def _tabulate(head: str, sides: str, rows: Iterable[Sequence[Any]]) -> list[str]:
-    marks = {"l": "---", "r": "---:"}
-    body = [f"| {' | '.join(map(escape_cell, row))} |" for row in rows]
-    return [f"| {head} |", f"|{'|'.join(marks[side] for side in sides.split())}|", *body, ""]
+def _tabulate(head: str, rows: Iterable[Sequence[Any]]) -> list[str]:
+    return [*make_table(head, (map(escape_cell, row) for row in rows)), ""]
 
 
 def _tell_claim(claim: Mapping[str, Any]) -> list[Any]:

@@ -1,7 +1,9 @@
 """`table.md`: the calibration for people."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from migrl.markdown_table import make_table
 
 _INTRODUCTION = """\
 # Calibration of the verdicts
@@ -23,6 +25,15 @@ of the simulation itself.
   interval outside.
 """
 
+_VERDICTS = ("reproduced", "direction only", "not reproduced", "inconclusive")
+_BENCHMARKS = (
+    "claim | samples: | image sets: | tasks: | standard error: | shown above 0 from: | type-I error: | finding"
+)
+_CELLS = (
+    f"claim | true: | arms: | samples: | runs: | {': | '.join(_VERDICTS)}: | "
+    "coverage: | width: | deviation: | predicted:"
+)
+
 
 def render_table(table: Mapping[str, Any]) -> str:
     """Markdown of a whole calibration table."""
@@ -36,21 +47,17 @@ def render_table(table: Mapping[str, Any]) -> str:
             refuted=sum(check["refuted"] for check in checks),
         ),
         "## What each benchmark can show\n",
-        *_render_benchmarks(table["benchmarks"]),
+        *make_table(_BENCHMARKS, _list_benchmarks(table["benchmarks"])),
         "\n## Every cell\n\nShares in percent, differences and widths in points. `arms` and `samples` are the "
         "correlations of two arms on one sample and of two samples of one image set.\n",
-        *_render_rows(table["rows"]),
+        *make_table(_CELLS, _list_cells(table["rows"])),
     ]
     return "\n".join(parts) + "\n"
 
 
-def _render_benchmarks(benchmarks: Iterable[Mapping[str, Any]]) -> list[str]:
-    lines = _head(
-        ["claim", "samples", "image sets", "tasks", "standard error", "shown above 0 from", "type-I error", "finding"],
-        left=("claim", "finding"),
-    )
+def _list_benchmarks(benchmarks: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
     for entry in benchmarks:
-        cells = [
+        yield [
             f"`{entry['claim']}`",
             f"{entry['n']:,}",
             f"{entry['clusters']:,}",
@@ -60,39 +67,25 @@ def _render_benchmarks(benchmarks: Iterable[Mapping[str, Any]]) -> list[str]:
             _show(entry["type_1_error"]),
             entry["finding"],
         ]
-        lines.append(_line(cells))
-    return lines
 
 
-def _render_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    names = ["claim", "true", "arms", "samples", "runs", "reproduced", "direction only", "not reproduced"]
-    lines = _head([*names, "inconclusive", "coverage", "width", "deviation", "predicted"], left=("claim",))
+def _list_cells(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
         verdicts = row["verdicts"]
         width = row["width"]
         mark = " **refuted**" if any(check["refuted"] for check in row["required"]) else ""
-        cells = [
+        yield [
             f"`{row['claim']}`{mark}",
             f"{row['delta']:+.2f}" if row["delta"] else "0",
             f"{row['arms']:g}",
             f"{row['samples']:g}",
             f"{row['runs']:,}",
-            *(_show(verdicts[name]) for name in ("reproduced", "direction only", "not reproduced", "inconclusive")),
+            *(_show(verdicts[name]) for name in _VERDICTS),
             _show(row["coverage"]),
             f"{width['mean']:.2f} ({width['low']:.2f} to {width['high']:.2f})",
             f"{row['deviation']:.2f}",
             f"{row['predicted_standard_error']:.2f}",
         ]
-        lines.append(_line(cells))
-    return lines
-
-
-def _head(names: Sequence[str], left: Sequence[str]) -> list[str]:
-    return [_line(names), "|" + "|".join("---" if name in left else "---:" for name in names) + "|"]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _show(figure: Mapping[str, float], decimals: int = 1) -> str:
