@@ -2,7 +2,8 @@
 
     fetch -> synthesize -> sft -> merge -> select -> grpo -> evaluate -> report
 
-Optional stages come where the recipe asks for them: those of its arms before evaluate, `pass_rates` after it.
+Optional stages come where the recipe asks for them: those of its arms (recipe/arms.py) before evaluate, `pass_rates`
+after it.
 Every stage is one file in `migrl/stages` with one entry, `run(context)`. Stages meet through files
 only. A stage's key covers the recipe sections named here and the digests of the stages it reads, so
 changing `grpo.learning_rate` re-runs grpo, evaluate and report and nothing before.
@@ -22,7 +23,8 @@ from typing import Any, BinaryIO
 
 from migrl.files import hash_file, take_lock
 from migrl.grounding.prompts import hash_prompts
-from migrl.recipe import Arm, HubSource, PromptedTeacher, Recipe
+from migrl.recipe import HubSource, PromptedTeacher, Recipe
+from migrl.recipe.arms import ARMS, SECTIONS, Arm, name_kind
 from migrl.running.preflight import check_first
 from migrl.running.stage import StageContext, StageWork
 from migrl.running.stage_folder import run_stage
@@ -30,12 +32,48 @@ from migrl.running.watch.signals import stop_on_signals
 from migrl.synthesis.teachers.prompts import hash_teacher_prompts
 
 
+def add_nothing(recipe: Recipe) -> dict[str, Any]:
+    """What decides most stages' results beside sections, prompts and inputs."""
+    return {}
+
+
+def identify_downloads(recipe: Recipe) -> dict[str, Any]:
+    """The catalogue that published data are fetched by, and the teacher whose weights are."""
+    extra: dict[str, Any] = {}
+    if isinstance(recipe.source, HubSource):
+        from migrl.data.download import SOURCES_FILE  # loads what a download needs, which no other command does
+
+        extra["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
+    teacher = recipe.local_teacher
+    if teacher is not None:
+        extra["teacher"] = {"model": teacher.model, "revision": teacher.revision, "sha256": teacher.sha256}
+    return extra
+
+
+def identify_teacher_prompts(recipe: Recipe) -> dict[str, Any]:
+    """The texts that a teacher is asked with, where it is asked any."""
+    prompted = isinstance(recipe.synthesize.teacher, PromptedTeacher)
+    return {"teacher_prompts": hash_teacher_prompts()} if prompted else {}
+
+
+def identify_seed(recipe: Recipe) -> dict[str, Any]:
+    """The training seed that rows say where there are several."""
+    return {} if recipe.training_seed is None else {"training_seed": recipe.training_seed}
+
+
+def identify_judges(recipe: Recipe) -> dict[str, Any]:
+    """The claims and what else judges them."""
+    from migrl.claims.verdicts import list_judging_files  # loads what statistics need, which few commands do
+
+    return {"judged_by": [hash_file(path) for path in list_judging_files(recipe)]}
+
+
 @dataclass(frozen=True)
 class Stage:
     """Name, what it reads, and the recipe sections or keys that decide its result.
 
-    `prompts` says whether the texts of prompts.py decide it too. `seed` is the further training seed that it runs for,
-    None in the main chain.
+    `prompts` says whether the texts of prompts.py decide it too, `extra` what else does. `arm` is the arm whose values
+    it is run with, None for the recipe's own; `seed` the further training seed, None in the main chain.
     """
 
     name: str
@@ -43,8 +81,14 @@ class Stage:
     sections: tuple[str, ...]
     prompts: bool = True
     format: int = 1
-    module: str = ""
+    extra: Callable[[Recipe], dict[str, Any]] = add_nothing
+    arm: str | None = None
     seed: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The module of `migrl.stages` that it runs."""
+        return name_kind(self.name)
 
     @property
     def place(self) -> str:
@@ -58,60 +102,43 @@ class Stage:
 
     def recipe_for(self, recipe: Recipe) -> Recipe:
         """The recipe as this stage is to read it."""
-        return recipe if self.seed is None else recipe.with_training_seed(self.seed)
+        own = recipe if self.arm is None else recipe.with_arm(self.arm)
+        return own if self.seed is None else own.with_training_seed(self.seed)
 
 
-SELECT_SECTIONS = ("sampling", "select", "grpo.max_new_tokens", "grpo.max_pixels", "model")
-GRPO_SECTIONS = ("sampling", "grpo", "model", "launch")
-STAGES = (
-    Stage("fetch", (), ("source", "model.path", "model.revision", "model.sha256"), prompts=False, format=2),
-    # A teacher is asked with texts of its own, which are in the key below.
-    Stage("synthesize", ("fetch",), ("synthesize", "sft.max_pixels", "model.frame", "model.min_pixels"), prompts=False),
-    Stage("sft", ("fetch", "synthesize"), ("sft", "model", "launch")),
-    Stage("merge", ("fetch", "sft"), ("sft.max_pixels", "model")),
-    Stage("select", ("fetch", "merge"), SELECT_SECTIONS),
-    Stage("grpo", ("fetch", "merge", "select"), GRPO_SECTIONS),
-    Stage("evaluate", ("fetch", "merge", "grpo"), ("evaluate", "model"), format=2),
-    Stage(
-        "report",
-        ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate"),
-        ("name", "claims", "resamples"),
-        prompts=False,
-        format=3,
-    ),
+def list_arm_stages(*arms: Arm) -> list[Stage]:
+    """The stages that make some arms, each once, in order."""
+    made = dict.fromkeys(stage for arm in arms for stage in arm.stages)
+    return [Stage(stage.name, stage.reads, SECTIONS[stage.kind], arm=stage.arm) for stage in made]
+
+
+FETCH = Stage(
+    "fetch",
+    (),
+    ("source", "model.path", "model.revision", "model.sha256"),
+    prompts=False,
+    format=2,
+    extra=identify_downloads,
 )
-
-# Optional arms, off unless `evaluate.arms` names them. The same stage code, other inputs.
-EXTRA_STAGES: dict[Arm, tuple[Stage, ...]] = {
-    "sft_direct": (
-        Stage("sft_direct", ("fetch", "synthesize"), ("sft", "model", "launch"), module="sft"),
-        Stage("merge_direct", ("fetch", "sft_direct"), ("sft.max_pixels", "model"), module="merge"),
-    ),
-    "rl_no_cold_start": (
-        Stage("select_base", ("fetch",), SELECT_SECTIONS, module="select"),
-        Stage("grpo_no_cold_start", ("fetch", "select_base"), GRPO_SECTIONS, module="grpo"),
-    ),
-    "rl_no_selection": (Stage("grpo_no_selection", ("fetch", "merge"), GRPO_SECTIONS, module="grpo"),),
-}
+SYNTHESIZE = Stage(
+    "synthesize",
+    ("fetch",),
+    ("synthesize", "sft.max_pixels", "model.frame", "model.min_pixels"),
+    prompts=False,  # a teacher is asked with texts of its own
+    extra=identify_teacher_prompts,
+)
+# Planned only where the recipe has the section `pass_rates`: the RL arm beside select's count.
+PASS_RATES = Stage("pass_rates", ("fetch", "merge", "select", "grpo"), (*SECTIONS["select"], "pass_rates"))
+EVALUATE = Stage("evaluate", ("fetch",), ("evaluate", "model"), format=2, extra=identify_seed)
+REPORT = Stage("report", (), ("name", "claims", "resamples"), prompts=False, format=3, extra=identify_judges)
+MAIN_ARM = ARMS["rl"]
+"""Its stages every recipe has, whatever arms it evaluates."""
 
 SHARED_STAGES = ("fetch", "synthesize")
 """What every training seed starts from."""
 
-# Planned only where the recipe has the section `pass_rates`: the RL arm beside select's count.
-PASS_RATES = Stage("pass_rates", ("fetch", "merge", "select", "grpo"), (*SELECT_SECTIONS, "pass_rates"))
-
 LONG_STAGES = ("synthesize", "sft", "select", "grpo", "pass_rates", "evaluate")
 """Stages that end at their next step or batch when a signal asks them to; the others die of it and begin anew."""
-
-ARM_STAGES: dict[Arm, tuple[str, ...]] = {
-    "base": (),
-    "sft": ("merge",),
-    "rl": ("merge", "grpo"),
-    "sft_direct": ("merge_direct",),
-    "rl_no_cold_start": ("grpo_no_cold_start",),
-    "rl_no_selection": ("merge", "grpo_no_selection"),
-}
-"""The stages whose weights an arm is made of, beside the base model."""
 
 
 def plan_stages(recipe: Recipe) -> list[Stage]:
@@ -119,18 +146,16 @@ def plan_stages(recipe: Recipe) -> list[Stage]:
 
     Report reads all of them, also for what they cost, and each under the name of its place, such as `seed_2/evaluate`.
     """
-    *front, evaluate, report = STAGES
-    extra = [stage for arm in recipe.evaluate.arms for stage in EXTRA_STAGES.get(arm, ())]
-    made = [stage.name for stage in (*front, *extra) if stage.name.startswith(("merge", "grpo"))]
-    needed = {name for arm in recipe.evaluate.arms for name in ARM_STAGES[arm]}
+    arms = [recipe.find_arm(name) for name in recipe.evaluate.arms]
+    trained = list_arm_stages(MAIN_ARM, *arms)
     # Only what the arms need, so that the base model can be evaluated before anything is trained.
-    reads = ("fetch", *(name for name in made if name in needed))
+    needed = {name for arm in arms for name in arm.weights}
+    evaluate = replace(EVALUATE, reads=("fetch", *(stage.name for stage in trained if stage.name in needed)))
+    chain = [*trained, evaluate]
     counted = [] if recipe.pass_rates is None else [PASS_RATES]
-    main = [*front, *extra, replace(evaluate, reads=reads)]
-    chain = [stage for stage in main if stage.name not in SHARED_STAGES]
     further = [replace(stage, seed=seed) for seed in recipe.seeds for stage in chain]
-    planned = [*main, *counted, *further]
-    return [*planned, replace(report, reads=tuple(stage.place for stage in planned))]
+    planned = [FETCH, SYNTHESIZE, *chain, *counted, *further]
+    return [*planned, replace(REPORT, reads=tuple(stage.place for stage in planned))]
 
 
 def run_pipeline(
@@ -154,8 +179,7 @@ def run_pipeline(
             work = prepare_stage(stage, recipe, home)
             work = replace(work, run=check_first(stage.name, own, work.run, alone=only is not None))
             tell(stage.label, "start")
-            long = (stage.module or stage.name) in LONG_STAGES
-            with stop_on_signals(folder.parent, stage.label) if long else nullcontext():
+            with stop_on_signals(folder.parent, stage.label) if stage.kind in LONG_STAGES else nullcontext():
                 ran = run_stage(work, own, folder, force=force)
             tell(stage.label, "done" if ran else "skip")
     return folder
@@ -183,24 +207,10 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     if stage.prompts:
         sections["prompts"] = hash_prompts()
-    if stage.name == "fetch" and isinstance(recipe.source, HubSource):
-        from migrl.data.download import SOURCES_FILE  # loads what a download needs, which no other command does
-
-        sections["catalog"] = hash_file(recipe.source.catalog or SOURCES_FILE)
-    teacher = recipe.local_teacher
-    if stage.name == "fetch" and teacher is not None:
-        sections["teacher"] = {"model": teacher.model, "revision": teacher.revision, "sha256": teacher.sha256}
-    if stage.name == "synthesize" and isinstance(recipe.synthesize.teacher, PromptedTeacher):
-        sections["teacher_prompts"] = hash_teacher_prompts()
-    if stage.name == "evaluate" and recipe.training_seed is not None:
-        sections["training_seed"] = recipe.training_seed  # its rows say it
-    if stage.name == "report":
-        from migrl.claims.verdicts import list_judging_files  # loads what statistics need, which few commands do
-
-        sections["judged_by"] = [hash_file(path) for path in list_judging_files(recipe)]
+    sections |= stage.extra(recipe)
 
     def run(context: StageContext) -> dict[str, Any]:
-        module = importlib.import_module(f"migrl.stages.{stage.module or stage.name}")
+        module = importlib.import_module(f"migrl.stages.{stage.kind}")
         facts: dict[str, Any] = module.run(context)
         return facts
 

@@ -17,7 +17,7 @@ from teacher_calls import make_item, make_teacher
 from migrl.errors import UserError
 from migrl.models.inputs import prepare_input
 from migrl.models.loading import compute_resized_size, load_processor
-from migrl.pipeline import STAGES, prepare_stage
+from migrl.pipeline import SYNTHESIZE, plan_stages, prepare_stage
 from migrl.recipe import MgroundingTask, Recipe, load_recipe
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
@@ -62,7 +62,7 @@ def test_changed_words_concern_synthesize_alone_and_only_if_a_model_is_asked(
     scripted = load_recipe(TINY)
 
     def list_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
-        return {stage.name: prepare_stage(stage, recipe, Path("runs")).sections for stage in STAGES}
+        return {stage.name: prepare_stage(stage, recipe, Path("runs")).sections for stage in plan_stages(recipe)}
 
     before, scripted_before, old = list_sections(asked), list_sections(scripted), hash_teacher_prompts()
     for path in prompts.TEXTS.glob("*.txt"):
@@ -78,7 +78,7 @@ def test_where_a_server_is_and_what_it_costs_is_no_part_of_the_key() -> None:
     here = load_recipe(TINY, ["synthesize.teacher={engine: openai, model: m}"])
     more = "base_url: 'http://h/v1', key_file: k, concurrency: 3, retries: 1, price_per_million_input: 1"
     there = load_recipe(TINY, [f"synthesize.teacher={{engine: openai, model: m, {more}, price_per_million_output: 2}}"])
-    synthesize = STAGES[1]
+    synthesize = SYNTHESIZE
     sections = [prepare_stage(synthesize, recipe, Path("runs")).sections for recipe in (here, there)]
     assert sections[0] == sections[1]
     assert "http" not in json.dumps(sections) and "key_file" not in json.dumps(sections)

@@ -20,7 +20,7 @@ from migrl.recipe import SEEDED_SECTIONS, Recipe
 
 REFERENCE_RUNS = ROOT / "results" / "reference_runs"
 RECIPE_FILE = "recipe.json"
-DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "sampling", "select", "grpo", "evaluate")
+DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "sampling", "select", "grpo", "arms", "evaluate")
 ROUNDING = ("model.threads", "select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
 """How work is put together for speed: that changes no answer but by rounding."""
 _DECIMALS = 4
@@ -61,7 +61,7 @@ def find_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
         f"{section}.{key}"
         for section in DECISIVE_SECTIONS
         for key, value in ours[section].items()
-        if key != "seed" and f"{section}.{key}" not in ROUNDING and theirs[section].get(key) != value
+        if key != "seed" and f"{section}.{key}" not in ROUNDING and theirs.get(section, {}).get(key) != value
     ]
 
 

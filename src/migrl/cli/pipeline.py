@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from migrl.cli.shared import Force, Overrides, RecipeName, Results, Runs, Seed, app, console, find_recipe, run_stages
 from migrl.cli.tables import print_claims, print_estimate, print_inspections, print_measurements, print_scores
@@ -14,8 +16,9 @@ from migrl.evidence.measurements import read_cards, write_cards
 from migrl.evidence.publication import check_target, replace_results
 from migrl.evidence.seal import check_manifest, check_place
 from migrl.files import read_json
-from migrl.pipeline import EXTRA_STAGES, PASS_RATES, STAGES, plan_stages
+from migrl.pipeline import EVALUATE, PASS_RATES, REPORT, list_arm_stages, plan_stages
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
+from migrl.recipe.arms import ARMS, name_kind
 
 
 @app.command()
@@ -98,8 +101,8 @@ def check_downloads(settings: Recipe) -> None:
     refuse_faults(inspections)
 
 
-def add_stage_command(name: str) -> None:
-    """Register `migrl <stage>`: that stage alone, from its inputs' finished folders."""
+def make_stage_command(name: str) -> Callable[..., None]:
+    """The command `migrl <stage>`: that stage alone, from its inputs' finished folders."""
 
     def command(
         recipe: RecipeName = "tiny", runs: Runs = Path("runs"), force: Force = False, overrides: Overrides = None
@@ -107,7 +110,19 @@ def add_stage_command(name: str) -> None:
         run_alone(name, find_recipe(recipe, overrides), runs, force)
 
     command.__doc__ = f"Run stage {name} alone."
-    app.command(name)(command)
+    return command
+
+
+class Commands(TyperGroup):
+    """The commands that are listed, and one for every stage that an arm of a recipe's own may have."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # of typer's own copy of click
+        listed = super().get_command(ctx, cmd_name)
+        if listed is not None or name_kind(cmd_name) == cmd_name:
+            return listed
+        alone = typer.Typer(add_completion=False)
+        alone.command(cmd_name)(make_stage_command(cmd_name))
+        return typer.main.get_command(alone)
 
 
 def run_alone(name: str, settings: Recipe, runs: Path, force: bool) -> None:
@@ -143,8 +158,9 @@ def synthesize(
     print_estimate(estimate_requests(settings, runs / settings.name), console)
 
 
-for _stage in (*STAGES[2:], PASS_RATES, *(stage for stages in EXTRA_STAGES.values() for stage in stages)):
-    add_stage_command(_stage.name)
+for _stage in (*list_arm_stages(*ARMS.values()), EVALUATE, PASS_RATES, REPORT):
+    app.command(_stage.name)(make_stage_command(_stage.name))
+app.info.cls = Commands
 
 
 @app.command()

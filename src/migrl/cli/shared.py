@@ -47,13 +47,17 @@ def run_stages(recipe: Recipe, runs: Path, *, only: str | None = None, force: bo
         UserError: batches or prompts that cannot work out, told before hours are spent on the stages in front of the
             one they stop; or as a stage.
     """
-    check_arithmetic(recipe, runs / recipe.name, [x.name for x in plan_stages(recipe) if only in (None, x.name)])
+    stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
+    for arm in dict.fromkeys(stage.arm for stage in stages):
+        own = recipe if arm is None else recipe.with_arm(arm)
+        check_arithmetic(own, runs / recipe.name, [stage.name for stage in stages if stage.arm == arm])
     try:
         return run_pipeline(recipe, runs, only=only, force=force, tell=tell_progress(recipe))
     except OutOfMemory as error:
         from migrl.plan.out_of_memory import explain_out_of_memory
 
-        raise UserError(explain_out_of_memory(error.stage, recipe, error.said)) from error
+        own = next(stage.recipe_for(recipe) for stage in stages if stage.name == error.stage)
+        raise UserError(explain_out_of_memory(error.stage, own, error.said)) from error
 
 
 def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:

@@ -20,7 +20,7 @@ from migrl.files import ProgressLog, explain_fault, read_jsonl
 from migrl.grounding.boxes import Frame
 from migrl.grounding.images import fit_size
 from migrl.grounding.prompts import PromptStyle, TargetKind, build_messages, hash_messages, hash_prompts, quote_boxes
-from migrl.recipe import Arm, Recipe
+from migrl.recipe import Recipe
 from migrl.scoring.scores import name_arm
 
 EVALUATIONS = "evaluations.json"
@@ -76,7 +76,7 @@ SETTING_KEYS = tuple(key for key in _Shape.model_fields if key not in OWN_KEYS)
 
 
 def describe_evaluation(
-    recipe: Recipe, arm: Arm, seed: int | None, weights: str, device: str, decoding: Mapping[str, Any]
+    recipe: Recipe, arm: str, seed: int | None, weights: str, device: str, decoding: Mapping[str, Any]
 ) -> Evaluation:
     """One entry of evaluations.json.
 

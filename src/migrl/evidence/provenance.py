@@ -5,6 +5,7 @@ from typing import Any
 
 from migrl.files import ROOT, hash_file, hash_json
 from migrl.recipe import SEEDED_SECTIONS, LocalTeacher, Recipe, VllmTeacher
+from migrl.recipe.arms import name_kind
 from migrl.running.stage import hash_weights
 
 Manifest = Mapping[str, Any]
@@ -75,7 +76,7 @@ def count_gpu_processes(stage: str, recipe: Recipe) -> int:
         return recipe.launch.processes if isinstance(teacher, LocalTeacher) else 0
     if stage in ("fetch", "report"):
         return 0
-    return 1 if stage.startswith("merge") else recipe.launch.processes
+    return 1 if name_kind(stage) == "merge" else recipe.launch.processes
 
 
 def list_seeds(recipe: Recipe) -> dict[str, Any]:

@@ -35,9 +35,6 @@ RECIPES = CLAIMS_FILE.parent / "recipes"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
 SCORED_KEYS = ("status", "image", "boxes", "letter", "iou", "hit")
-ARM_STAGES = {"base": ("fetch", None), "sft": ("merge", None), "sft_direct": ("merge_direct", None)}
-"""The stage that made an arm's weights, and that of the model under an adapter; `rl...` are made by `grpo...`."""
-RL_STARTS = {"rl_no_cold_start": "fetch"}
 TABLE_TOLERANCE = 2e-4
 MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
 JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
@@ -147,10 +144,11 @@ def find_stage(manifest: Mapping[str, Any], name: str, seed: int | None, recipe:
 def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """A sentence for each arm whose weights are not those of the stages that the manifest names."""
     for entry in evaluations:
-        arm = entry["arm"]
-        own, start = ARM_STAGES.get(arm, ("grpo" + arm.removeprefix("rl"), RL_STARTS.get(arm, "merge")))
-        adapted = start is not None and recipe.grpo.lora is not None
-        places = [own, start] if adapted and start else [own]
+        if entry["arm"] not in recipe.evaluate.arms:
+            continue  # its rows are named
+        arm = recipe.find_arm(entry["arm"])
+        adapted = arm.pool is not None and recipe.with_arm(arm.name).grpo.lora is not None
+        places = ("fetch", *arm.weights)[-2 if adapted else -1 :][::-1]
         stages = [find_stage(manifest, name, None if name == "fetch" else entry["seed"], recipe) for name in places]
         made, *under = hashes = [stage.get("weights") for _, stage in stages]
         known = None if None in hashes else join_weights(under[0], made) if under else made

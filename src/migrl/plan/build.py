@@ -93,8 +93,8 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     for stage in plan_stages(recipe):
         if not workload.recipe.trains and stage.name not in UNTRAINED:
             continue
-        own = workload if stage.seed is None else replace(workload, recipe=stage.recipe_for(recipe))
-        kind = stage.module or stage.name
+        changed, kind = stage.recipe_for(recipe), stage.kind
+        own = workload if changed is recipe else replace(workload, recipe=changed)
         peak = plan_peak(kind, own, machine)
         # A further seed needs what the main chain does, and pass_rates what select does.
         # What was refused as a whole needs no second reason.
@@ -126,7 +126,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
 
 def plan_stage(stage: Stage, peak: Peak | None, workload: Workload, machine: Machine, measured: Measured) -> StagePlan:
     """One stage; what was measured of this very recipe goes before any formula."""
-    kind = stage.module or stage.name
+    kind = stage.kind
     cost = plan_cost(kind, workload, machine, measured)
     own = measured.own.get(stage.place)
     if own is None and kind != "evaluate":  # that of a further seed has fewer arms

@@ -2,13 +2,14 @@
 
 from migrl.plan.changes import EXPERIMENT, offer_changes, show_value
 from migrl.recipe import Recipe
+from migrl.recipe.arms import name_kind
 
 OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")  # what a plan for other GPUs may say
 
 
 def explain_out_of_memory(stage: str, recipe: Recipe, said: str) -> str:
     """Names the stage, what torch said, and the mildest change of each key that its memory grows with."""
-    kind = "select" if stage == "pass_rates" else stage.partition("_")[0]  # sft_direct is an sft
+    kind = "select" if stage == "pass_rates" else name_kind(stage)
     mildest: dict[str, str] = {}
     # Merge has no key of its own: the pixels that a plan offers would have sft run anew.
     for key, value in () if kind == "merge" else offer_changes(kind, recipe):

@@ -6,8 +6,9 @@ error that names the nearest legal one. Arithmetic that would only fail hours la
 groups, checkpoints) is checked here, before anything is loaded.
 """
 
+from migrl.recipe.arms import is_trained
 from migrl.recipe.keys import list_keys
-from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, is_trained, load_recipe
+from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, load_recipe
 from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
     SINGLE_IMAGE,
@@ -23,7 +24,6 @@ from migrl.recipe.sources import (
     WorldSource,
 )
 from migrl.recipe.stages import (
-    Arm,
     EvaluateSettings,
     GrpoSettings,
     LaunchSettings,
@@ -54,7 +54,6 @@ __all__ = [
     "SINGLE_IMAGE",
     "TRAINING_SPLITS",
     "AlarmSettings",
-    "Arm",
     "EvaluateSettings",
     "FolderSource",
     "GrpoSettings",

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from migrl.errors import shorten
 
 ALIKE = 0.8
 LONGEST_KEY = 200  # characters of what may be a slip
+MAX_FAULTS = 10  # a message tells of
 
 Needs = dict[str, str]
 """The tags that a key goes with, such as {"source.kind": "hub"}; empty for a key of every recipe."""
@@ -38,6 +39,30 @@ def name_key(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
     return ".".join(names)
 
 
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Give a dotted key of a recipe's data another value; sections on the way that are not there are made.
+
+    Raises:
+        ValueError: what should be a section holds a value.
+    """
+    *parents, last = key.split(".")
+    node = data
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"{parent!r} holds a value, not keys")
+        node = child
+    node[last] = value
+
+
+def explain_faults(model: type[BaseModel], error: ValidationError, data: Mapping[str, Any]) -> str:
+    """What is wrong with `data` and what to do about it, a sentence a fault."""
+    faults = error.errors()
+    told = [_explain(model, item, data) for item in faults[:MAX_FAULTS]]
+    more = [f"{len(faults) - MAX_FAULTS} more like these"] if len(faults) > MAX_FAULTS else []
+    return "; ".join([*told, *more])
+
+
 def explain_unknown(model: type[BaseModel], key: str, data: Mapping[str, Any]) -> str:
     """What to do about a key of `data` that the model refuses: it is of another kind, or another one was meant."""
     if len(key) > LONGEST_KEY:
@@ -57,6 +82,16 @@ def explain_unknown(model: type[BaseModel], key: str, data: Mapping[str, Any]) -
     beside = [name for name in legal if _split(name)[0] == parent]
     meant = [name for name in alike if name in beside] or alike or beside or legal
     return f"key {key!r} is unknown; did you mean {get_close_matches(key, meant, n=1, cutoff=0.0)[0]!r}?"
+
+
+def _explain(model: type[BaseModel], item: Any, data: Mapping[str, Any]) -> str:
+    key = name_key(model, item["loc"])
+    if item["type"] == "extra_forbidden":
+        return explain_unknown(model, key, data)
+    if item["type"] == "missing":
+        return f"key {key!r} is missing; add it (reproduce/recipes/tiny.yaml shows every key)"
+    got = "" if isinstance(item["input"], dict) else f"; got {item['input']!r}"
+    return shorten(f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}", 600)
 
 
 def _walk_keys(model: type[BaseModel], prefix: str, needs: Needs) -> Iterator[tuple[str, Needs]]:

@@ -8,8 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from migrl.errors import UserError, shorten
 from migrl.grounding.boxes import QWEN_FACTOR
-from migrl.recipe.keys import explain_unknown, name_key
-from migrl.recipe.section import Section, Seed
+from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained
+from migrl.recipe.keys import explain_faults, explain_unknown, list_keys, set_key
+from migrl.recipe.section import Section, Seed, dump_whole
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
 from migrl.recipe.stages import (
     EvaluateSettings,
@@ -26,12 +27,14 @@ from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
 from migrl.yaml_file import parse_yaml, read_yaml
 
+ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
 
 class Recipe(Section):
     """Everything that decides a result.
 
     `seeds` are training seeds beside the sections' own, which then are all the same: whatever is trained is trained
-    again with each of them, from the same data.
+    again with each of them, from the same data. `arms` are arms of its own; arms.py says how they are written.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -45,6 +48,7 @@ class Recipe(Section):
     grpo: GrpoSettings
     seeds: tuple[Seed, ...] = ()
     pass_rates: PassRatesSettings | None = None
+    arms: dict[ArmName, dict[str, Any]] = {}
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
     resamples: Annotated[int, Field(strict=True, ge=100, le=10**6)] = 10_000
@@ -104,6 +108,73 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def check_arms(self) -> Self:
+        for name in self.arms:
+            try:
+                self.check_arm(self.find_arm(name))
+            except ValueError as error:
+                raise ValueError(f"arms.{name}: {error}") from error
+        for name in self.evaluate.arms:
+            try:
+                self.find_arm(name)
+            except ValueError as error:
+                raise ValueError(f"evaluate.arms: {error}") from error
+        return self
+
+    def check_arm(self, arm: Arm) -> None:
+        """Refuse an arm whose training a key does not decide, or with whose values this would be no recipe.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        known, data = list_keys(Recipe), dump_whole(self)
+        own = [key for key in known if "." in key and key.partition(".")[0] in CHANGEABLE and not key.endswith(".seed")]
+        legal = [key for key in own if any(decides(key, stage.kind) for stage in arm.stages)]
+        for key in arm.overrides:
+            if key not in known:
+                raise ValueError(explain_unknown(Recipe, key, data))
+            if key not in legal:
+                sections = ", ".join(dict.fromkeys(name.partition(".")[0] for name in legal))
+                raise ValueError(
+                    f"key {key!r} is not one by which this arm is trained; legal are dotted keys of {sections}, such "
+                    f"as {legal[0]}, but for seeds (key seeds trains every arm with further ones)"
+                )
+        try:
+            self.with_arm(arm.name)
+        except ValidationError as error:
+            raise ValueError(explain_faults(Recipe, error, data)) from error
+
+    def find_arm(self, name: str) -> Arm:
+        """An arm that every recipe has, or one of this recipe's own.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        return find_arm(name, self.arms)
+
+    def find_stage(self, name: str) -> ArmStage:
+        """The stage of this name that makes an arm."""
+        return find_stage(name, [*ARMS.values(), *map(self.find_arm, self.arms)])
+
+    def with_arm(self, name: str) -> Self:
+        """The recipe that an arm is trained by: its values in force, and no other arm named or evaluated.
+
+        Raises:
+            ValidationError: with these values it is no recipe.
+        """
+        arm = self.find_arm(name)
+        if not arm.overrides:
+            return self
+        data = dump_whole(self)
+        for key, value in arm.overrides.items():
+            set_key(data, key, value)
+        # The arm is taken out meanwhile, for with it the recipe would be checked once more with its values, and so on.
+        data |= {"arms": {}, "evaluate": {**data["evaluate"], "arms": ["rl"]}}
+        evaluate = self.evaluate.model_copy(update={"arms": (name,)})
+        own = {name: changes for name, changes in self.arms.items() if name == arm.name}
+        return type(self).model_validate(data).model_copy(update={"arms": own, "evaluate": evaluate})
+
     @property
     def trains(self) -> bool:
         """Whether there is anything to train on; without it a recipe only evaluates its base."""
@@ -130,13 +201,7 @@ class Recipe(Section):
 
 
 TRAINED_SECTIONS = ("sft", "select", "grpo")
-MAX_FAULTS = 10  # a message tells of
 SEEDED_SECTIONS = ("source", "synthesize", *TRAINED_SECTIONS)
-
-
-def is_trained(arm: str) -> bool:
-    """Whether an arm's answers depend on a training seed."""
-    return arm != "base"
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -157,10 +222,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        faults = error.errors()
-        told = [_explain(item, data) for item in faults[:MAX_FAULTS]]
-        more = [f"{len(faults) - MAX_FAULTS} more like these"] if len(faults) > MAX_FAULTS else []
-        raise UserError(f"{path}: {'; '.join([*told, *more])}") from error
+        raise UserError(f"{path}: {explain_faults(Recipe, error, data)}") from error
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -168,24 +230,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     shown = f"override {shorten(override, 100)!r}"
     if not equals or not key:
         raise UserError(f"{shown}: write it as key=value, for example grpo.max_steps=5")
-    *parents, last = key.split(".")
-    node = data
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"{shown}: {parent!r} holds a value, not keys; use a legal key")
-        node = child
     try:
-        node[last] = parse_yaml(value)
+        set_key(data, key, parse_yaml(value))
     except yaml.YAMLError as error:
         raise UserError(f"{shown}: the value is not YAML ({error}); quote it") from error
-
-
-def _explain(item: Any, data: dict[str, Any]) -> str:
-    key = name_key(Recipe, item["loc"])
-    if item["type"] == "extra_forbidden":
-        return explain_unknown(Recipe, key, data)
-    if item["type"] == "missing":
-        return f"key {key!r} is missing; add it (reproduce/recipes/tiny.yaml shows every key)"
-    got = "" if isinstance(item["input"], dict) else f"; got {item['input']!r}"
-    return shorten(f"key {key or 'recipe'!r}: {item['msg'].removeprefix('Value error, ')}{got}", 600)
+    except ValueError as error:
+        raise UserError(f"{shown}: {error}; use a legal key") from error

@@ -21,7 +21,6 @@ from migrl.recipe.section import (
 from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
 from migrl.recipe.watching import AlarmSettings
 
-Arm = Literal["base", "sft", "rl", "sft_direct", "rl_no_cold_start", "rl_no_selection"]
 RewardName = Literal["accuracy", "gated_accuracy", "hit", "format", "truncation"]
 Parallel = Literal["none", "zero2", "zero3"]
 
@@ -202,7 +201,7 @@ class EvaluateSettings(Section):
     batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
     """
 
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    arms: Annotated[tuple[str, ...], Field(min_length=1)]
     style: PromptStyle = "think"
     decoding: Literal["greedy", "checkpoint"] = "greedy"
     repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0

@@ -12,15 +12,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from migrl.recipe.arms import ARMS
+
 PAPER = "arXiv 2507.00748"
-ARM_ORDER = ("base", "sft", "sft_direct", "rl", "rl_no_cold_start", "rl_no_selection")
-ARM_NAMES = {
-    "sft": "SFT",
-    "sft_direct": "SFT, direct",
-    "rl": "RL",
-    "rl_no_cold_start": "RL, no cold start",
-    "rl_no_selection": "RL, no selection",
-}
 BADGES = {
     "reproduced": ("✓", "good"),
     "direction only": ("↗", "fair"),
@@ -34,13 +28,13 @@ _UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidi, zero width),
 
 
 def order_arms(arms: Collection[str]) -> list[str]:
-    """Arms as the pages list them: those we know in the order of training, then others by name."""
-    return [arm for arm in ARM_ORDER if arm in arms] + sorted(arm for arm in arms if arm not in ARM_ORDER)
+    """Arms as the pages list them: those that every recipe has in their order, then others by name."""
+    return [arm for arm in ARMS if arm in arms] + sorted(arm for arm in arms if arm not in ARMS)
 
 
 def name_arm(arm: str) -> str:
-    """The name of an arm that a reader sees."""
-    return ARM_NAMES.get(arm, arm.replace("_", " "))
+    """The name of an arm that a reader sees; a recipe's own arms are called as it calls them."""
+    return ARMS[arm].title if arm in ARMS else arm
 
 
 def name_task(task: str) -> str:

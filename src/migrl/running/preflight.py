@@ -10,6 +10,7 @@ from typing import Any
 
 from migrl.errors import UserError
 from migrl.recipe import HubSource, Recipe, RehearsalSource, VllmTeacher
+from migrl.recipe.arms import name_kind
 from migrl.running.stage import StageContext
 
 Run = Callable[[StageContext], dict[str, Any]]
@@ -76,6 +77,7 @@ def list_packages(stage: str, recipe: Recipe, *, whole: bool) -> dict[str, str]:
         packages["flash_attn"] = "model.attention=flash_attention_2"
     if isinstance(recipe.local_teacher, VllmTeacher) and (whole or stage == "synthesize"):
         packages["vllm"] = "synthesize.teacher.engine=vllm"
-    if recipe.grpo.engine == "vllm" and (whole or stage.startswith("grpo")):
+    trained = [recipe, *map(recipe.with_arm, recipe.evaluate.arms)] if whole else [recipe]
+    if any(own.grpo.engine == "vllm" for own in trained) and (whole or name_kind(stage) == "grpo"):
         packages["vllm"] = "grpo.engine=vllm"
     return packages

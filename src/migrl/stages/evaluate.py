@@ -24,14 +24,14 @@ from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_evaluation
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
-from migrl.recipe import TRAINING_SPLITS, Arm, Recipe, is_trained
+from migrl.recipe import TRAINING_SPLITS, Recipe, is_trained
 from migrl.running.launch import launch_generation
 from migrl.running.metering import GenerationMeter, read_performance, release_memory
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
 from migrl.running.worker import Rank, run_child
 from migrl.scoring.completions import score_completion
-from migrl.training.arms import find_arm, load_arm
+from migrl.training.weights import find_weights, load_arm
 
 DEVICES = "devices.{rank}.jsonl"
 
@@ -87,7 +87,7 @@ def generate(context: StageContext, rank: Rank) -> None:
 
     meter = GenerationMeter(context.folder, rank.index, processor)
 
-    def make_worker(arm: Arm) -> Worker:
+    def make_worker(arm: str) -> Worker:
         release_memory()  # the arm before has to be gone, not only out of use
         model = load_arm(context, arm, rank)
         note_device(context.folder / PROGRESS / DEVICES.format(rank=rank.index), arm, name_device(model.device))
@@ -122,15 +122,15 @@ def describe_arms(context: StageContext) -> list[Evaluation]:
     ]
 
 
-def hash_arm(context: StageContext, arm: Arm) -> str:
+def hash_arm(context: StageContext, arm: str) -> str:
     """SHA-256 of an arm's weights alone, an adapter's and those it lies on."""
-    source = find_arm(context, arm)
+    source = find_weights(context, arm)
     model = hash_weights(read_manifest(source.model.parent)["outputs"])
     adapter = hash_weights(read_manifest(source.adapter.parent)["outputs"]) if source.adapter else None
     return join_weights(model, adapter)
 
 
-def find_seed(recipe: Recipe, arm: Arm) -> int | None:
+def find_seed(recipe: Recipe, arm: str) -> int | None:
     """The training seed that an arm's rows carry."""
     return recipe.training_seed if is_trained(arm) else None
 
@@ -140,7 +140,7 @@ def name_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def make_row(item: ModelInput, arm: Arm, completion: Completion) -> dict[str, Any]:
+def make_row(item: ModelInput, arm: str, completion: Completion) -> dict[str, Any]:
     """One evidence row: what was asked, what came, and its score."""
     asked = item.describe()
     score = score_completion(

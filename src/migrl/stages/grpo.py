@@ -1,6 +1,6 @@
 """grpo: rule-based reinforcement learning with trl's GRPOTrainer on DeepSpeed.
 
-Starts from the merged cold start (or, for the ablation, from the base), on the selected samples (or
+Starts from the merged cold start (or, for another arm, from the base), on the selected samples (or
 on the whole RL pool). Rewards are those of rewards.py, by the evaluation's own scorer. Gates before
 step 1: batch arithmetic (in the recipe), left padding, sizes of pictures, and that a perfect completion earns full
 reward through the trainer's own decoding.
@@ -34,7 +34,6 @@ from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.disk import measure_folder
 from migrl.running.worker import Rank, run_child
-from migrl.training.arms import find_start
 from migrl.training.rewards import REWARDS, RewardFunction, RolloutReader, make_reward_functions
 from migrl.training.trainer import (
     build_dataset,
@@ -50,6 +49,7 @@ from migrl.training.trainer import (
     train_resuming,
 )
 from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
+from migrl.training.weights import find_pool, find_start
 
 
 class CheckedTrainer(GRPOTrainer):
@@ -87,12 +87,6 @@ def load_start_processor(context: StageContext) -> Qwen2_5_VLProcessor:
     """The start model's processor with this stage's pixel limits."""
     recipe = context.recipe
     return load_processor(find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels)
-
-
-def find_pool(context: StageContext) -> Path:
-    """File of the RL samples: the selected ones, or the whole pool for `rl_no_selection`."""
-    selected = next((folder for name, folder in context.inputs.items() if name.startswith("select")), None)
-    return selected / "rl.jsonl" if selected else context.inputs["fetch"] / "data" / "rl.jsonl"
 
 
 def train(context: StageContext, rank: Rank) -> None:

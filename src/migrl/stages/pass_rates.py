@@ -19,7 +19,6 @@ from migrl.running.metering import read_performance
 from migrl.running.shards import Rows
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank, run_child
-from migrl.training.arms import load_arm
 from migrl.training.rollouts import (
     compute_mean_pass_rate,
     count_hits,
@@ -28,6 +27,7 @@ from migrl.training.rollouts import (
     sample_rollouts,
     write_rollouts,
 )
+from migrl.training.weights import load_arm
 
 
 def run(context: StageContext) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from migrl.running.launch import launch_generation
 from migrl.running.metering import read_performance
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank, run_child
-from migrl.training.arms import find_start
 from migrl.training.rollouts import (
     compute_mean_pass_rate,
     count_hits,
@@ -25,6 +24,7 @@ from migrl.training.rollouts import (
     sample_rollouts,
     write_rollouts,
 )
+from migrl.training.weights import find_start
 
 
 def run(context: StageContext) -> dict[str, Any]:

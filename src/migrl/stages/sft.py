@@ -1,7 +1,7 @@
 """sft: LoRA cold start on synthesized reasoning, with trl's SFTTrainer.
 
 The vision tower is frozen and the loss is on the completion only; both are checked before the first
-step. Stage `sft_direct` is the same training on answers without reasoning, asked the same prompt.
+step. For an arm without reasoning it is the same training on answers alone, asked the same prompt.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def train(context: StageContext, rank: Rank) -> None:
     recipe, settings = context.recipe, context.recipe.sft
     base = context.inputs["fetch"] / "model"
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=settings.max_pixels)
-    items, completions = load_cot(context, processor, reasoning=context.name != "sft_direct")
+    items, completions = load_cot(context, processor, reasoning=recipe.find_stage(context.name).reasoning)
     check_sizes(items, processor)
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", len(items))

@@ -20,7 +20,7 @@ from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
 from migrl.scoring.completions import score_completion
-from migrl.training.arms import find_start
+from migrl.training.weights import find_start
 
 LOG = "rollouts"
 
