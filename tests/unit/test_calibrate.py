@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from claim_rows import make_claim, make_rows
+from correlations import measure_correlations
 
 from migrl.claims.calibration import Effort, build_table, list_misses, run_grid, write_table
-from migrl.claims.calibration.correlations import measure_correlations
 from migrl.claims.calibration.grid import Cell, list_cells, run_cell
 from migrl.claims.calibration.simulate import Scenario, judge_simulated, simulate_hits
 from migrl.claims.calibration.table import hash_designs
@@ -85,7 +85,7 @@ def test_the_simulation_is_judged_as_rows_are() -> None:
             rows += [row | {"cluster": cluster} for row, cluster in named]
         (entry,) = judge_claims([make_claim(benchmarks=["b"], expected=expected)], rows, resamples=500)
         judged = judge_simulated(scenario, (3, 0), resamples=500)
-        assert [entry[key] for key in ("delta", "low", "high", "standard_error", "verdict")] == judged.to_json()
+        assert [entry[key] for key in ("delta", "low", "high", "standard_error", "verdict")] == list(judged)
 
 
 def test_the_statistics_keep_the_required_error_rates() -> None:
@@ -159,7 +159,7 @@ def test_the_committed_table_belongs_to_the_committed_designs_and_statistics_and
     for cell, row in zip(cells, table["rows"], strict=True):
         assert row["runs"] == cell.count_runs(effort)
         # One run of each cell again: statistics that changed would give other numbers.
-        assert [row["first_run"]] == run_cell(designs[cell.claim], cell, effort, 0, 1), "run: make calibrate"
+        assert row["first_run"] == list(run_cell(designs[cell.claim], cell, effort, 0, 1)[0]), "run: make calibrate"
     assert effort.runs >= 2000
     assert table["pooled"]["type_1_error"]["low"] <= 2.5 and 93 <= table["pooled"]["coverage"]["share"] <= 97
     assert list_misses(table) == []

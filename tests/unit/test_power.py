@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from correlations import measure_correlations
 from scipy.stats import chi2, multivariate_normal
 
 from migrl.benchmarks import BENCHMARKS
-from migrl.claims.calibration.correlations import measure_correlations
 from migrl.claims.calibration.simulate import Scenario, simulate_hits
 from migrl.claims.claims import decide_verdict, load_claims
 from migrl.errors import UserError

@@ -6,17 +6,17 @@ that decides its numbers.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from migrl.claims import claims
 from migrl.claims.calibration import simulate
-from migrl.claims.calibration.simulate import Scenario, judge_simulated
+from migrl.claims.calibration.simulate import Judged, Scenario, judge_simulated
 from migrl.files import hash_file, hash_json, read_json, write_json
 from migrl.statistics import bootstrap, intervals, power
 from migrl.statistics.power import Alternative, Design
@@ -67,12 +67,10 @@ def list_cells(designs: Mapping[str, Design]) -> list[Cell]:
     return [Cell(claim, truth, alternative) for claim in designs for truth in TRUTHS for alternative in ALTERNATIVES]
 
 
-def run_cell(design: Design, cell: Cell, effort: Effort, first: int, stop: int) -> list[list[Any]]:
+def run_cell(design: Design, cell: Cell, effort: Effort, first: int, stop: int) -> list[Judged]:
     """Judged runs `first` to `stop` (left out) of a cell."""
     scenario = cell.build_scenario(design)
-    return [
-        judge_simulated(scenario, cell.seed_run(effort, run), effort.resamples).to_json() for run in range(first, stop)
-    ]
+    return [judge_simulated(scenario, cell.seed_run(effort, run), effort.resamples) for run in range(first, stop)]
 
 
 def run_grid(
@@ -82,8 +80,8 @@ def run_grid(
     *,
     processes: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Cell, list[list[Any]]]:
-    """Every cell's judged runs: [delta, low, high, standard error, verdict], in points.
+) -> dict[Cell, list[Judged]]:
+    """Every cell's judged runs.
 
     Args:
         work: folder of finished cells.
@@ -96,41 +94,27 @@ def run_grid(
         cell: hash_json([code, asdict(effort), cell.name, designs[cell.claim].model_dump(mode="json")])
         for cell in cells
     }
-    stored = {cell: _read_cell(work, cell, keys[cell]) for cell in cells}
-    found = {cell: judged for cell, judged in stored.items() if judged is not None}
-    total = sum(cell.count_runs(effort) for cell in cells)
-    done = sum(map(len, found.values()))
+    found = {cell: _read_cell(work / f"{cell.name}.json", keys[cell]) for cell in cells}
+    done, total = sum(map(len, found.values())), sum(cell.count_runs(effort) for cell in cells)
     tell(done, total)
-    missing = [cell for cell in cells if cell not in found]
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
-        waiting: dict[Future[list[list[Any]]], tuple[Cell, int]] = {}
-        parts: dict[Cell, dict[int, list[list[Any]]]] = {cell: {} for cell in missing}
-        for cell in missing:
-            count = cell.count_runs(effort)
-            for first in range(0, count, _BATCH):
-                future = pool.submit(run_cell, designs[cell.claim], cell, effort, first, min(first + _BATCH, count))
-                waiting[future] = (cell, first)
-        for future in as_completed(waiting):
-            cell, first = waiting[future]
-            parts[cell][first] = future.result()
-            done += len(parts[cell][first])
-            tell(done, total)
-            if sum(map(len, parts[cell].values())) == cell.count_runs(effort):
-                found[cell] = [judged for start in sorted(parts[cell]) for judged in parts[cell][start]]
-                write_json(_place(work, cell), {"key": keys[cell], "runs": json.dumps(found[cell])})
+        waiting: dict[Cell, list[Future[list[Judged]]]] = {}
+        for cell in (cell for cell in cells if not found[cell]):
+            ends = [*range(0, cell.count_runs(effort), _BATCH), cell.count_runs(effort)]
+            waiting[cell] = [pool.submit(run_cell, designs[cell.claim], cell, effort, *span) for span in pairwise(ends)]
+        for cell, batches in waiting.items():
+            for batch in batches:
+                found[cell] += batch.result()
+                done += len(batch.result())
+                tell(done, total)
+            write_json(work / f"{cell.name}.json", {"key": keys[cell], "runs": found[cell]})
     finally:
         pool.shutdown(cancel_futures=True)  # else an interrupted calibration would first finish what is waiting
-    return {cell: found[cell] for cell in cells}
+    return found
 
 
-def _place(work: Path, cell: Cell) -> Path:
-    return work / f"{cell.name}.json"
-
-
-def _read_cell(work: Path, cell: Cell, key: str) -> list[list[Any]] | None:
-    path = _place(work, cell)
-    if not path.exists():
-        return None
-    stored = read_json(path)
-    return list(json.loads(stored["runs"])) if stored["key"] == key else None
+def _read_cell(path: Path, key: str) -> list[Judged]:
+    """The runs of a finished cell; none if there is no such, or it was made otherwise."""
+    stored = read_json(path) if path.exists() else {}
+    return [Judged(*run) for run in stored["runs"]] if stored.get("key") == key else []

@@ -7,7 +7,7 @@ for what is easy for one is easy for the other.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,7 @@ def _draw_pair(count: int, correlation: Correlation, generator: np.random.Genera
     return pair
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(NamedTuple):
     """What one simulated pair of runs was found to show, in points."""
 
     delta: float
@@ -95,9 +94,6 @@ class Judged:
     high: float
     standard_error: float
     verdict: Verdict
-
-    def to_json(self) -> list[Any]:
-        return [self.delta, self.low, self.high, self.standard_error, self.verdict]
 
 
 def judge_simulated(scenario: Scenario, seed: tuple[int, ...], resamples: int) -> Judged:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from migrl.claims.calibration.grid import Cell, Effort
+from migrl.claims.calibration.simulate import Judged
 from migrl.claims.calibration.write import render_table
 from migrl.claims.claims import Verdict
 from migrl.files import hash_json, write_json, write_text
@@ -30,7 +31,7 @@ def hash_designs(designs: Mapping[str, Design]) -> str:
 
 
 def build_table(
-    designs: Mapping[str, Design], effort: Effort, outcomes: Mapping[Cell, Sequence[Sequence[Any]]]
+    designs: Mapping[str, Design], effort: Effort, outcomes: Mapping[Cell, Sequence[Judged]]
 ) -> dict[str, Any]:
     """The content of `table.json`; shares in percent, differences in points.
 
@@ -48,12 +49,12 @@ def build_table(
     }
 
 
-def _build_row(design: Design, cell: Cell, runs: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _build_row(design: Design, cell: Cell, runs: Sequence[Judged]) -> dict[str, Any]:
     delta = cell.build_scenario(design).delta
     error = design.predict_standard_error(delta, cell.alternative)
     correlation = design.correlations[cell.alternative]
     deltas, lows, highs, errors = np.array([run[:4] for run in runs]).T
-    verdicts = [run[4] for run in runs]
+    verdicts = [run.verdict for run in runs]
     widths = highs - lows
     spread = _Z * float(np.std(widths, ddof=1)) / len(runs) ** 0.5
     mean = float(np.mean(widths))
