@@ -25,7 +25,9 @@ from migrl.files import hash_file, read_json, write_json
 from migrl.pipeline import plan_stages, run_pipeline
 from migrl.recipe import Recipe
 from migrl.running import launch, worker
+from migrl.running.ending import ENDING, read_ending
 from migrl.running.stage import StageContext, read_manifest
+from migrl.running.watch.trackers import keep_local
 
 PUBLICATION = "publication"
 TRAININGS = ("sft", "grpo")
@@ -109,17 +111,19 @@ def fork_training(module: str, context: StageContext, *others: Any) -> None:
     Raises:
         UserError: the training's own.
     """
-    (context.folder / worker.ERROR).unlink(missing_ok=True)
+    (context.folder / ENDING).unlink(missing_ok=True)
     path = context.folder.resolve() / worker.CONTEXT
     write_json(path, launch.describe_context(context))
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
+        os.environ.update(keep_local({}, context.folder.resolve(), context.recipe.trackers))
         sys.argv = [module, "--context", str(path), "--launcher", str(parent)]
         worker.run_child(importlib.import_module(module).train)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
-    if (context.folder / worker.ERROR).exists() or status:
-        raise UserError((context.folder / worker.ERROR).read_text() if not status else f"ended with {status}")
+    ending = UserError(f"ended with {status}") if status else read_ending(context.folder, context.name)
+    if ending is not None:
+        raise ending
 
 
 def list_steps(recipe: Recipe) -> Iterator[Step]:

@@ -48,12 +48,13 @@ def shorten(text: str, limit: int = MAX_CHARS) -> str:
 
 
 class OutOfMemory(UserError):
-    """A GPU ran out of memory in the middle of a stage; `said` are torch's words.
+    """A GPU ran out of memory in the middle of a stage; `said` are the first of torch's words.
 
     What to lower follows from the recipe (plan/out_of_memory.py).
     """
 
     def __init__(self, stage: str, said: str) -> None:
+        said = said.partition(" Including non-PyTorch")[0].rstrip(".")
         super().__init__(f"{stage}: the GPU ran out of memory ({said}); use GPUs with more memory or smaller batches")
         self.stage, self.said = stage, said
 

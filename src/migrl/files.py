@@ -92,10 +92,10 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> int:
-    """Write rows, one JSON object a line; return their number."""
+def write_jsonl(path: Path, rows: Iterator[dict[str, Any]] | list[dict[str, Any]], *, append: bool = False) -> int:
+    """Write rows, one JSON object a line, or add them to those that are there; return their number."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("a" if append else "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1

@@ -13,6 +13,8 @@ from migrl.claims.references import compare_with_reference
 from migrl.evidence.readme_tables import render_verdicts
 from migrl.evidence.seal import TREE, check_results, list_files
 from migrl.evidence.verify import verify
+from migrl.recipe import AlarmSettings
+from migrl.running.watch.alarms import find_alarm
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -93,3 +95,11 @@ def test_the_committed_run_lies_within_the_prediction_interval_of_the_reference_
 def test_the_readme_shows_the_committed_verdicts() -> None:
     readme = (ROOT / "README.md").read_text()
     assert render_verdicts(ROOT / "results") in readme
+
+
+def test_no_default_alarm_would_have_stopped_the_committed_training_at_any_step() -> None:
+    rows = [json.loads(line) for line in (TINY / "grpo_log.jsonl").read_text().splitlines()]
+    strict = AlarmSettings(kl=0.5, collapse=0.5, truncation=0.25, zero_variance=0.45)  # twice as strict as the defaults
+    assert {"kl", "hit_reward", "truncation", "zero_variance"} <= rows[0].keys()
+    for settings in (AlarmSettings(), strict):
+        assert not any(find_alarm(rows[:end], settings) for end in range(1, len(rows) + 1))

@@ -6,9 +6,12 @@ import pytest
 import torch
 from gpu_run import Trainings
 
+from migrl.errors import OutOfMemory
 from migrl.plan.machine import find_gpus
+from migrl.plan.out_of_memory import explain_out_of_memory
+from migrl.running.ending import read_ending
 from migrl.running.gpus import describe_gpus
-from migrl.running.worker import ERROR, Rank, run_work
+from migrl.running.worker import Rank, run_work
 
 
 @pytest.fixture(autouse=True)
@@ -31,5 +34,6 @@ def test_a_gpu_that_is_full_ends_the_stage_with_the_keys_to_lower(trainings: Tra
     context = trainings.make_context("grpo_no_cold_start", "full")
     with pytest.raises(SystemExit):
         run_work(lambda context, rank: torch.empty(10**15, device="cuda"), context, Rank())
-    said = (context.folder / ERROR).read_text()
-    assert "the GPU ran out of memory" in said and "grpo.per_device_train_batch_size=" in said and "migrl plan" in said
+    ending = read_ending(context.folder, context.name)
+    assert isinstance(ending, OutOfMemory) and "the GPU ran out of memory" in str(ending)
+    assert "grpo.per_device_train_batch_size=" in explain_out_of_memory(context.name, context.recipe, ending.said)

@@ -12,14 +12,16 @@ import yaml
 from torch.distributed import Backend, distributed_c10d
 from torch.utils.file_baton import FileBaton
 
-from migrl.errors import UserError
+from migrl.errors import OutOfMemory, UserError
 from migrl.files import write_json
 from migrl.models.loading import load_processor
 from migrl.plan.out_of_memory import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
+from migrl.running.ending import ENDING, leave_ending, read_ending
 from migrl.running.launch import check_gpus, choose_gpu, describe_context, drop_dead_locks, explain_failure, find_end
 from migrl.running.stage import StageContext
-from migrl.running.worker import explain_error, make_out_of_memory, read_context
+from migrl.running.watch.signals import Stopped
+from migrl.running.worker import explain_error, read_context
 from migrl.training.trainer import set_patience
 from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
 
@@ -75,6 +77,16 @@ def test_launchers_that_were_ended_are_a_stop_unless_a_process_had_failed(tmp_pa
     assert find_end(tmp_path) == signals.SIGTERM
     write_json(tmp_path / ".failure-0.json", {"rank": 0, "exit_code": -9, "time": 0})
     assert find_end(tmp_path) is None
+
+
+def test_of_several_processes_the_first_ending_is_heard_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    assert read_ending(tmp_path, "sft") is None
+    leave_ending(tmp_path, UserError("the cause"))
+    leave_ending(tmp_path, Stopped("for its sake", 75))
+    found = read_ending(tmp_path, "sft")
+    assert isinstance(found, UserError) and str(found) == "the cause"
+    (tmp_path / ENDING).write_text("")
+    assert read_ending(tmp_path, "sft") is None
 
 
 def test_processes_must_spread_evenly_over_machines_and_need_a_starter() -> None:
@@ -134,9 +146,12 @@ def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stag
     error = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 2 GiB free. Including non-PyTorch memory, ..."
     )
-    out_of_memory = make_out_of_memory(stage, error)
-    assert explain_error(error, context) == str(out_of_memory)
-    text = explain_out_of_memory(stage, context.recipe, out_of_memory.said)
+    found = explain_error(error, context)
+    assert found is not None
+    leave_ending(tmp_path, found)
+    left = read_ending(tmp_path, stage)
+    assert isinstance(left, OutOfMemory) and str(left) == str(found)
+    text = explain_out_of_memory(stage, context.recipe, left.said)
     assert text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
     assert "non-PyTorch" not in text and change in text
     assert explain_error(ValueError("a defect"), context) is None

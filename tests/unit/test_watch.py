@@ -6,25 +6,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from migrl.errors import UserError
 from migrl.pipeline import plan_stages, prepare_stage
 from migrl.recipe import AlarmSettings, WatchSettings, load_recipe
+from migrl.running.ending import read_ending
 from migrl.running.stage import StageContext
+from migrl.running.stage_folder import is_working
 from migrl.running.watch.alarms import find_alarm, find_broken
 from migrl.running.watch.disk import estimate_checkpoint, size_next_checkpoint
 from migrl.running.watch.guard import LongRunGuard
-from migrl.running.watch.signals import Stopped, read_request, read_stopped, stop_on_signals
-from migrl.running.watch.trackers import check_trackers, describe_run
-from migrl.training.trainer import name_metrics, train_resuming
+from migrl.running.watch.signals import Stopped, read_request, stop_on_signals
+from migrl.running.watch.trackers import check_trackers, keep_local, use_trackers
+from migrl.running.watch.watchdog import Watchdog
+from migrl.training.trainer import StepLog, name_metrics, train_resuming
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT / "reproduce" / "recipes" / "test.yaml"
@@ -35,14 +38,6 @@ def make_rows(*values: float, name: str, sound: int = 20) -> list[dict[str, Any]
     """A log of `sound` sound steps, then one step for each value of a metric."""
     rows = [SOUND] * sound + [{**SOUND, name: value} for value in values]
     return [{"step": step, **row} for step, row in enumerate(rows, 1)]
-
-
-def test_no_default_alarm_would_have_stopped_the_tiny_recipe_at_any_step() -> None:
-    rows = [json.loads(line) for line in (ROOT / "results/tiny/grpo_log.jsonl").read_text().splitlines()]
-    assert len(rows) == 60 and set(SOUND) <= rows[0].keys()
-    strict = AlarmSettings(kl=0.5, collapse=0.5, truncation=0.25, zero_variance=0.45)  # twice as strict as the defaults
-    for settings in (AlarmSettings(), strict):
-        assert [find_alarm(rows[:end], settings) for end in range(1, 61)] == [None] * 60
 
 
 @pytest.mark.parametrize(
@@ -100,83 +95,89 @@ def test_no_setting_of_long_runs_is_part_of_a_stage_key() -> None:
         assert prepare_stage(stage, before, home).sections == prepare_stage(stage, after, home).sections
 
 
-STALLING = """
-import ctypes, sys, time
+def watch(folder: Path, **settings: Any) -> tuple[Watchdog, list[int]]:
+    """A watchdog of process 3 that looks only when it is told to, and the codes with which it ended the process."""
+    codes: list[int] = []
+    return Watchdog(folder, WatchSettings(**settings), 3, codes.append), codes
+
+
+def test_a_process_that_stands_still_leaves_its_stacks_and_is_ended_after_twice_the_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watchdog, codes = watch(tmp_path, stall_minutes=3, load_minutes=None)
+    watchdog.change("stall_minutes")
+    for looks, stacks in ((20, 0), (1, 1), (19, 1)):
+        for _ in range(looks):
+            watchdog.look()
+        assert len(list(tmp_path.glob(".stacks-3-*.txt"))) == stacks and not codes
+    watchdog.look()
+    assert codes == [75]
+    stacks = (tmp_path / ".stacks-3-1.txt").read_text()
+    assert "test_watch.py" in stacks and "watchdog.py" in stacks and (tmp_path / ".stacks-3-2.txt").exists()
+    first, last = capsys.readouterr().err.strip().splitlines()
+    assert "no progress in process 3 for 3 minutes" in first and str(tmp_path / ".stacks-3-1.txt") in first
+    stopped = read_ending(tmp_path, "sft")
+    assert isinstance(stopped, Stopped) and stopped.exit_code == 75 and str(stopped) == last
+    assert "for 6 minutes" in last and "watch.stall_minutes" in last
+
+
+def test_loading_and_steps_have_limits_of_their_own_and_each_progress_begins_anew(tmp_path: Path) -> None:
+    watchdog, codes = watch(tmp_path, stall_minutes=5, load_minutes=1)
+    watchdog.change("stall_minutes")
+    for _ in range(3):
+        for _ in range(100):  # a look is a twentieth of the shorter limit: five minutes
+            watchdog.look()
+        watchdog.tick()
+    assert not list(tmp_path.iterdir())
+    watchdog.change("load_minutes")  # as when the steps are done and the result is to be saved
+    for _ in range(41):
+        watchdog.look()
+    assert codes == [75]
+    assert "for 2 minutes of loading or saving" in str(read_ending(tmp_path, "sft"))
+    quiet, codes = watch(tmp_path, stall_minutes=None, load_minutes=1, stall_action="report")
+    quiet.change("stall_minutes")
+    for _ in range(100):
+        quiet.look()
+    quiet.change("load_minutes")
+    for _ in range(61):
+        quiet.look()
+    assert codes == [] and len(list(tmp_path.glob(".stacks-3-*.txt"))) == 5, "to report is not to stop"
+
+
+def test_where_the_disk_is_gone_the_stacks_go_to_stderr_and_the_process_ends_all_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    watchdog, codes = watch(tmp_path / "gone", stall_minutes=1)
+    for _ in range(1300):
+        watchdog.look()
+    assert codes == [75]
+    told = capfd.readouterr().err
+    assert "No such file" in told and "test_watch.py" in told
+
+
+STANDING_STILL = """
+import ctypes, sys
 from pathlib import Path
 from migrl.recipe import WatchSettings
 from migrl.running.watch.watchdog import watch_loading, watch_progress
 
-def stand_still(how):
-    if how in ("free", "report", "loading", "saving", "no disk"):
-        ctypes.CDLL(None).sleep(3 if how == "report" else 20)
-    elif how == "held":
-        ctypes.PyDLL(None).sleep(20)  # keeps Python's lock
-    else:
-        for _ in range(30):
-            time.sleep(0.1)
-            tick()
+def stand_still():
+    (ctypes.PyDLL if sys.argv[2] == "held" else ctypes.CDLL)(None).sleep(600)  # PyDLL keeps Python's lock
 
-folder, how = Path(sys.argv[1]), sys.argv[2]
-action = "report" if how == "report" else "stop"
-short, long = 1.2 / 60, 30
-slow = how in ("loading", "saving", "stepping")  # to be stopped while it loads or saves, not while it has steps
-settings = WatchSettings(
-    stall_minutes=None if slow else short, load_minutes=short if slow else long, stall_action=action
-)
-with watch_loading(folder, settings, rank=3):
-    if how == "loading":
-        stand_still(how)
-    with watch_progress(folder, settings, rank=3) as tick:
-        tick()
-        if how == "no disk":
-            folder.rename(folder.with_name("gone"))
-        if how == "stepping":
-            time.sleep(3)  # longer than loading may take
-        elif how != "saving":
-            stand_still(how)
-    if how == "saving":
-        stand_still(how)
-    if how == "no disk":
-        raise SystemExit("it went on")
+settings = WatchSettings(stall_minutes=0.01)
+with watch_loading(Path(sys.argv[1]), settings), watch_progress(Path(sys.argv[1]), settings) as tick:
+    tick()
+    stand_still()
 """
 
 
-def test_a_stage_that_stands_still_leaves_its_stacks_and_one_that_moves_or_was_suspended_does_not(
-    tmp_path: Path,
-) -> None:
-    processes = {}
-    for how in ("free", "held", "report", "moving", "suspended", "loading", "saving", "stepping", "no disk"):
-        (tmp_path / how).mkdir()
-        command = [sys.executable, "-c", STALLING, tmp_path / how, how]
-        processes[how] = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "suspended").glob(".stacks*")):
-        time.sleep(0.05)
-    processes["suspended"].send_signal(signal.SIGSTOP)
-    time.sleep(2)
-    processes["suspended"].send_signal(signal.SIGCONT)
-    told = {how: process.communicate(timeout=1800)[1] for how, process in processes.items()}
-    codes = {how: process.returncode for how, process in processes.items()}
-    stopped_codes = {"free": 75, "held": 1, "loading": 75, "saving": 75, "no disk": 75}
-    assert codes == stopped_codes | {"report": 0, "moving": 0, "suspended": 0, "stepping": 0}, told
-
-    free = tmp_path / "free"
-    assert {path.name for path in free.iterdir()} >= {".stacks-3-1.txt", ".stacks-3-2.txt", ".stopped.json"}
-    stacks = (free / ".stacks-3-1.txt").read_text()
-    assert "stand_still" in stacks and "watchdog.py" in stacks, "all threads"
-    first, last = told["free"].strip().splitlines()
-    assert "no progress in process 3" in first and str(free / ".stacks-3-1.txt") in first
-    stopped = read_stopped(free)
-    assert stopped is not None and stopped.exit_code == 75 and str(stopped) == last and "watch.stall_minutes" in last
-
-    assert "stand_still" in (tmp_path / "held/.stacks-3-held.txt").read_text()
-    assert "stand_still" in (tmp_path / "report/.stacks-3-1.txt").read_text()
-    for how in ("loading", "saving"):
-        assert "stand_still" in (tmp_path / how / ".stacks-3-1.txt").read_text()
-        stopped = read_stopped(tmp_path / how)
-        assert stopped is not None and "of loading or saving" in str(stopped) and "watch.load_minutes" in str(stopped)
-    assert "No such file" in told["no disk"] and "stand_still" in told["no disk"], "then they go to its output"
-    for how in ("moving", "suspended", "stepping"):
-        assert list((tmp_path / how).iterdir()) == [] and told[how] == ""
+@pytest.mark.parametrize(("how", "code"), [("free", 75), ("held", 1)])
+def test_a_process_ends_whether_or_not_its_code_keeps_pythons_lock(how: str, code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STANDING_STILL, tmp_path, how]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    stacks = (tmp_path / ".stacks-0-1.txt").read_text() if how == "free" else ended.stderr
+    assert "stand_still" in stacks
 
 
 def test_a_signal_asks_the_stage_to_stop_and_a_finished_stage_keeps_the_next_from_starting(tmp_path: Path) -> None:
@@ -227,7 +228,14 @@ class AskWhileSaving(TrainerCallback):
         (self.home / ".stop-SIGTERM").touch()
 
 
-def train(home: Path, alarms: AlarmSettings | None = None, act: Any = None, callbacks: Any = ()) -> Trainer:
+def list_losses(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of this model are its loss; the alarm of grpo is put on that."""
+    return [{"step": row["step"], "kl": row["loss"]} for row in history if "loss" in row]
+
+
+def train(
+    home: Path, alarms: AlarmSettings | None = None, act: Any = None, callbacks: Any = (), trackers: str = ""
+) -> Trainer:
     """Train eight steps of one sample with a checkpoint every third, as stages do."""
     folder = home / "grpo.partial"
     folder.mkdir(exist_ok=True)
@@ -243,8 +251,8 @@ def train(home: Path, alarms: AlarmSettings | None = None, act: Any = None, call
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    # The metrics of this model are its loss; the alarm of grpo is put on that.
-    guard = LongRunGuard(folder, WatchSettings(), alarms, lambda row: {"kl": row["loss"]}, 0)
+    use_trackers(arguments, StageContext("grpo", load_recipe(TEST, [f"trackers=[{trackers}]"]), {}, folder))
+    guard = LongRunGuard(folder, WatchSettings(), alarms, list_losses, 0)
     rows = [{"ids": index % 4} for index in range(20)]  # so that the last step is not the end of an epoch
     trainer = Trainer(Word(), arguments, train_dataset=rows, callbacks=[AtStep(2, act), *callbacks])
     trainer.add_callback(guard)
@@ -352,15 +360,46 @@ def test_a_first_checkpoint_is_estimated_no_smaller_than_it_is(tmp_path: Path) -
         assert written <= estimate_checkpoint(model.parameters(), adapter=name == "adapter") <= 3 * written
 
 
-def test_a_tracker_that_is_not_installed_is_refused_and_none_is_told_a_path() -> None:
+def test_a_tracker_that_is_not_installed_is_refused() -> None:
     check_trackers(("tensorboard",))
     with pytest.raises(UserError, match="trackio is not installed; run .uv pip install --overrides"):
         check_trackers(("tensorboard", "trackio"))
-    recipe = load_recipe(TEST, ["model.path=/somewhere/private", "source.seed=3"])
-    for name in ("sft", "grpo_no_cold_start"):
-        context = StageContext(name, recipe, {}, Path("/somewhere/private"))
-        told = describe_run(context)
-        assert "/" not in json.dumps(told) and told[name[:4].rstrip("_")]["learning_rate"] > 0
+
+
+def test_trackers_write_into_the_stages_folder_and_send_nothing_whatever_the_environment_says(tmp_path: Path) -> None:
+    sending = {"WANDB_MODE": "online", "WANDB_API_KEY": "key", "TRACKIO_SPACE_ID": "some/space", "HOME": "/root"}
+    kept = keep_local(sending, tmp_path, ("trackio", "wandb"))
+    assert (
+        kept["WANDB_MODE"] == "offline"
+        and kept["HOME"] == "/root"
+        and not {*kept} & {*sending} - {"WANDB_MODE", "HOME"}
+    )
+    for name in ("TENSORBOARD_LOGGING_DIR", "TRACKIO_DIR", "WANDB_DIR"):
+        assert is_working(Path(kept[name]).relative_to(tmp_path)), "no output, so that no digest changes"
+    assert "WANDB_MODE" not in keep_local(sending, tmp_path, ("tensorboard",))
+
+
+def test_tensorboard_and_the_log_go_on_where_a_killed_training_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "grpo.partial"
+    for name, value in keep_local({}, partial, ("tensorboard",)).items():
+        monkeypatch.setenv(name, value)
+
+    def kill(model: nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    killed, log = AtStep(5, kill), StepLog(tmp_path / "log.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[killed, log], trackers="tensorboard")
+    train(tmp_path, callbacks=[log], trackers="tensorboard")
+    logged = EventAccumulator(str(partial / "tensorboard")).Reload().Scalars("train/loss")
+    assert sorted(event.step for event in logged) == [1, 2, 3, 4, 4, 5, 6, 7, 8], "what the kill cost was made again"
+    values = {event.step: event.value for event in logged}
+    assert all(event.value == values[event.step] for event in logged)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [*range(1, 9)]
+    assert [row["loss"] for row in rows] == pytest.approx([values[step] for step in range(1, 9)])
 
 
 def test_metrics_of_trl_that_are_missing_in_a_step_do_not_end_it() -> None:

@@ -20,21 +20,15 @@ import psutil
 import torch
 from torch.utils.cpp_extension import get_default_build_root
 
-from migrl.errors import OutOfMemory, UserError
+from migrl.errors import UserError
 from migrl.files import ROOT, read_json, write_json
 from migrl.recipe import Parallel, Recipe, dump_whole
+from migrl.running.ending import ENDING, read_ending
 from migrl.running.stage import StageContext
-from migrl.running.watch.signals import (
-    ENDED,
-    STOPPED,
-    hold_requests,
-    make_stopped,
-    read_request,
-    read_stopped,
-)
-from migrl.running.watch.trackers import check_trackers, make_tracker_environment
+from migrl.running.watch.signals import ENDED, hold_requests, make_stopped, read_request
+from migrl.running.watch.trackers import check_trackers, keep_local
 from migrl.running.watch.watchdog import watch_loading
-from migrl.running.worker import CONTEXT, ERROR, OUT_OF_MEMORY, Rank, die_with_parent
+from migrl.running.worker import CONTEXT, Rank, die_with_parent
 
 FAILURE = ".failure-{rank}.json"
 
@@ -77,13 +71,7 @@ def _launch(
     check_gpus(processes // settings.machines)
     drop_dead_locks()
     folder = context.folder.resolve()
-    for path in (
-        folder / ERROR,
-        folder / OUT_OF_MEMORY,
-        folder / STOPPED,
-        folder / ENDED,
-        *folder.glob(FAILURE.format(rank="*")),
-    ):
+    for path in (folder / ENDING, folder / ENDED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
     write_json(folder / CONTEXT, describe_context(context))
     command = [*settings.starter, sys.executable, "-m", "migrl.running.launcher", "--module", module]
@@ -93,18 +81,14 @@ def _launch(
     command += ["--id", uuid.uuid4().hex]  # a launcher that another start left behind meets nobody
     result = subprocess.run(
         command,
-        env=make_environment(context.recipe) | make_tracker_environment(folder) | (gpus or {}),
+        env=keep_local(make_environment(context.recipe), folder, context.recipe.trackers) | (gpus or {}),
         check=False,
         preexec_fn=prepare_launcher,
         start_new_session=True,  # a signal to the process group is for this process; it asks the others to stop
     )
-    if (folder / OUT_OF_MEMORY).exists():
-        raise OutOfMemory(context.name, (folder / OUT_OF_MEMORY).read_text())
-    if (folder / ERROR).exists():
-        raise UserError((folder / ERROR).read_text())
-    stopped = read_stopped(folder)
-    if stopped is not None:
-        raise stopped
+    ending = read_ending(folder, context.name)
+    if ending is not None:
+        raise ending
     if result.returncode:
         failure = explain_failure(module, folder, result.returncode)
         asked = read_request(folder.parent) or find_end(folder)
@@ -148,18 +132,12 @@ def drop_dead_locks() -> None:
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
     locks = {path.resolve() for pattern in ("*/lock", "*/*/lock") for path in Path(root).glob(pattern)}
     if locks:
-        for path in locks - {Path(file.path) for process in psutil.process_iter() for file in list_open_files(process)}:
+        # None for another user's process, whose locks lie elsewhere.
+        processes = [process.info["open_files"] or [] for process in psutil.process_iter(["open_files"])]
+        for path in locks - {Path(file.path) for files in processes for file in files}:
             with suppress(OSError):  # gone meanwhile, or not ours to delete
                 if path.stat().st_uid == os.getuid():
                     path.unlink()
-
-
-def list_open_files(process: psutil.Process) -> list[Any]:
-    """A process's open files; none of one that has ended or is another user's, whose locks lie elsewhere."""
-    try:
-        return list(process.open_files())
-    except psutil.Error:
-        return []
 
 
 def describe_context(context: StageContext) -> dict[str, object]:

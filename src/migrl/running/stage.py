@@ -25,6 +25,7 @@ from migrl.running.gpus import describe_gpus
 RUN_FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
+TENSORBOARD = "tensorboard"
 DOWNLOAD = "download"
 """The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
 WEIGHT_FOLDERS = ("model/", "adapter/")

@@ -40,6 +40,7 @@ from migrl.running.stage import (
     MANIFEST,
     PROGRESS,
     RUN_FORMAT,
+    TENSORBOARD,
     StageContext,
     StageWork,
     describe_machine,
@@ -53,7 +54,7 @@ FORCED = ".forced"  # beside the key: the work replaces a finished result, which
 ATTEMPTS = ".attempts.json"
 PASSING_FOLDERS = ("checkpoints", DOWNLOAD)
 """What only a resume needs; deleted when the stage is finished."""
-WORKING_FOLDERS = (*PASSING_FOLDERS, "tensorboard", PROGRESS)
+WORKING_FOLDERS = (*PASSING_FOLDERS, TENSORBOARD, PROGRESS)
 """State and time stamps, no result; kept between attempts."""
 
 

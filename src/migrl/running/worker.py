@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -16,13 +15,12 @@ import torch
 from migrl.errors import OutOfMemory, UserError, explain_full_disk, explain_os_error, is_disk_full
 from migrl.files import read_json
 from migrl.recipe import Recipe
+from migrl.running.ending import leave_ending
 from migrl.running.stage import StageContext
-from migrl.running.watch.signals import Stopped, await_requests, leave_stopped
+from migrl.running.watch.signals import Stopped, await_requests
 from migrl.running.watch.watchdog import watch_loading
 
 CONTEXT = ".context.json"
-ERROR = ".error.txt"
-OUT_OF_MEMORY = ".out_of_memory.txt"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
@@ -75,47 +73,30 @@ def run_child(work: Callable[[StageContext, Rank], None]) -> None:
 
 
 def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, rank: Rank) -> None:
-    """Work, and turn what ends it into word for the parent."""
+    """Work, and leave word for the parent of what ended it."""
     try:
         work(context, rank)
     except Stopped as stopped:
-        leave_stopped(context.folder, stopped)
+        leave_ending(context.folder, stopped)
     except Exception as error:
-        text = explain_error(error, context)
-        if text is None:
+        ending = explain_error(error, context)
+        if ending is None:
             raise
-        if not isinstance(error, UserError):
+        if ending is not error:
             traceback.print_exc()  # where it was; the words for the user come last
-        leave_error(context.folder, text)
-        if isinstance(error, torch.OutOfMemoryError):
-            (context.folder / OUT_OF_MEMORY).write_text(make_out_of_memory(context.name, error).said)
+        leave_ending(context.folder, ending)
         # Alone, leave quietly: the parent reports. Among several, fail loudly, or the others would wait.
         sys.exit(1 if rank.count > 1 else 0)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # else a process that ends after the first may abort in gloo
 
 
-def explain_error(error: Exception, context: StageContext) -> str | None:
-    """The words for an error that its user can mend; None for one that is ours."""
+def explain_error(error: Exception, context: StageContext) -> UserError | None:
+    """The error in words for its user, who can mend it; None for one that is ours."""
     if isinstance(error, UserError):
-        return str(error)
+        return error
     if isinstance(error, torch.OutOfMemoryError):
-        return str(make_out_of_memory(context.name, error))
+        return OutOfMemory(context.name, str(error))
     if is_disk_full(error):
-        return explain_full_disk(error, str(context.folder))
-    return explain_os_error(error) if isinstance(error, OSError) and error.filename else None
-
-
-def make_out_of_memory(stage: str, error: torch.OutOfMemoryError) -> OutOfMemory:
-    """The error of a stage, with the first of torch's words."""
-    return OutOfMemory(stage, str(error).partition(" Including non-PyTorch")[0].rstrip("."))
-
-
-def leave_error(folder: Path, text: str) -> None:
-    """Write the message for the parent; on a full disk make room for it first."""
-    path = folder / ERROR
-    try:
-        path.write_text(text)
-    except OSError:
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        path.write_text(text)
+        return UserError(explain_full_disk(error, str(context.folder)))
+    return UserError(explain_os_error(error)) if isinstance(error, OSError) and error.filename else None

@@ -33,6 +33,7 @@ from migrl.running.launch import launch_training
 from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.disk import measure_folder
+from migrl.running.watch.trackers import use_trackers
 from migrl.running.worker import Rank, run_child
 from migrl.training.rewards import REWARDS, RewardFunction, RolloutReader, make_reward_functions
 from migrl.training.trainer import (
@@ -107,6 +108,7 @@ def train(context: StageContext, rank: Rank) -> None:
     check_perfect_reward(items[0], processor, make_rewards(recipe, items, read_end_tokens(start)))
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", processor)
+    use_trackers(config, context)
     callbacks = make_callbacks(context, settings.alarms)
     trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks)
     check_processes(trainer, rank)
@@ -186,7 +188,7 @@ def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcesso
         save_steps=settings.save_steps,
         save_total_limit=2,
         save_only_model=settings.save_only_model,
-        report_to="none",  # make_callbacks logs to a folder of our own
+        report_to="none",  # `use_trackers` names them
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,

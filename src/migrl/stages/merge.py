@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from migrl.errors import UserError
+from migrl.errors import OutOfMemory, UserError
 from migrl.grounding.samples import read_samples
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import copy_small_files, load_for_inference, load_processor
@@ -21,7 +21,6 @@ from migrl.recipe import Recipe
 from migrl.running.metering import measure_memory, release_memory
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.watchdog import watch_loading
-from migrl.running.worker import make_out_of_memory
 from migrl.training.trainer import VISION_TOWER
 
 CHECKED_SAMPLES = 8
@@ -42,7 +41,7 @@ def run(context: StageContext) -> dict[str, Any]:
         with watch_loading(context.folder, recipe.watch):
             facts = merge_adapter(recipe, base, adapter, data, context.folder / "model")
     except torch.OutOfMemoryError as error:
-        raise make_out_of_memory(context.name, error) from error
+        raise OutOfMemory(context.name, str(error)) from error
     performance = measure_memory()
     release_memory()
     return facts | {"performance": performance}

@@ -21,6 +21,7 @@ from migrl.recipe import Recipe
 from migrl.running.launch import launch_training
 from migrl.running.metering import StepMeter, read_performance
 from migrl.running.stage import StageContext, check_disk
+from migrl.running.watch.trackers import use_trackers
 from migrl.running.worker import Rank, run_child
 from migrl.training.trainer import (
     build_dataset,
@@ -57,6 +58,7 @@ def train(context: StageContext, rank: Rank) -> None:
     check_sizes(items, processor)
     set_patience(recipe.watch)
     config = make_config(recipe, context.folder / "checkpoints", len(items))
+    use_trackers(config, context)
     trainer = build_trainer(
         recipe, config, load_model(base, recipe.model), processor, items, completions, make_callbacks(context)
     )
@@ -91,7 +93,7 @@ def make_config(recipe: Recipe, checkpoints: Path, samples: int) -> SFTConfig:
         logging_steps=1,
         save_steps=settings.save_steps,
         save_total_limit=2,
-        report_to="none",  # make_callbacks logs to a folder of our own
+        report_to="none",  # `use_trackers` names them
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_pin_memory=False,

@@ -30,7 +30,6 @@ from migrl.models.inputs import ModelInput
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
 from migrl.running.stage import StageContext
 from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_first_message
-from migrl.running.watch.trackers import make_trackers
 from migrl.running.worker import Rank
 from migrl.training.checkpoints import find_checkpoint
 
@@ -164,28 +163,28 @@ def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "images": decoded}
 
 
-class LiveLog(TrainerCallback):
-    """`log.jsonl` as it grows, for whoever looks on."""
+class StepLog(TrainerCallback):
+    """`log.jsonl`, a row per step, in the main process.
+
+    What was before this start comes from the trainer's state, which checkpoints carry: after any kill none is missing
+    or twice.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
-            write_log(self.path, state)
+        write_jsonl(self.path, list_steps(state.log_history))
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        write_jsonl(self.path, list_steps(state.log_history[-1:]), append=True)
 
 
-def write_log(path: Path, state: TrainerState) -> None:
-    """A row per step, from the trainer's state, which checkpoints carry: after any kill none is missing or twice."""
-    rows = [{"step": row["step"], **name_metrics(row)} for row in state.log_history if "loss" in row]
-    write_jsonl(path, rows)
+def list_steps(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per step of what a trainer logged, with our names; its summary at the end is none."""
+    return [{"step": row["step"], **name_metrics(row)} for row in history if "loss" in row]
 
 
 class ProgressBar(ProgressCallback):
@@ -205,10 +204,10 @@ class ProgressBar(ProgressCallback):
 
 
 def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
-    """The log, the recipe's trackers, and what may end a training (running/watch/guard.py)."""
+    """The log, and what may end a training (running/watch/guard.py)."""
     process = PartialState()
-    guard = LongRunGuard(context.folder, context.recipe.watch, alarms, name_metrics, process.process_index)
-    return [LiveLog(context.folder / LOG), guard, *make_trackers(context)] if process.is_main_process else [guard]
+    guard = LongRunGuard(context.folder, context.recipe.watch, alarms, list_steps, process.process_index)
+    return [StepLog(context.folder / LOG), guard] if process.is_main_process else [guard]
 
 
 def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
@@ -231,7 +230,7 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
 
 
 def save_trained(trainer: Trainer, folder: Path) -> None:
-    """Save adapter or model as safetensors with its config, and beside its folder `log.jsonl`, a row a step."""
+    """Save adapter or model as safetensors with its config."""
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         # The tokenizer that trl saves beside it differs by whether a step was made since the start; its arguments are a
@@ -239,7 +238,6 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
         for path in folder.iterdir():
             if path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, ADAPTER_CONFIG):
                 path.unlink()
-        write_log(folder.parent / LOG, trainer.state)
 
 
 BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")

@@ -9,6 +9,22 @@ from migrl.recipe import AlarmSettings
 Rows = list[dict[str, Any]]
 ARMED_AT = 0.1
 """A best hit rate below this is too near to 0 for a fall from it to say much."""
+ALARMS = {
+    "kl": (
+        "kl",
+        "the policy runs away from its start model; to begin anew, lower grpo.learning_rate or raise grpo.beta",
+    ),
+    "collapse": (
+        "hit_reward",
+        "the policy has unlearned to answer; to begin anew, lower grpo.learning_rate or raise grpo.beta",
+    ),
+    "truncation": ("truncation", "completions do not end; to begin anew, raise grpo.max_new_tokens"),
+    "zero_variance": (
+        "zero_variance",
+        "almost no prompt teaches any more; to begin anew, select harder samples or lower grpo.max_steps",
+    ),
+}
+"""The settings' alarms: the metric that each looks at, and what it means."""
 
 
 def find_broken(row: dict[str, Any]) -> str | None:
@@ -31,63 +47,36 @@ def find_alarm(rows: Rows, settings: AlarmSettings) -> str | None:
     metric, or gave no number for it, is passed over. With fewer values than the window, or without the metric (KL, if
     it has no weight), no alarm is raised.
     """
-    for check in (_check_kl, _check_collapse, _check_truncation, _check_zero_variance):
-        found = check(rows, settings)
+    for name, (metric, meaning) in ALARMS.items():
+        limit: float | None = getattr(settings, name)
+        # Infinity is a value, and beyond every limit.
+        values = [row[metric] for row in rows if row.get(metric) is not None and not math.isnan(row[metric])]
+        if limit is None or len(values) < settings.window:
+            continue
+        if name == "collapse":
+            found = _find_collapse(values, settings.window, limit)
+        else:
+            found = _find_excess(name, values[-settings.window :], limit)
         if found is not None:
-            return found
+            shown = ", ".join(f"{value:.3g}" for value in values[-settings.window :][-5:])
+            return (
+                f"alarm at step {rows[-1]['step']}: {metric} over the last {settings.window} steps: {found} "
+                f"(last: {shown}): {meaning}; to go on from this step's checkpoint, change grpo.alarms.{name}, or set "
+                "it to null"
+            )
     return None
 
 
-def _check_kl(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "the policy runs away from its start model; to begin anew, lower grpo.learning_rate or raise grpo.beta"
-    return _check_above(rows, settings, "kl", "median", meaning)
+def _find_excess(name: str, values: list[float], limit: float) -> str | None:
+    """How the values' mean, of KL their median, is above the limit."""
+    measure, value = ("median", median(values)) if name == "kl" else ("mean", fmean(values))
+    return f"{measure} {value:.3g}, limit {limit:g}" if value > limit else None
 
 
-def _check_truncation(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "completions do not end; to begin anew, raise grpo.max_new_tokens"
-    return _check_above(rows, settings, "truncation", "mean", meaning)
-
-
-def _check_zero_variance(rows: Rows, settings: AlarmSettings) -> str | None:
-    meaning = "almost no prompt teaches any more; to begin anew, select harder samples or lower grpo.max_steps"
-    return _check_above(rows, settings, "zero_variance", "mean", meaning)
-
-
-def _check_above(rows: Rows, settings: AlarmSettings, name: str, measure: str, meaning: str) -> str | None:
-    limit: float | None = getattr(settings, name)
-    values = _list_values(rows, name)[-settings.window :]
-    if limit is None or len(values) < settings.window:
-        return None
-    value = median(values) if measure == "median" else fmean(values)
-    if value <= limit:
-        return None
-    return _tell(rows, settings, name, values, f"{measure} {value:.3g}, limit {limit:g}", meaning)
-
-
-def _list_values(rows: Rows, name: str) -> list[float]:
-    """A metric's values; infinity is one, and beyond every limit."""
-    values = [row.get(name) for row in rows]
-    return [value for value in values if value is not None and not math.isnan(value)]
-
-
-def _check_collapse(rows: Rows, settings: AlarmSettings) -> str | None:
-    values = _list_values(rows, "hit_reward")
-    size = settings.window
-    if settings.collapse is None or len(values) < size:
-        return None
-    means = [fmean(values[end - size : end]) for end in range(size, len(values) + 1)]
+def _find_collapse(values: list[float], window: int, limit: float) -> str | None:
+    """How the last window's mean is below a share of the best window's."""
+    means = [fmean(values[end - window : end]) for end in range(window, len(values) + 1)]
     best, last = max(means), means[-1]
-    if best < ARMED_AT or last >= settings.collapse * best:
+    if best < ARMED_AT or last >= limit * best:
         return None
-    what = f"mean {last:.3g}, limit {settings.collapse:g} of the best window's {best:.3g}"
-    meaning = "the policy has unlearned to answer; to begin anew, lower grpo.learning_rate or raise grpo.beta"
-    return _tell(rows, settings, "collapse", values[-size:], what, meaning)
-
-
-def _tell(rows: Rows, settings: AlarmSettings, name: str, values: list[float], what: str, meaning: str) -> str:
-    shown = ", ".join(f"{value:.3g}" for value in values[-5:])
-    metric = "hit_reward" if name == "collapse" else name
-    return (
-        f"alarm at step {rows[-1]['step']}: {metric} over the last {settings.window} steps: {what} (last: {shown}): "
-        f"{meaning}; to go on from this step's checkpoint, change grpo.alarms.{name}, or set it to null"
-    )
+    return f"mean {last:.3g}, limit {limit:g} of the best window's {best:.3g}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate.utils import gather_object
 from peft import PeftModel
@@ -21,10 +21,12 @@ from migrl.running.watch.disk import explain_missing_room, size_next_checkpoint
 from migrl.running.watch.signals import Stopped, make_stopped, read_request
 from migrl.running.watch.watchdog import watch_progress
 
+T = TypeVar("T")
 
-def share_first_message(word: str | None) -> str | None:
-    """The word of the first process that has one, the same in all; every process must ask."""
-    return next((said for said in gather_object([word]) if said is not None), None)
+
+def share_first_message(message: T | None) -> T | None:
+    """All-gather one optional message per rank; return the first. Collective: every rank must call it."""
+    return next((told for told in gather_object([message]) if told is not None), None)
 
 
 class AlreadyTrained(Exception):
@@ -34,8 +36,9 @@ class AlreadyTrained(Exception):
 class LongRunGuard(TrainerCallback):
     """Ends a run with a reason: `Stopped` if asked to, `UserError` for an alarm or a full disk, raised by `train()`.
 
-    It must be the last callback, so that the trainer's own has decided whether a checkpoint is due, and logs are closed
-    when it raises at the end of the training.
+    It acts when a step's metrics are logged, which is after each (`logging_steps=1`) and before its checkpoint. It must
+    be the last callback, so that logs are closed when it raises at the end of the training. `list_steps` makes a row
+    per step of a trainer's log.
     """
 
     def __init__(
@@ -43,10 +46,10 @@ class LongRunGuard(TrainerCallback):
         folder: Path,
         watch: WatchSettings,
         alarms: AlarmSettings | None,
-        name_metrics: Callable[[dict[str, Any]], dict[str, float]],
+        list_steps: Callable[[Rows], Rows],
         rank: int,
     ) -> None:
-        self.folder, self.watch, self.alarms, self.name_metrics, self.rank = folder, watch, alarms, name_metrics, rank
+        self.folder, self.watch, self.alarms, self.list_steps, self.rank = folder, watch, alarms, list_steps, rank
         self.tick: Callable[[], None] = lambda: None
         self.ending: UserError | Stopped | None = None
 
@@ -64,42 +67,14 @@ class LongRunGuard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.tick()
-        word = self.find_alarm(state)
-        if word is not None:  # unchanged since it stopped the run: a scheduler must not burn hours on restarts
-            raise UserError(word)
+        alarm = self.find_alarm(state)
+        if alarm is not None:  # unchanged since it stopped the run: a scheduler must not burn hours on restarts
+            raise UserError(alarm)
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
         request = self.find_request()
         if request is not None:
             raise make_stopped(request, "loading, before any step")
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.tick()
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.tick()
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.tick()
-        self.stop_if_requested(state, control)  # it may have come while that was written
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.tick()
-        if self.stop_if_requested(state, control):
-            control.should_save = True
-        self.check_room(args, state, control, model)
 
     def on_log(
         self,
@@ -111,16 +86,21 @@ class LongRunGuard(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self.tick()
-        if not logs or "loss" not in logs:
+        if not logs or "loss" not in logs or model is None:
             return
         broken = share_first_message(find_broken({**logs, "step": state.global_step}))
-        word = broken or share_first_message(self.find_alarm(state))
-        if word is None:
-            return
-        self.ending = UserError(word)
-        control.should_training_stop = True
-        control.should_save = broken is None
-        self.check_room(args, state, control, model)
+        alarm = broken or share_first_message(self.find_alarm(state))
+        if alarm is not None:
+            self.ending = UserError(alarm)
+            control.should_training_stop, control.should_save = True, broken is None
+        elif self.stop_if_requested(state, control):
+            control.should_save = True
+        if control.should_save:
+            self.check_room(args, state, model)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.tick()
+        self.stop_if_requested(state, control)  # it may have come while that was written
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -141,31 +121,22 @@ class LongRunGuard(TrainerCallback):
 
     def find_request(self) -> Signals | None:
         """The signal that asks the run to stop, the same in all processes; every process must ask."""
-        request = read_request(self.folder.parent)
-        word = share_first_message(request.name if request else None)
-        return Signals[word] if word else None
+        return share_first_message(read_request(self.folder.parent))
 
     def find_alarm(self, state: TrainerState) -> str | None:
         """The alarm that the steps logged so far, also before a resume, give."""
-        if self.alarms is None:
-            return None
-        logged: Rows = [row for row in state.log_history if "loss" in row]
-        return find_alarm([{"step": row["step"], **self.name_metrics(row)} for row in logged], self.alarms)
+        return None if self.alarms is None else find_alarm(self.list_steps(state.log_history), self.alarms)
 
-    def check_room(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module | None
-    ) -> None:
+    def check_room(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Refuse to begin a checkpoint that the disk cannot hold.
 
         Raises:
             UserError: in every process, if one of them finds too little room.
         """
-        if not control.should_save or model is None:
-            return
         assert args.output_dir is not None  # both trainers set it
         checkpoints = Path(args.output_dir)
         need = size_next_checkpoint(checkpoints, model, adapter=isinstance(model, PeftModel))
         checkpoints.mkdir(parents=True, exist_ok=True)
-        word = share_first_message(explain_missing_room(checkpoints, state.global_step, need))
-        if word is not None:
-            raise UserError(word)
+        missing = share_first_message(explain_missing_room(checkpoints, state.global_step, need))
+        if missing is not None:
+            raise UserError(missing)

@@ -8,7 +8,6 @@ Exit codes of `migrl`, for a scheduler: 143 (SIGTERM) and 138 (SIGUSR1), 128 and
 75 if a stage stood still. After any of them the same command goes on where the run was.
 """
 
-import json
 import os
 import signal
 import threading
@@ -20,7 +19,6 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 WAITING = (signal.SIGUSR1,)
 STALLED = os.EX_TEMPFAIL  # 75, "temporary failure, try again" in sysexits.h
-STOPPED = ".stopped.json"
 ENDED = ".ended"  # a launcher got SIGTERM: from outside, or because another machine's failed
 
 
@@ -106,19 +104,3 @@ def stop_on_signals(home: Path, name: str) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         clear_requests(home)
-
-
-def leave_stopped(folder: Path, stopped: Stopped) -> None:
-    """A worker's word to the parent about why it ended. Workers may leave it together: one of them is read."""
-    temporary = folder / f"{STOPPED}.{os.getpid()}"
-    temporary.write_text(json.dumps({"text": str(stopped), "exit_code": stopped.exit_code}))
-    temporary.replace(folder / STOPPED)
-
-
-def read_stopped(folder: Path) -> Stopped | None:
-    """What `leave_stopped` left, if anything."""
-    path = folder / STOPPED
-    if not path.exists():
-        return None
-    data = json.loads(path.read_text())
-    return Stopped(data["text"], data["exit_code"])
