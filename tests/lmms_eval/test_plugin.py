@@ -15,7 +15,7 @@ from PIL import Image
 
 from migrl.errors import UserError
 from migrl.files import write_jsonl
-from migrl.lmms_tasks import write_tasks
+from migrl.lmms_tasks import GroundingTask, write_tasks
 
 
 def find_lmms_eval() -> bool:
@@ -127,7 +127,7 @@ def evaluate(out: Path, tasks: list[str], asked: dict[str, list[dict[str, Any]]]
 @pytest.fixture
 def results(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "cache"))
-    write_tasks(data, tmp_path / "tasks", frame="permille")
+    write_tasks(GroundingTask(data, "permille", "think"), tmp_path / "tasks")
     return evaluate(tmp_path / "tasks", ["migrl_grounding"], {})
 
 
@@ -171,7 +171,7 @@ def test_the_model_reads_the_prompt_of_migrl_with_each_picture_in_its_place(
 ) -> None:
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "tasks"
-    write_tasks(data, out, frame="resized_px", min_pixels=784, max_pixels=20000, benchmarks=["mig_bench"])
+    write_tasks(GroundingTask(data, "resized_px", "think", min_pixels=784, max_pixels=20000), out)
     asked: dict[str, list[dict[str, Any]]] = {}
     evaluate(out, ["migrl_mig_bench"], asked)
     [message] = asked["t1"]
@@ -184,7 +184,7 @@ def test_the_model_reads_the_prompt_of_migrl_with_each_picture_in_its_place(
 @needs_lmms_eval
 def test_the_command_line_finds_the_tasks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "cache"))
-    write_tasks(data, tmp_path / "tasks", frame="unit")
+    write_tasks(GroundingTask(data, "unit", "think"), tmp_path / "tasks")
     flags = ["--include_path", "tasks", "--tasks", "migrl_grounding", "--model", "dummy", "--output_path", "results"]
     run = subprocess.run([sys.executable, "-m", "lmms_eval", *flags], cwd=tmp_path, capture_output=True, text=True)
     written = list((tmp_path / "results").rglob("*results.json"))
@@ -195,31 +195,35 @@ def test_the_command_line_finds_the_tasks(data: Path, tmp_path: Path, monkeypatc
 
 def test_every_benchmark_that_asks_for_boxes_is_written_and_training_data_is_not(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "tasks"
-    assert write_tasks(data, out, frame="unit") == ["migrl_mig_bench", "migrl_reasonvos"]
+    assert write_tasks(GroundingTask(data, "unit", "think"), out) == ["migrl_mig_bench", "migrl_reasonvos"]
     assert {path.name for path in out.iterdir()} == {"utils.py", "migrl_mig_bench.yaml", "migrl_reasonvos.yaml"}
 
 
 def test_writing_again_leaves_no_task_of_before_and_touches_no_other_file(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "tasks"
-    write_tasks(data, out, frame="unit")
+    write_tasks(GroundingTask(data, "unit", "think"), out)
     (out / "migrl_mine.yaml").write_text("task: mine\n")
-    write_tasks(data, out, frame="unit", benchmarks=["reasonvos"])
+    (data / "mig_bench.jsonl").unlink()
+    write_tasks(GroundingTask(data, "unit", "think"), out)
     assert {path.name for path in out.iterdir()} == {"utils.py", "migrl_mine.yaml", "migrl_reasonvos.yaml"}
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"frame": "percent"}, "unknown"),
         ({"frame": "resized_px"}, "give min_pixels and max_pixels"),
         ({"frame": "unit", "min_pixels": 784}, "one is missing"),
-        ({"frame": "unit", "style": "loud"}, "unknown"),
-        ({"frame": "unit", "benchmarks": ["blink"]}, "not a grounding benchmark"),
-        ({"frame": "unit", "benchmarks": ["lisa_val"]}, "no such file"),
+        ({"frame": "unit", "min_pixels": 784, "max_pixels": 28}, "need 0 < min_pixels <= max_pixels"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_by_name(
-    data: Path, tmp_path: Path, settings: dict[str, Any], reason: str
-) -> None:
+def test_a_setting_that_cannot_work_is_refused_by_name(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        write_tasks(data, tmp_path / "tasks", **settings)
+        GroundingTask(Path("data"), style="think", **settings)
+
+
+def test_a_folder_without_a_grounding_benchmark_is_refused(data: Path, tmp_path: Path) -> None:
+    for name in ("mig_bench", "reasonvos"):
+        (data / f"{name}.jsonl").unlink()
+    for folder, reason in ((data, "no grounding benchmark"), (data / "nowhere", "no such folder")):
+        with pytest.raises(UserError, match=reason):
+            write_tasks(GroundingTask(folder, "unit", "think"), tmp_path / "tasks")

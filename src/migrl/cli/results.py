@@ -177,15 +177,8 @@ def lmms_eval(
     ] = False,
 ) -> None:
     """Write the grounding benchmarks as tasks for lmms-eval."""
-    from migrl.lmms_tasks import write_tasks
+    from migrl.lmms_tasks import GroundingTask, write_tasks
 
-    names = write_tasks(
-        data,
-        out,
-        frame=frame,
-        style="direct" if direct else "think",
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        resized_twice=resized_twice,
-    )
+    task = GroundingTask(data, frame, "direct" if direct else "think", min_pixels, max_pixels, resized_twice)
+    names = write_tasks(task, out)
     console.print(f"lmms-eval --include_path {out} --tasks {','.join(names)}", markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from migrl.errors import UserError
 from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
 from migrl.grounding.images import find_sizes, fit_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, quote_boxes
@@ -38,6 +39,9 @@ class GroundingTask:
         min_pixels, max_pixels: the model's limits of an image's area; needed for `resized_px` only.
         resized_twice: whether the model's adapter in lmms-eval resizes through qwen_vl_utils before the
             processor does, as qwen2_vl and qwen2_5_vl do; some images then get another size than in one step.
+
+    Raises:
+        UserError: pixel limits that cannot be, or that are missing.
     """
 
     data: Path
@@ -46,6 +50,15 @@ class GroundingTask:
     min_pixels: int | None = None
     max_pixels: int | None = None
     resized_twice: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.min_pixels is None) != (self.max_pixels is None):
+            raise UserError("min_pixels and max_pixels: one is missing; give both, as the model is loaded with")
+        if self.min_pixels is not None and self.max_pixels is not None and not 0 < self.min_pixels <= self.max_pixels:
+            limits = f"min_pixels {self.min_pixels}, max_pixels {self.max_pixels}"
+            raise UserError(f"{limits}: need 0 < min_pixels <= max_pixels")
+        if self.frame == "resized_px" and self.min_pixels is None:
+            raise UserError("frame resized_px: depends on the model's pixel limits; give min_pixels and max_pixels")
 
     def prepare_docs(self, lines: Any) -> Any:
         """A data set of samples from one of text lines, all with the same columns.
