@@ -169,7 +169,7 @@ def test_a_cluster_id_in_two_tasks_is_a_unit_in_each() -> None:
     [
         ([], [], [], "no samples"),
         ([True, False], ["t", "t"], ["x", "x"], "single cluster"),
-        ([True, False], ["t"], ["x", "y"], "one a sample"),
+        ([True, False], ["t"], ["x", "y"], "one per sample"),
     ],
 )
 def test_data_without_an_interval_is_refused(

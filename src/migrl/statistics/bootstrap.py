@@ -1,4 +1,4 @@
-"""Drawing image sets anew: the cluster bootstrap that every interval of a macro average stands on."""
+"""Resampling image sets: the cluster bootstrap that every interval of a macro average stands on."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 class Resampled:
     """An estimate, its (resamples,) values from resampled clusters, both times 100, and what they are short of.
 
-    Drawing k clusters anew spreads as the k do, not as their population: its variance is short by (k - 1) / k, and it
+    Resampling k clusters spreads as the k do, not as their population: its variance is short by (k - 1) / k, and it
     does not know that a spread of k is itself uncertain. `factor` is what the deviation lacks, `freedom` the degrees of
     freedom over all tasks; with them the ends of an interval move outwards (the expanded percentile interval of
     T. C. Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
@@ -53,27 +53,22 @@ def resample_clusters(
     resamples: int,
     seed: int,
 ) -> Resampled:
-    """Draw clusters anew within each task.
+    """Resample clusters within each task.
 
     Integers up to the last division, and tasks in sorted order: the same rows in any order give the
     same result on any machine.
     """
     if resamples < 2:
         raise ValueError(f"{resamples} resamples give no interval; at least 2 are required")
-    if values.size == 0:
-        raise ValueError("no samples: there is nothing to average")
-    if values.ndim != 1 or not len(values) == len(tasks) == len(clusters):
-        raise ValueError(f"{len(values)} hits, {len(tasks)} tasks, {len(clusters)} clusters; one a sample is required")
     generator = np.random.default_rng(seed)
     names, estimates, draws, variances, sizes = [], [], [], [], []
     for task, sums, counts in sum_clusters(values, tasks, clusters):
         k = len(sums)
-        if k < 2:
-            raise ValueError(f"task {task!r} has a single cluster; at least 2 are required to resample")
+        mean, variance = measure_ratio(task, sums, counts)
         names.append(task)
         sizes.append(k)
-        estimates.append(sums.sum() / counts.sum())
-        variances.append(k / (k - 1) * np.square(sums - estimates[-1] * counts).sum() / counts.sum() ** 2)
+        estimates.append(mean)
+        variances.append(variance)
         # Clusters with equal sum and count are interchangeable, so it is enough to draw how often each
         # such pattern comes: the same distribution as drawing clusters one by one, at a fraction of the work.
         patterns, frequencies = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
@@ -82,7 +77,7 @@ def resample_clusters(
     shares = np.full(len(names), 1 / len(names))
     if weights is not None:
         if missing := [name for name in names if name not in weights]:
-            raise ValueError(f"task {missing[0]!r} has no weight; one a task is required")
+            raise ValueError(f"task {missing[0]!r} has no weight; one per task is required")
         shares = np.array([weights[name] for name in names])
         shares /= shares.sum()
     estimate = 100 * float(np.sum(shares * np.array(estimates)))
@@ -104,7 +99,17 @@ def find_single_cluster_tasks(tasks: Sequence[str], clusters: Sequence[str]) -> 
 def sum_clusters(
     values: npt.NDArray[Any], tasks: Sequence[str], clusters: Sequence[str]
 ) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[np.int64]]]:
-    """Each task in sorted order, with the sum and the number of values of each of its clusters."""
+    """Each task in sorted order, with the sum and the number of values of each of its clusters.
+
+    Raises:
+        ValueError: no values, or not one task and one cluster per value.
+    """
+    if not len(values):
+        raise ValueError("no samples: there is nothing to average")
+    if not len(values) == len(tasks) == len(clusters):
+        raise ValueError(
+            f"{len(values)} hits, {len(tasks)} tasks, {len(clusters)} clusters; one per sample is required"
+        )
     totals: dict[str, dict[str, list[Any]]] = {}
     for value, task, cluster in zip(values.tolist(), tasks, clusters, strict=True):
         total = totals.setdefault(task, {}).setdefault(cluster, [0, 0])
@@ -113,3 +118,16 @@ def sum_clusters(
     for task in sorted(totals):
         sums, counts = zip(*totals[task].values(), strict=True)
         yield task, np.array(sums, dtype=values.dtype), np.array(counts, dtype=np.int64)
+
+
+def measure_ratio(task: str, sums: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The mean over a task's values, as a ratio of sums over its clusters, and the variance of that ratio.
+
+    Raises:
+        ValueError: a single cluster, which has no spread.
+    """
+    k = len(sums)
+    if k < 2:
+        raise ValueError(f"task {task!r} has a single cluster; at least 2 are required to resample")
+    mean = sums.sum() / counts.sum()
+    return mean, k / (k - 1) * np.square(sums - mean * counts).sum() / counts.sum() ** 2

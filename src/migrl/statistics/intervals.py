@@ -16,9 +16,10 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
-from migrl.statistics.bootstrap import resample_clusters, sum_clusters
+from migrl.statistics.bootstrap import measure_ratio, resample_clusters, sum_clusters
 
 RESAMPLES = 10_000
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,18 @@ class DeltaInterval:
     inner_high: float
 
 
-def wilson_interval(hits: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval of a proportion, as fractions within 0 to 1; a hit may count in part.
 
     Raises:
-        ValueError: no trials, hits outside 0 to n, or a level outside 0 to 1.
+        ValueError: no trials, or hits outside 0 to n.
     """
-    _check_level(level)
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"{hits} hits of {n} trials is no proportion: n >= 1 and 0 <= hits <= n are required")
     return _reach_wilson(hits / n, n, NormalDist().inv_cdf((1 + level) / 2))
 
 
-def wilson_over_clusters(
-    hits: Sequence[bool] | npt.NDArray[np.bool_], clusters: Sequence[str], level: float = 0.95
-) -> tuple[float, float]:
+def wilson_over_clusters(hits: Sequence[bool] | npt.NDArray[np.bool_], clusters: Sequence[str]) -> tuple[float, float]:
     """Wilson's interval of a proportion whose samples come in clusters, as fractions within 0 to 1.
 
     It is that of as many independent samples as would vary like the k clusters do, with Student's t of k - 1 degrees of
@@ -75,21 +73,18 @@ def wilson_over_clusters(
     more hold the truth; of percentile bootstrap intervals 86 % near 0, of Wilson's over samples 59 %.
 
     Args:
-        hits, clusters: one entry a sample.
+        hits, clusters: one entry per sample.
 
     Raises:
-        ValueError: no samples, unequal inputs, or a level outside 0 to 1.
+        ValueError: no samples, or unequal inputs.
     """
-    _check_level(level)
-    if not 0 < len(hits) == len(clusters):
-        raise ValueError(f"{len(hits)} hits, {len(clusters)} clusters; one a sample is required")
     ((_, sums, counts),) = sum_clusters(np.asarray(hits, dtype=np.int64), ["all"] * len(hits), clusters)
     k, hit, n = len(sums), int(sums.sum()), int(counts.sum())
     spread = int(np.square(sums * n - hit * counts).sum())  # times n squared: whole numbers, so that 0 is 0
     if spread == 0:
-        return wilson_interval(hit * k / n, k, level)
+        return wilson_interval(hit * k / n, k)
     independent = hit * (n - hit) * n**2 * (k - 1) / (k * spread)
-    return _reach_wilson(hit / n, max(1.0, independent), float(stdtrit(k - 1, (1 + level) / 2)))
+    return _reach_wilson(hit / n, max(1.0, independent), float(stdtrit(k - 1, (1 + LEVEL) / 2)))
 
 
 def _reach_wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -110,19 +105,17 @@ def bootstrap_macro(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
 ) -> MacroInterval:
     """Macro accuracy (unweighted mean over tasks) with its percentile interval, in percent.
 
     Args:
-        hits, tasks, clusters: one entry a sample; a cluster id that spans tasks is one unit in each.
+        hits, tasks, clusters: one entry per sample; a cluster id that spans tasks is one unit in each.
 
     Raises:
         ValueError: empty or unequal inputs, or a task with a single cluster (it has no spread to resample).
     """
-    _check_level(level)
     drawn = resample_clusters(np.asarray(hits, dtype=np.int64), tasks, clusters, None, resamples, seed)
-    low, high = drawn.compute_interval(level)
+    low, high = drawn.compute_interval(LEVEL)
     return MacroInterval(drawn.estimate, low, high, len(hits), drawn.units, drawn.error)
 
 
@@ -135,12 +128,12 @@ def bootstrap_macro_delta(
     weights: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> DeltaInterval:
     """Paired difference of two arms' average accuracies (first minus second) with its percentile interval, in points.
 
     Args:
-        first_hits, second_hits, tasks, clusters: one entry a sample, in the same order for both arms.
+        first_hits, second_hits, tasks, clusters: one entry per sample, in the same order for both arms.
         weights: what each task counts in the average; all alike unless given.
 
     Raises:
@@ -149,7 +142,6 @@ def bootstrap_macro_delta(
     first, second = np.asarray(first_hits, dtype=np.int64), np.asarray(second_hits, dtype=np.int64)
     if first.shape != second.shape:
         raise ValueError(f"the arms are not paired: {first.size} hits against {second.size}")
-    _check_level(level)
     drawn = resample_clusters(first - second, tasks, clusters, weights, resamples, seed)
     low, high = drawn.compute_interval(level)
     inner_low, inner_high = drawn.compute_interval(0.9)
@@ -167,7 +159,6 @@ def bootstrap_over_seeds(
     weights: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = 0.95,
 ) -> DeltaInterval:
     """The delta of a recipe that was trained with k seeds, its interval over seeds and samples, both resampled.
 
@@ -190,9 +181,7 @@ def bootstrap_over_seeds(
         raise ValueError(f"{k} runs have no spread; at least 2 training seeds are required")
 
     def measure(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> DeltaInterval:
-        return bootstrap_macro_delta(
-            first, second, tasks, clusters, weights=weights, resamples=resamples, seed=seed, level=level
-        )
+        return bootstrap_macro_delta(first, second, tasks, clusters, weights=weights, resamples=resamples, seed=seed)
 
     runs = [measure(first, second) for first, second in zip(first_hits, second_hits, strict=True)]
     total = measure(np.sum(first_hits, axis=0), np.sum(second_hits, axis=0))
@@ -206,7 +195,7 @@ def bootstrap_over_seeds(
         z, t = float(ndtri(p_value / 2)), float(stdtrit(k - 1, p_value / 2))
         return math.sqrt(max(z * z * of_mean, z * z * of_samples + t * t * spread / k))
 
-    wide, inner = reach(1 - level), reach(0.1)
+    wide, inner = reach(1 - LEVEL), reach(0.1)
     error = math.sqrt(of_mean + max(0.0, spread - interaction) / k)
     p_value = 1.0
     if delta:
@@ -228,11 +217,7 @@ def adjust_for_many(p_values: Sequence[float]) -> list[float]:
 
 
 def normal_macro(
-    values: Sequence[float] | npt.NDArray[np.float64],
-    tasks: Sequence[str],
-    clusters: Sequence[str],
-    *,
-    level: float = 0.95,
+    values: Sequence[float] | npt.NDArray[np.float64], tasks: Sequence[str], clusters: Sequence[str]
 ) -> MacroInterval:
     """Macro mean of values within 0 to 1 (IoUs) with its normal interval, in percent.
 
@@ -242,26 +227,13 @@ def normal_macro(
     Raises:
         ValueError: as `bootstrap_macro`.
     """
-    _check_level(level)
-    if not 0 < len(values) == len(tasks) == len(clusters):
-        raise ValueError(
-            f"{len(values)} values, {len(tasks)} tasks, {len(clusters)} clusters; one a sample is required"
-        )
     means, variances, units = [], [], 0
     for task, sums, counts in sum_clusters(np.asarray(values, dtype=np.float64), tasks, clusters):
-        k = len(sums)
-        if k < 2:
-            raise ValueError(f"task {task!r} has a single cluster; at least 2 are required")
-        mean = sums.sum() / counts.sum()
+        mean, variance = measure_ratio(task, sums, counts)
         means.append(mean)
-        variances.append(k / (k - 1) * np.square(sums - mean * counts).sum() / counts.sum() ** 2)
-        units += k
+        variances.append(variance)
+        units += len(sums)
     error = math.sqrt(math.fsum(variances)) / len(means)
-    centre, spread = math.fsum(means) / len(means), NormalDist().inv_cdf((1 + level) / 2) * error
+    centre, spread = math.fsum(means) / len(means), NormalDist().inv_cdf((1 + LEVEL) / 2) * error
     low, high = max(0.0, centre - spread), min(1.0, centre + spread)
     return MacroInterval(100 * centre, 100 * low, 100 * high, len(values), units, 100 * error)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} is no confidence level; it lies between 0 and 1")
