@@ -41,6 +41,7 @@ class TeacherServer:
     answered: list[str] = field(default_factory=list)
     met: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
+    headers: list[dict[str, str]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -58,6 +59,7 @@ class TeacherServer:
         raw = await request.read()
         body = json.loads(raw)
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         self.keys.add(request.headers.get("Authorization", ""))
         name = hashlib.sha256(raw).hexdigest()
         self.attempts[name] += 1

@@ -17,12 +17,12 @@ from migrl.running.launch import launch_generation
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank, run_child
 from migrl.synthesis.filters import count_filters, judge_candidates
-from migrl.synthesis.teachers.ledger import count_tokens
+from migrl.synthesis.teachers.ledger import count_tokens, find_replies
 from migrl.synthesis.teachers.local import read_replies, write_batches
 from migrl.synthesis.teachers.prompts import find_family, hash_teacher_prompts, prompt_item
+from migrl.synthesis.teachers.reply import Reply
 from migrl.synthesis.teachers.scripted import write_replies
-from migrl.synthesis.teachers.server import ask_server, find_replies
-from migrl.synthesis.teachers.teacher import Reply, load_items
+from migrl.synthesis.teachers.teacher import load_items
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -58,6 +58,8 @@ def collect_replies(context: StageContext, items: list[ModelInput]) -> tuple[lis
         case ScriptedTeacher() as teacher:
             return [write_replies(teacher, item, **how) for item in items], {}
         case ServerTeacher() as teacher:
+            from migrl.synthesis.teachers.server import ask_server  # loads openai, which takes seconds
+
             home = context.folder.parent
             return ask_server(teacher, prompt_items(context, items), find_replies(context.recipe, home), home, **how)
         case _:

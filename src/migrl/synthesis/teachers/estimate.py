@@ -13,11 +13,9 @@ from migrl.errors import UserError
 from migrl.models.loading import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
 from migrl.running.shards import read_open_log
-from migrl.synthesis.teachers.ledger import compute_cost, count_tokens
+from migrl.synthesis.teachers.ledger import compute_cost, count_tokens, find_replies, name_request
 from migrl.synthesis.teachers.prompts import prompt_item
-from migrl.synthesis.teachers.request import name_request
-from migrl.synthesis.teachers.server import find_replies
-from migrl.synthesis.teachers.teacher import Reply, count_prompt, load_items
+from migrl.synthesis.teachers.teacher import count_prompt, load_items
 
 TOKENS_A_WORD = 1.5  # of English in Qwen's tokenizer, with the numbers and brackets of the answer; on the high side
 ANSWER_TOKENS = 50
@@ -62,7 +60,8 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
     limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
     processor = load_processor(fetch / "model", **limits)
     items = [prompt_item(item, settings.max_thought_words) for item in load_items(recipe, fetch)]
-    replies = read_answered(recipe, home)
+    log = find_replies(recipe, home)
+    replies = {name: row["reply"] for name, row in read_open_log(log).items()} if log.exists() else {}
     text, pictures, requests = 0, 0, 0
     for item in items:
         missing = sum(name_request(item, k) not in replies for k in range(settings.candidates))
@@ -89,11 +88,3 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
         output_limit=teacher.max_new_tokens * requests,
         output_rule=rule,
     )
-
-
-def read_answered(recipe: Recipe, home: Path) -> dict[str, Reply]:
-    """What a server has replied so far to the very same questions."""
-    if not isinstance(recipe.synthesize.teacher, ServerTeacher):
-        return {}
-    path = find_replies(recipe, home)
-    return {name: row["reply"] for name, row in read_open_log(path).items()} if path.exists() else {}

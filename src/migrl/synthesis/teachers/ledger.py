@@ -6,22 +6,37 @@ cannot know: attempts for a sample that no run finished, and tokens that a serve
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from migrl.recipe import ServerTeacher
-from migrl.synthesis.teachers.teacher import Reply
+from migrl.files import hash_json
+from migrl.models.inputs import ModelInput
+from migrl.recipe import Recipe, ServerTeacher
+from migrl.running.stage import read_manifest
+from migrl.synthesis.teachers.prompts import hash_teacher_prompts
+from migrl.synthesis.teachers.reply import Reply, Spent
 
 
-@dataclass
-class Spent:
-    """What one request took beside its reply: attempts that failed, tokens of replies that could not be used, and the
-    seconds of the attempt that was answered."""
+def find_replies(recipe: Recipe, home: Path) -> Path:
+    """The log of a server's replies below `home` (`runs/<recipe>`), named by all that decides a reply.
 
-    retries: int = 0
-    wasted_prompt_tokens: int = 0
-    wasted_completion_tokens: int = 0
-    seconds: float = 0.0
+    It lies outside the stage's folder, which a changed filter or a new start with --force throws away: replies cost
+    money. To have them written anew, delete the file.
+    """
+    asked = [
+        recipe.synthesize.teacher.model_dump(mode="json"),
+        hash_teacher_prompts(),
+        recipe.synthesize.max_thought_words,
+        recipe.synthesize.seed,
+        [recipe.model.frame, recipe.model.min_pixels, recipe.sft.max_pixels],
+        read_manifest(home / "fetch")["digest"],
+    ]
+    return home / "replies" / f"{hash_json(asked)[:16]}.jsonl"
+
+
+def name_request(item: ModelInput, candidate: int) -> str:
+    """The name of a candidate's request in the log and in errors."""
+    return f"{item.sample.uid}#{candidate}"
 
 
 def count_tokens(replies: Iterable[Reply]) -> dict[str, int]:

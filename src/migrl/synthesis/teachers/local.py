@@ -17,7 +17,8 @@ from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
-from migrl.synthesis.teachers.teacher import Reply, count_prompt
+from migrl.synthesis.teachers.reply import Reply
+from migrl.synthesis.teachers.teacher import count_prompt
 from migrl.synthesis.teachers.vllm_engine import load_vllm
 
 LOG = "replies"

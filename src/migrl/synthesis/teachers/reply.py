@@ -5,15 +5,29 @@ either, it is struck out.
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from migrl.synthesis.teachers.teacher import Reply
+Reply = dict[str, Any]
+"""JSON data: `completion`, the raw text, and what its engine tells beside it."""
 
 OUTAGE_STATUSES = (429, 502, 503, 504, 529)
 MAX_REPLY_BYTES = 1 << 20  # of a reply to one question; a thousand tokens are about 5 kB
 SHORTEST_KEY = 8  # what is shorter, such as "none", guards nothing, and is a word that a completion may hold
 
 
+@dataclass
+class Spent:
+    """What one request took beside its reply: attempts that failed, tokens of replies that could not be used, and the
+    seconds of the attempt that was answered."""
+
+    retries: int = 0
+    wasted_prompt_tokens: int = 0
+    wasted_completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
 class AttemptFailed(Exception):
     """An attempt that failed, for other reasons than the key or the address.
 
@@ -21,17 +35,11 @@ class AttemptFailed(Exception):
     seconds; `wasted` are the (prompt, completion) tokens of a reply that came and could not be used.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        refused: bool = False,
-        outage: bool = False,
-        wait: float | None = None,
-        wasted: tuple[int, int] = (0, 0),
-    ) -> None:
-        super().__init__(reason)
-        self.refused, self.outage, self.wait, self.wasted = refused, outage, wait, wasted
+    reason: str
+    refused: bool = False
+    outage: bool = False
+    wait: float = 0.0
+    wasted: tuple[int, int] = (0, 0)
 
 
 def parse_reply(raw: bytes, key: str | None) -> Reply:
@@ -49,23 +57,21 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
     usage = data.get("usage") if isinstance(data, dict) else None
     prompt, completion = (read_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     wasted = (prompt or 0, completion or 0)
-    fault = data.get("error") if isinstance(data, dict) and not data.get("choices") else None
-    if isinstance(fault, dict):  # as OpenRouter tells of an error that came after its status
-        raise AttemptFailed(quote_reply(raw, key), outage=fault.get("code") in OUTAGE_STATUSES, wasted=wasted)
     try:
         choice = data["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise AttemptFailed(f"a reply without choices: {quote_reply(raw, key)}", wasted=wasted) from error
-    if reason == "error":
-        raise AttemptFailed(f"the server broke off: {quote_reply(raw, key)}", wasted=wasted)
-    if text is None:
-        text = ""  # refused, or all spent on hidden thought: a completion like any other, for the filters
-    if not isinstance(text, str):
-        raise AttemptFailed(f"a reply whose content is no text: {quote_reply(raw, key)}", wasted=wasted)
+        fault = data.get("error") if isinstance(data, dict) else None
+        outage = isinstance(fault, dict) and fault.get("code") in OUTAGE_STATUSES  # OpenRouter's, behind a status 200
+        raise AttemptFailed(
+            f"a reply without choices: {quote_reply(raw, key)}", outage=outage, wasted=wasted
+        ) from error
+    if reason == "error" or not isinstance(text, str | None):
+        raise AttemptFailed(f"a broken reply, or one whose content is no text: {quote_reply(raw, key)}", wasted=wasted)
     return {
-        # A lone surrogate can be written in JSON and in no file.
-        "completion": strike_out(text, key).encode(errors="replace").decode(),
+        # No content: refused, or all spent on hidden thought: a completion like any other, for the filters. A lone
+        # surrogate can be written in JSON and in no file.
+        "completion": strike_out(text or "", key).encode(errors="replace").decode(),
         "truncated": reason == "length",
         "filtered": reason == "content_filter",
         "prompt_tokens": prompt,

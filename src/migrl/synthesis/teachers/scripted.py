@@ -4,7 +4,7 @@ from random import Random
 
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ScriptedTeacher
-from migrl.synthesis.teachers.teacher import Reply
+from migrl.synthesis.teachers.reply import Reply
 from migrl.world.teacher import write_candidate
 
 

@@ -6,7 +6,6 @@ nothing but the key of the stage and the teacher, so it becomes part of the evid
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -20,8 +19,6 @@ from migrl.grounding.samples import BoxTarget, read_samples
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_processor
 from migrl.recipe import Recipe
-
-Reply = dict[str, Any]
 
 
 def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:

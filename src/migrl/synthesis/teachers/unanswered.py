@@ -11,7 +11,7 @@ from typing import Any
 
 from migrl.errors import UserError
 from migrl.recipe import ServerTeacher
-from migrl.synthesis.teachers.client import Unanswered
+from migrl.synthesis.teachers.retries import Unanswered
 
 FEWEST_IN_A_ROW = 8
 FEWEST_BEFORE_A_REPLY = 64
@@ -20,17 +20,19 @@ FEWEST_BEFORE_A_REPLY = 64
 class FailedRequests:
     """The requests of one run without a reply, at most the share `unanswered` of `total`, rounded up.
 
-    As many failures in a row as there are places also end the run, for every one of them may have taken hours. Refusals
-    are quick, and can well come before the first reply: they count for the share, and end a run without any reply.
+    As many failures in a row as there are worker slots also end the run, for every one of them may have taken hours.
+    Refusals are quick, and can well come before the first reply: they count for the share, and end a run without any
+    reply.
     """
 
-    def __init__(self, teacher: ServerTeacher, total: int) -> None:
-        self.allowed = math.ceil(teacher.unanswered * total)
-        self.most_in_a_row = max(FEWEST_IN_A_ROW, teacher.concurrency)
-        self.share, self.total, self.in_a_row = teacher.unanswered, total, 0
-        self.most_before_a_reply = max(FEWEST_BEFORE_A_REPLY, teacher.concurrency)
-        self.works = False
+    def __init__(self, settings: ServerTeacher, section: str, total: int) -> None:
+        self.settings, self.section, self.total = settings, section, total
+        self.in_a_row, self.works = 0, False
         self.rows: list[dict[str, Any]] = []
+
+    def count_reply(self) -> None:
+        """The server works."""
+        self.works, self.in_a_row = True, 0
 
     def add(self, name: str, error: Unanswered) -> None:
         """Set a request aside.
@@ -42,22 +44,20 @@ class FailedRequests:
         reply |= {"prompt_tokens": None, "completion_tokens": None}
         self.rows.append({"uid": name, "reply": reply, "spent": asdict(error.spent), "reason": str(error)})
         self.in_a_row += not error.refused
-        nothing = len(self.rows) == self.total or (not self.works and len(self.rows) >= self.most_before_a_reply)
-        if len(self.rows) > self.allowed or self.in_a_row >= self.most_in_a_row or nothing:
+        share, slots = self.settings.unanswered, self.settings.concurrency
+        allowed, most_in_a_row = math.ceil(share * self.total), max(FEWEST_IN_A_ROW, slots)
+        most = allowed if self.works else min(allowed, max(FEWEST_BEFORE_A_REPLY, slots) - 1)
+        if len(self.rows) > min(most, self.total - 1) or self.in_a_row >= most_in_a_row:
             limits = (
-                "compare model, max_new_tokens, sft.max_pixels and the number of images with the server's limits; one "
-                "that knows no top_k or repetition_penalty needs synthesize.teacher.extensions=[]"
+                "compare model, max_new_tokens, max_pixels and the number of images with the server's limits; one that "
+                f"knows no top_k or repetition_penalty needs {self.section}.extensions=[]"
             )
             raise UserError(
                 f"sample {name}: {error}; {len(self.rows)} of {self.total} requests are without a reply, and "
-                f"synthesize.teacher.unanswered={self.share:g} allows {self.allowed}, fewer than all, and fewer than "
-                f"{self.most_in_a_row} failures in a row; {limits if error.refused else 'look after the server'}, and "
-                "start again: what was answered is kept"
+                f"{self.section}.unanswered={share:g} allows {allowed}, fewer than all, and fewer than {most_in_a_row} "
+                f"failures in a row; {limits if error.refused else 'look after the server'}, and start again: what was "
+                "answered is kept"
             )
-
-    def count_reply(self) -> None:
-        """The server works."""
-        self.works, self.in_a_row = True, 0
 
     def describe(self) -> str:
         """One line about them all."""

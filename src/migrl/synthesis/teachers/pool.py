@@ -1,0 +1,99 @@
+"""Many requests in flight at once, each reply kept as soon as it is there.
+
+Requests are built (pictures are encoded) ahead in threads, so that a free worker slot is filled at once; what is built
+and not yet sent is bounded by the number of slots. Neither the order of the replies nor the number of slots decides
+anything.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from migrl.files import ProgressLog
+from migrl.running.watch.signals import stop_if_asked
+from migrl.synthesis.teachers.bar import Bar
+from migrl.synthesis.teachers.client import ChatServer
+from migrl.synthesis.teachers.retries import Request, Unanswered, ask
+from migrl.synthesis.teachers.unanswered import FailedRequests
+
+KEEP_SECONDS = 0.1  # replies that come together are written together
+
+
+async def ask_all(
+    server: ChatServer,
+    builders: Sequence[Callable[[], list[Request]]],
+    log: ProgressLog,
+    home: Path,
+    failed: FailedRequests,
+) -> None:
+    """Ask every request of `builders`, at most `concurrency` at a time, and append each reply to the log.
+
+    Raises:
+        UserError: the server refuses all, or too much; what has been answered is kept.
+        Stopped: the run under `home` is asked to stop; likewise.
+    """
+    ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=server.settings.concurrency)
+    rows: list[dict[str, Any]] = []
+    waiting = iter(builders)
+
+    async def build() -> None:
+        for builder in waiting:
+            for request in await asyncio.to_thread(builder):
+                await ready.put(request)
+
+    async def work() -> None:
+        while (request := await ready.get()) is not None:
+            try:
+                reply, spent = await ask(server, request, bar.count_failure)
+            except Unanswered as error:
+                failed.add(request.name, error)
+                bar.show_figures(advance=1)
+            else:
+                rows.append({"uid": request.name, "reply": reply, "spent": asdict(spent)})
+                failed.count_reply()
+                bar.count_reply(reply)
+
+    def keep() -> None:
+        if new := rows.copy():
+            rows.clear()
+            log.append(new)
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            keep()
+            stop_if_asked(home, f"{len(log.rows)} replies")
+
+    with Bar("asking the server", len(log.rows), failed.total) as bar:
+        try:
+            async with server.client, asyncio.TaskGroup() as group:
+                watcher = group.create_task(watch())
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(server.settings.concurrency):
+                        workers.create_task(work())
+                    async with asyncio.TaskGroup() as threads:
+                        for _ in range(count_threads()):
+                            threads.create_task(build())
+                    for _ in range(server.settings.concurrency):
+                        await ready.put(None)
+                watcher.cancel()
+            rows.extend(failed.rows)
+        except BaseExceptionGroup as errors:
+            raise find_first(errors) from errors
+        finally:
+            keep()
+
+
+def count_threads() -> int:
+    """Threads that encode pictures: more than the cores, or than a few, would take Python's lock from the sending."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+def find_first(error: BaseException) -> BaseException:
+    """The first error in groups of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
