@@ -18,7 +18,7 @@ from migrl.grounding.samples import read_samples
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import prepare_input
 from migrl.models.loading import load_processor
-from migrl.scoring.scores import score_completion
+from migrl.scoring.completions import score_completion
 from migrl.world.tokenizer import MAX_PIXELS, MIN_PIXELS
 
 
@@ -51,14 +51,13 @@ def main() -> None:
             with torch.inference_mode():
                 completions = generate_batch(model, processor, batch, settings)
             for item, some in zip(batch, completions, strict=True):
-                asked = item.describe()
-                keys = {key: asked[key] for key in ("frame", "sizes", "resized_sizes")}
-                scores = [score_completion(c.text, asked["target"], **keys, truncated=c.truncated) for c in some]
-                hits[item.sample.task].append([score["hit"] for score in scores])
+                keys = {"frame": item.frame, "sizes": item.sizes, "resized_sizes": item.resized_sizes}
+                scores = [score_completion(c.text, item.sample.target, **keys, truncated=c.truncated) for c in some]
+                hits[item.sample.task].append([score.hit for score in scores])
                 if name == "greedy" and shown[item.sample.task] < arguments.show:
                     shown[item.sample.task] += 1
                     score = scores[0]
-                    print(item.sample.task, "|", asked["question"], "|", some[0].text, score["status"], score["iou"])
+                    print(item.sample.task, "|", item.sample.question, "|", some[0].text, score.status, score.iou)
         results[name] = hits
     rows = []
     for task in by_task:

@@ -7,14 +7,16 @@ completions that the official rules read. Target: below 20 s on one core.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 
 from migrl.claims.calibration.simulate import Scenario, simulate_hits
 from migrl.claims.claims import load_claims, select_claims
 from migrl.claims.verdicts import judge_claims
-from migrl.scoring.scores import Row
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample, Target
+from migrl.scoring.comparable import index_rows
+from migrl.scoring.completions import Score
+from migrl.scoring.rows import EvaluationRow
 from migrl.statistics.intervals import RESAMPLES
 from migrl.statistics.power import load_designs
 
@@ -30,7 +32,7 @@ def main() -> None:
     seconds, busy = [], []
     for _ in range(RUNS):
         start, used = time.perf_counter(), time.process_time()
-        entries = judge_claims(claims, rows, resamples=RESAMPLES)
+        entries = judge_claims(claims, index_rows(rows), resamples=RESAMPLES)
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - used)
     scopes = [scope for entry in entries for scope in (entry, *entry["readings"])]
@@ -39,9 +41,9 @@ def main() -> None:
     print(f"best {min(seconds):.1f} s, worst {max(seconds):.1f} s of {RUNS} runs; processor time {min(busy):.1f} s")
 
 
-def simulate_rows() -> list[Row]:
+def simulate_rows() -> list[EvaluationRow]:
     """Rows of four arms on all sets of the paper recipe; the file first published is as large as the revised one."""
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for name in DESIGNS:
         design = load_designs()[name]
         scenario = Scenario(design, design.full_delta, "stated")
@@ -56,43 +58,29 @@ def simulate_rows() -> list[Row]:
     return rows
 
 
-def make_row(arm: str, benchmark: str, task: str, cluster: str, number: int, hit: bool) -> Row:
-    row: dict[str, Any] = {
-        "uid": f"{benchmark}:{number}",
-        "arm": arm,
-        "benchmark": benchmark,
-        "task": task,
-        "cluster": cluster,
-        "images": ["a.jpg", "b.jpg"],
-        "sizes": [[640, 480], [640, 480]],
-        "resized_sizes": [[644, 476], [644, 476]],
-        "question": "Where is it?",
-        "prompt_hash": "0123456789abcdef",
-        "frame": "resized_px",
-        "tokens": 60,
-        "truncated": False,
-        "hit": hit,
-    }
+def make_row(arm: str, benchmark: str, task: str, cluster: str, number: int, hit: bool) -> EvaluationRow:
     if benchmark in CHOICES:
-        return row | {
-            "target": {"letter": "A", "options": 4},
-            "completion": f"<think>I look at both images.</think><answer>({'A' if hit else 'B'})</answer>",
-            "status": "ok",
-            "image": None,
-            "boxes": None,
-            "letter": "A" if hit else "B",
-            "iou": None,
-        }
-    box = [64, 48, 322, 238] if hit else [400, 300, 500, 400]
-    return row | {
-        "target": {"image": 2, "box_unit": [0.1, 0.1, 0.5, 0.5]},
-        "completion": f'<think>It is in image 2.</think><answer>{{"image": 2, "bbox_2d": {box}}}</answer>',
-        "status": "ok",
-        "image": 2,
-        "boxes": None,
-        "letter": None,
-        "iou": 0.99 if hit else 0.0,
-    }
+        target: Target = ChoiceTarget("A", 4)
+        completion = f"<think>I look at both images.</think><answer>({'A' if hit else 'B'})</answer>"
+        score = Score("ok", None, None, "A" if hit else "B", None, hit)
+    else:
+        target = BoxTarget(2, (0.1, 0.1, 0.5, 0.5))
+        box = [64, 48, 322, 238] if hit else [400, 300, 500, 400]
+        completion = f'<think>It is in image 2.</think><answer>{{"image": 2, "bbox_2d": {box}}}</answer>'
+        score = Score("ok", 2, {"unit": target.box_unit}, None, 0.99 if hit else 0.0, hit)
+    images, sizes = ("a.jpg", "b.jpg"), ((640, 480), (640, 480))
+    return EvaluationRow(
+        sample=Sample(f"{benchmark}:{number}", benchmark, task, images, "Where is it?", target, cluster, sizes=sizes),
+        score=score,
+        truncated=False,
+        tokens=60,
+        arm=arm,
+        seed=None,
+        completion=completion,
+        frame="resized_px",
+        resized_sizes=((644, 476), (644, 476)),
+        prompt_hash="0123456789abcdef",
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """Claims and evaluation rows for tests: as small as can be, in their real forms."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rows import make_row
+
 from migrl.claims.claims import Claim
-from migrl.scoring.scores import Row, rescore_row
+from migrl.claims.verdicts import judge_claims
+from migrl.scoring.comparable import index_rows
+from migrl.scoring.rows import EvaluationRow
 
 
 def make_claim(**changes: Any) -> Claim:
@@ -19,59 +24,38 @@ def make_claim(**changes: Any) -> Claim:
     return Claim.model_validate(fields | changes)
 
 
-def make_rows(arm: str, hits: dict[str, list[bool]], **more: Any) -> list[Row]:
+def make_rows(arm: str, hits: dict[str, list[bool]], **more: Any) -> list[EvaluationRow]:
     """Choice rows; `hits` maps "benchmark/task" to one flag a sample, each sample its own image set."""
+    alone = {"images": ["a.png"], "sizes": [[28, 28]], "resized_sizes": [[28, 28]]}
     return [
-        {
-            "uid": f"{place}:{number}",
-            "arm": arm,
-            "benchmark": place.split("/")[0],
-            "task": place.split("/")[1],
-            "cluster": str(number),
-            "images": ["a.png"],
-            "sizes": [[28, 28]],
-            "resized_sizes": [[28, 28]],
-            "question": "Which?",
-            "prompt_hash": "0123",
-            "frame": "unit",
-            "target": {"letter": "A", "options": 2},
-            "completion": f"<answer>({'A' if hit else 'B'})</answer>",
-            "tokens": 5,
-            "truncated": False,
-            "status": "ok",
-            "image": None,
-            "boxes": None,
-            "letter": "A" if hit else "B",
-            "iou": None,
-            "hit": hit,
+        make_row(
+            f"{place}:{number}",
+            arm,
+            benchmark=place.split("/")[0],
+            task=place.split("/")[1],
+            cluster=str(number),
+            target={"letter": "A", "options": 2},
+            completion=f"<answer>({'A' if hit else 'B'})</answer>",
+            **alone,
             **more,
-        }
+        )
         for place, flags in hits.items()
         for number, hit in enumerate(flags)
     ]
 
 
-def make_box_rows(arm: str, answers: list[tuple[int, int]], benchmark: str = "mini_mig") -> list[Row]:
+def make_box_rows(arm: str, answers: list[tuple[int, int]], benchmark: str = "mini_mig") -> list[EvaluationRow]:
     """Box rows over two images, the second right; an answer is the image it names and the width of its box."""
-    rows = []
-    for number, (image, width) in enumerate(answers):
-        completion = f'<answer>{{"image": {image}, "bbox_2d": [0, 0, {width}, 28]}}</answer>'
-        row = {
-            "uid": f"{benchmark}:{number}",
-            "arm": arm,
-            "benchmark": benchmark,
-            "task": "t",
-            "cluster": str(number),
-            "images": ["a.png", "b.png"],
-            "sizes": [[56, 56], [56, 56]],
-            "resized_sizes": [[56, 56], [56, 56]],
-            "question": "Where?",
-            "prompt_hash": "0123",
-            "frame": "resized_px",
-            "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
-            "completion": completion,
-            "tokens": 9,
-            "truncated": False,
-        }
-        rows.append(rescore_row(row))
-    return rows
+    return [
+        make_row(
+            f"{benchmark}:{number}",
+            arm,
+            completion=f'<answer>{{"image": {image}, "bbox_2d": [0, 0, {width}, 28]}}</answer>',
+        )
+        for number, (image, width) in enumerate(answers)
+    ]
+
+
+def judge(claims: Sequence[Claim], rows: Iterable[EvaluationRow], *more: Any, **options: Any) -> list[dict[str, Any]]:
+    """The entries of claims.json."""
+    return judge_claims(claims, index_rows(rows), *more, **options)

@@ -7,38 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_files import make_mig_record, write_json, write_pictures
+from rows import Line, make_row
 from typer.testing import CliRunner, Result
 
 from migrl.benchmarks import BENCHMARKS
 from migrl.cli import app
 from migrl.errors import UserError
 from migrl.files import write_jsonl
-from migrl.scoring.scores import Row, rescore_row
 
 TINY = Path(__file__).resolve().parents[1] / "results" / "tiny"
 HIT, MISS = "(100,200),(300,400)", "(100,200),(300,260)"
 
 
-def make_sample_row(uid: str, number: int) -> Row:
+def make_line(uid: str, number: int, **changes: Any) -> Line:
     """A row whose true box is the upper left quarter of image 2; four samples share their images."""
-    row = {
-        "uid": uid,
-        "arm": "rl",
-        "benchmark": uid.split(":")[0],
-        "task": f"task {number % 2}",
-        "cluster": f"set {number // 4}",
-        "images": ["a.png", "b.png"],
-        "sizes": [[56, 56], [60, 60]],
-        "resized_sizes": [[56, 56], [56, 56]],
-        "question": "Where?",
-        "prompt_hash": "0123",
-        "frame": "resized_px",
-        "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
-        "completion": "",
-        "tokens": 9,
-        "truncated": False,
-    }
-    return rescore_row(row)
+    told = {"task": f"task {number % 2}", "cluster": f"set {number // 4}", "completion": ""}
+    return make_row(uid, **(told | changes)).to_json()
 
 
 def call(*arguments: Any) -> Result:
@@ -63,16 +47,13 @@ def refuse(*arguments: Any) -> str:
     return str(result.exception)
 
 
-def answer(row: Row, hit: bool, **changes: Any) -> Row:
-    corner = 28 if hit else 12
-    text = f'<answer>{{"image": 2, "bbox_2d": [0, 0, {corner}, 28]}}</answer>'
-    return rescore_row({**row, "completion": text, **changes})
-
-
-def write_run(folder: Path, hits: str, arm: str = "rl", edit: Callable[[Row], Any] = lambda row: None) -> Path:
+def write_run(folder: Path, hits: str, arm: str = "rl", edit: Callable[[Line], Any] = lambda row: None) -> Path:
     """A run of one benchmark: task 0 has the even samples, task 1 the odd ones; four samples share their images."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [answer(make_sample_row(f"mini:{number}", number), mark == "1", arm=arm) for number, mark in enumerate(hits)]
+    rows = []
+    for number, mark in enumerate(hits):
+        text = f'<answer>{{"image": 2, "bbox_2d": [0, 0, {28 if mark == "1" else 12}, 28]}}</answer>'
+        rows.append(make_line(f"mini:{number}", number, arm=arm, completion=text))
     for row in rows:
         edit(row)
     text = "".join(json.dumps(row) + "\n" for row in rows)  # pure ASCII, so that a lone surrogate can be in it
@@ -80,7 +61,7 @@ def write_run(folder: Path, hits: str, arm: str = "rl", edit: Callable[[Row], An
     return folder
 
 
-def write_raw(file: Path, rows: Iterable[Row]) -> Path:
+def write_raw(file: Path, rows: Iterable[Line]) -> Path:
     """The answers of a run as a peer's raw completions."""
     write_jsonl(file, [{"uid": row["uid"], "completion": row["completion"]} for row in rows])
     return file
@@ -99,12 +80,13 @@ class Peer:
         items = BENCHMARKS["mig_bench"].load(self.annotations, folder, "mig_bench").items
         rows = []
         for item in items:
-            row = make_sample_row("mig_bench:0", 0) | item.sample.to_json()
-            del row["facts"]
-            size = {"sizes": [[100, 80]] * len(row["images"]), "resized_sizes": [[112, 84]] * len(row["images"])}
-            text = f'<answer>{{"image": {row["target"]["image"]}, "bbox_2d": [100, 200, 300, 400]}}</answer>'
-            rows.append(rescore_row({**row, **size, "frame": "permille", "completion": text}))
-        extra = make_sample_row("mini_mig:1", 1)
+            asked = item.sample.to_json()
+            uid, count = asked.pop("uid"), len(asked["images"])
+            del asked["facts"]
+            size = {"sizes": [[100, 80]] * count, "resized_sizes": [[112, 84]] * count}
+            text = f'<answer>{{"image": {asked["target"]["image"]}, "bbox_2d": [100, 200, 300, 400]}}</answer>'
+            rows.append(make_line(uid, 0, **asked, **size, frame="permille", completion=text))
+        extra = make_line("mini_mig:1", 1)
         write_jsonl(folder / "samples.jsonl", [*rows, extra])
         self.run = folder / "samples.jsonl"
         self.uids = [row["uid"] for row in rows]
@@ -131,9 +113,9 @@ class Letters:
         self.annotations = write_json(folder / "val.json", {f"val_Counting_{number}": "(B)" for number in range(1, 5)})
         rows = []
         for item in BENCHMARKS["blink"].load(self.annotations, folder, "blink").items:
-            row = make_sample_row("blink:0", 0) | item.sample.to_json()
-            del row["facts"]
-            rows.append(rescore_row({**row, "question": "?", **_IMAGES, "completion": "<answer>(B)</answer>"}))
+            asked = item.sample.to_json() | {"question": "?", **_IMAGES}
+            del asked["facts"]
+            rows.append(make_line(asked.pop("uid"), 0, **asked, completion="<answer>(B)</answer>"))
         write_jsonl(folder / "samples.jsonl", rows)
         self.run = folder / "samples.jsonl"
         self.raw = folder / "raw.jsonl"

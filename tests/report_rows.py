@@ -1,24 +1,24 @@
 """Small inputs of a report: rows that hold every status and outcome, scores, claims, logs, provenance."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rows
 from PIL import Image
 
-from migrl.grounding.answers import STATUSES
+from migrl.grounding.answers import READABLE, STATUSES, Status
 from migrl.report.build import ReportLogs, write_report
 from migrl.report.text import BADGES
+from migrl.scoring.completions import Score
+from migrl.scoring.rows import EvaluationRow
 
 ARMS = ("base", "sft", "rl")
-NO_LOGS = ReportLogs(training={}, pass_rates=None, filters=None)
+NO_LOGS = ReportLogs(grpo=[], sft=[], pass_rates=None, filters=None)
 PASS_RATES = {"k": 4, "counts": {"0": 12, "2": 8, "4": 6}, "kept": 8, "tasks": {"region": {"0": 3}}}
 LOGS = ReportLogs(
-    training={
-        "grpo": [
-            {"step": k, "reward": 1 + k / 50, "hit_reward": 0.5, "kl": None, "zero_variance": 0.2} for k in range(1, 50)
-        ],
-        "sft": [{"step": k, "loss": 2 / k} for k in range(1, 9)],
-    },
+    grpo=[{"step": k, "reward": 1 + k / 50, "hit_reward": 0.5, "kl": None, "zero_variance": 0.2} for k in range(1, 50)],
+    sft=[{"step": k, "loss": 2 / k} for k in range(1, 9)],
     pass_rates=PASS_RATES,
     filters={"candidates": 90, "kept": 40, "rejected": {"parse": 30, "leak": 20}, "planted": {"leak": 20}},
     pass_rates_after={
@@ -42,66 +42,57 @@ EVALUATIONS = [
 ]
 
 
-def make_row(uid: str, arm: str, *, hit: bool, status: str = "ok", **changes: Any) -> dict[str, Any]:
-    """One arm's answer to one sample; its uid begins with benchmark and task."""
-    box_px = [4.0, 4.0, 12.0, 12.0] if hit else [20.0, 2.0, 30.0, 9.0]
-    read = status in ("ok", "repaired", "several")
-    row = {
-        "uid": uid,
-        "arm": arm,
-        "benchmark": uid.split(":")[0],
-        "task": uid.split(":")[1],
-        "cluster": uid,
-        "images": ["eval/shared_1.png", f"eval/{uid.replace(':', '_')}_2.png"],
-        "sizes": [[40, 30], [32, 32]],
-        "question": "Locate the difference of these two images in image 2.",
-        "prompt_hash": "c0ffee",
-        "frame": "resized_px",
-        "target": {"image": 2, "box_unit": [0.125, 0.125, 0.375, 0.375]},
-        "completion": "<think>Image 2 is new.</think><answer>…</answer>",
-        "tokens": 61,
-        "truncated": status == "truncated",
-        "status": status,
-        "image": 2 if read else None,
-        "boxes": {"original_px": box_px} if read else None,
-        "letter": None,
-        "iou": float(hit),
-        "hit": hit and read,
-    }
-    return row | changes
+def make_row(uid: str, arm: str, *, hit: bool, status: Status = "ok", **changes: Any) -> EvaluationRow:
+    """One arm's answer to one sample; its uid begins with benchmark and task. It says what it is scored as."""
+    images = ["eval/shared_1.png", f"eval/{uid.replace(':', '_')}_2.png"]
+    row = rows.make_row(
+        uid,
+        arm,
+        **{
+            "task": uid.split(":")[1],
+            "images": images,
+            "sizes": [[40, 30], [32, 32]],
+            "resized_sizes": [[28, 28], [28, 28]],
+            "question": "Locate the difference of these two images in image 2.",
+            "target": {"image": 2, "box_unit": [0.125, 0.125, 0.375, 0.375]},
+            "completion": "<think>Image 2 is new.</think><answer>…</answer>",
+            "truncated": status == "truncated",
+            **changes,
+        },
+    )
+    if row.sample.kind == "choice":
+        return replace(row, score=Score(status, None, None, "C", None, False))
+    box_px = (4.0, 4.0, 12.0, 12.0) if hit else (20.0, 2.0, 30.0, 9.0)
+    if status not in READABLE:
+        return replace(row, score=Score(status, None, None, None, 0.0, False))
+    return replace(row, score=Score(status, 2, {"original_px": box_px}, None, float(hit), hit))
 
 
-def make_rows(images_root: Path, *, more: int = 0) -> list[dict[str, Any]]:
+def make_rows(images_root: Path, *, more: int = 0) -> list[EvaluationRow]:
     """One grounding task whose samples were fixed, broken, kept and failed in every way, and one of choices.
 
     `more` adds that many samples that no arm hits.
     """
-    rows = []
+    answers = []
     hits = {"mini:region:0": (0, 0, 1), "mini:region:1": (0, 1, 0), "mini:region:2": (1, 1, 1)}
     for uid, per_arm in hits.items():
-        rows += [make_row(uid, arm, hit=bool(hit)) for arm, hit in zip(ARMS, per_arm, strict=True)]
+        answers += [make_row(uid, arm, hit=bool(hit)) for arm, hit in zip(ARMS, per_arm, strict=True)]
     for k, status in enumerate(STATUSES):
-        rows += [make_row(f"mini:region:f{k}", arm, hit=False, status=status) for arm in ARMS]
-    choice: dict[str, Any] = {
-        "target": {"letter": "B", "options": 3},
-        "image": None,
-        "boxes": None,
-        "letter": "C",
-        "iou": None,
-    }
-    rows += [make_row("quiz:counting:0", arm, hit=False, **choice) for arm in ARMS]
-    rows += [make_row(f"mini:more:{k:03}", arm, hit=False) for k in range(more) for arm in ARMS]
-    write_images(rows, images_root)
-    return rows
+        answers += [make_row(f"mini:region:f{k}", arm, hit=False, status=status) for arm in ARMS]
+    choice = {"target": {"letter": "B", "options": 3}}
+    answers += [make_row("quiz:counting:0", arm, hit=False, **choice) for arm in ARMS]
+    answers += [make_row(f"mini:more:{k:03}", arm, hit=False) for k in range(more) for arm in ARMS]
+    write_images(answers, images_root)
+    return answers
 
 
-def write_images(rows: list[dict[str, Any]], images_root: Path) -> None:
+def write_images(answers: list[EvaluationRow], images_root: Path) -> None:
     """A picture for every image path that is not there yet."""
-    for row in rows:
-        for path, size in zip(row["images"], row["sizes"], strict=True):
+    for row in answers:
+        for path, size in zip(row.sample.images, row.sample.sizes, strict=True):
             (images_root / path).parent.mkdir(parents=True, exist_ok=True)
             if not (images_root / path).exists():
-                Image.new("RGB", tuple(size), (30, len(path), 90)).save(images_root / path)
+                Image.new("RGB", size, (30, len(path), 90)).save(images_root / path)
 
 
 def make_scores(tasks: tuple[str, ...] = ("region",)) -> dict[str, Any]:
@@ -192,8 +183,8 @@ LEVELS = [
 ]
 
 
-def write(folder: Path, rows: list[dict[str, Any]], out: str = "out", **changes: Any) -> str:
-    """Write the report of `rows`, whose images lie in `folder`/images, to `folder`/`out`; return its HTML."""
+def write(folder: Path, answers: list[EvaluationRow], out: str = "out", **changes: Any) -> str:
+    """Write the report of `answers`, whose images lie in `folder`/images, to `folder`/`out`; return its HTML."""
     given: dict[str, Any] = {
         "scores": make_scores(),
         "claims": make_claims(),
@@ -202,5 +193,5 @@ def write(folder: Path, rows: list[dict[str, Any]], out: str = "out", **changes:
         "logs": NO_LOGS,
         "facts": FACTS,
     }
-    write_report(rows=rows, images_root=folder / "images", out=folder / out, **(given | changes))
+    write_report(rows=answers, images_root=folder / "images", out=folder / out, **(given | changes))
     return (folder / out / "report.html").read_text(encoding="utf-8")

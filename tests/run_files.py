@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rows
 from safetensors.numpy import save_file
 
 from migrl.claims.claims import load_claims, load_levels, select_claims
@@ -24,9 +25,11 @@ from migrl.publish import Repository, prepare_repositories
 from migrl.recipe import Recipe, load_recipe
 from migrl.running.stage import StageContext, StageWork
 from migrl.running.stage_folder import run_stage
-from migrl.scoring.scores import Row, compute_scores, load_rows, rescore_row
+from migrl.scoring.comparable import index_rows
+from migrl.scoring.rows import EvaluationRow, load_rows, pack_rows
+from migrl.scoring.scores import compute_scores
 from migrl.stages.evaluate import hash_arm
-from migrl.stages.report import collect_facts, pack_rows
+from migrl.stages.report import collect_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 FETCHED_COMMIT = "b" * 40
@@ -70,27 +73,15 @@ def prepare(home: Path, out: Path, recipe: Recipe | None = None, **options: Any)
     return prepare_repositories(recipe, home / "runs", home / "results", "owner/name", out, **options)
 
 
-def make_row(arm: str, benchmark: str, number: int) -> Row:
+def make_row(arm: str, benchmark: str, number: int) -> EvaluationRow:
     hit = (number * 3) % 7 < SKILLS[arm]
-    corner = 28 if hit else 14
-    return rescore_row(
-        {
-            "uid": f"{benchmark}:{number}",
-            "arm": arm,
-            "benchmark": benchmark,
-            "task": f"task {number % 2}",
-            "cluster": f"set {number // 4}",
-            "images": ["a.png", "b.png"],
-            "sizes": [[56, 56], [60, 60]],
-            "resized_sizes": [[56, 56], [56, 56]],
-            "question": "Where?",
-            "prompt_hash": hash_messages(build_messages("Where?", 2, "think", "box")),
-            "frame": "resized_px",
-            "target": {"image": 2, "box_unit": [0.0, 0.0, 0.5, 0.5]},
-            "completion": f'<answer>{{"image": 2, "bbox_2d": [0, 0, {corner}, 28]}}</answer>',
-            "tokens": 9,
-            "truncated": False,
-        }
+    return rows.make_row(
+        f"{benchmark}:{number}",
+        arm,
+        task=f"task {number % 2}",
+        cluster=f"set {number // 4}",
+        prompt_hash=hash_messages(build_messages("Where?", 2, "think", "box")),
+        completion=f'<answer>{{"image": 2, "bbox_2d": [0, 0, {28 if hit else 14}, 28]}}</answer>',
     )
 
 
@@ -184,8 +175,8 @@ def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchm
     """A results folder of this run: few rows, real scores and verdicts."""
     target.mkdir(parents=True)
     arms = recipe.evaluate.arms
-    rows = [make_row(arm, benchmark, n) for arm in arms for benchmark in benchmarks for n in range(16)]
-    write_rows(recipe, rows, target)
+    answers = [make_row(arm, benchmark, n) for arm in arms for benchmark in benchmarks for n in range(16)]
+    write_rows(recipe, answers, target)
     context = StageContext("evaluate", recipe, folders, target)
     evaluations = [describe_evaluation(recipe, arm, None, hash_arm(context, arm), "cpu", DECODING) for arm in arms]
     write_json(target / "evaluations.json", evaluations)
@@ -209,21 +200,22 @@ def make_results(place: Path) -> Path:
     write_json(references / "recipe.json", recipe.model_dump(mode="json"))
     found = load_references(references, recipe)
     write_json(tiny / "references.json", found)
-    rows = load_rows(tiny / "samples.jsonl.gz")
-    write_json(tiny / "claims.json", judge_claims(select_claims(load_claims(), "tiny"), rows, found["deltas"]))
+    answers = index_rows(load_rows(tiny / "samples.jsonl.gz"))
+    write_json(tiny / "claims.json", judge_claims(select_claims(load_claims(), "tiny"), answers, found["deltas"]))
     change_manifest(tiny)
     write_not_run(read_recipe("paper"), results / "paper")
     write_tree(results)
     return results
 
 
-def write_rows(recipe: Recipe, rows: list[Row], target: Path) -> None:
+def write_rows(recipe: Recipe, answers: list[EvaluationRow], target: Path) -> None:
     """The rows, and all that follows from them."""
-    pack_rows("".join(json.dumps(row) + "\n" for row in rows).encode(), target / "samples.jsonl.gz")
+    pack_rows(answers, target / "samples.jsonl.gz")
+    indexed = index_rows(answers)
     write_json(target / "references.json", {"deltas": {}, "note": "no reference runs of this recipe are kept"})
-    write_json(target / "scores.json", compute_scores(rows))
-    write_json(target / "claims.json", judge_claims(select_claims(load_claims(), recipe.claims), rows))
-    write_json(target / "levels.json", judge_levels(load_levels(), rows) if recipe.claims == "paper" else [])
+    write_json(target / "scores.json", compute_scores(indexed))
+    write_json(target / "claims.json", judge_claims(select_claims(load_claims(), recipe.claims), indexed))
+    write_json(target / "levels.json", judge_levels(load_levels(), indexed) if recipe.claims == "paper" else [])
 
 
 def change_manifest(results: Path, **changes: Any) -> None:

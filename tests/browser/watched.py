@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page
 from report_rows import make_row, write_images
+
+from migrl.scoring.rows import EvaluationRow
 
 SCRIPT = "<script>window.ran = 1; alert(1)</script>"
 HOSTILE = {
@@ -39,7 +40,7 @@ class Watched:
             self.page.select_option(f"#filters [name={name}]", value)
 
 
-def make_hostile(images: Path) -> list[dict[str, Any]]:
+def make_hostile(images: Path) -> list[EvaluationRow]:
     """A task whose name, questions and completions all try to break out."""
     rows = []
     for k, (name, text) in enumerate(HOSTILE.items()):

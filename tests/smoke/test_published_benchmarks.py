@@ -25,7 +25,9 @@ from smoke_run import ROOT, call_migrl
 from migrl.benchmarks.mig_bench import TASKS
 from migrl.files import write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample, read_samples
-from migrl.scoring.scores import compute_scores, load_rows
+from migrl.scoring.comparable import index_rows
+from migrl.scoring.rows import load_rows
+from migrl.scoring.scores import compute_scores
 
 BENCHMARKS = (
     "mig_bench",
@@ -183,7 +185,7 @@ def test_every_benchmark_is_fetched_offline_checked_and_evaluated(place: Path) -
 
     evaluated = call_migrl("evaluate", *arguments(place, *runs))
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
-    scores = compute_scores(load_rows(place / "runs/test/evaluate/samples.jsonl"))["base"]
+    scores = compute_scores(index_rows(load_rows(place / "runs/test/evaluate/samples.jsonl")))["base"]
     assert set(scores) == set(BENCHMARKS)
     assert "compat" in scores["mig_bench"] and "compat" not in scores["blink"]
     assert len(scores["mig_bench"]["tasks"]) == 10

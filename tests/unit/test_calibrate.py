@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from claim_rows import make_claim, make_rows
+from claim_rows import judge, make_claim, make_rows
 from correlations import measure_correlations
+from rows import change_row
 
 from migrl.claims.calibration import Effort, build_table, list_misses, run_grid, write_table
 from migrl.claims.calibration.grid import Cell, list_cells, run_cell
 from migrl.claims.calibration.simulate import Scenario, judge_simulated, simulate_hits
 from migrl.claims.calibration.table import hash_designs
 from migrl.claims.claims import Verdict
-from migrl.claims.verdicts import judge_claims
 from migrl.statistics.intervals import bootstrap_macro_delta
 from migrl.statistics.power import Design, load_designs
 
@@ -82,8 +82,8 @@ def test_the_simulation_is_judged_as_rows_are() -> None:
             for task, hit in zip(layout.tasks, flags.tolist(), strict=True):
                 by_task.setdefault(task, []).append(hit)
             named = zip(make_rows(arm, by_task), layout.clusters, strict=True)
-            rows += [row | {"cluster": cluster} for row, cluster in named]
-        (entry,) = judge_claims([make_claim(benchmarks=["b"], expected=expected)], rows, resamples=500)
+            rows += [change_row(row, cluster=cluster) for row, cluster in named]
+        (entry,) = judge([make_claim(benchmarks=["b"], expected=expected)], rows, resamples=500)
         judged = judge_simulated(scenario, (3, 0), resamples=500)
         assert [entry[key] for key in ("delta", "low", "high", "standard_error", "verdict")] == list(judged)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from benchmark_files import write_json
 from compare_runs import TINY, count, refuse, show, write_run
+from rows import Line
 from run_files import DECODING
 
 from migrl.compare.show import escape_markdown
-from migrl.scoring.scores import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,7 +75,7 @@ def test_the_official_rule_is_refused_for_boxes_that_have_none(tmp_path: Path) -
 
 
 def test_other_images_and_other_readings_are_counted(tmp_path: Path) -> None:
-    def stray(row: Row) -> None:
+    def stray(row: Line) -> None:
         texts = {"mini:0": row["completion"].replace('"image": 2', '"image": 1'), "mini:1": "no idea"}
         row["completion"] = texts.get(row["uid"], row["completion"])
 

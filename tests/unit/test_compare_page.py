@@ -8,12 +8,12 @@ from benchmark_files import write_pictures
 from compare_runs import Reader, refuse, show, write_run
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import Line
 
 from migrl.compare.flips import write_flips
 from migrl.compare.pairs import compare_sides
 from migrl.compare.show import escape_markdown
 from migrl.compare.sides import pick_arm, read_run
-from migrl.scoring.scores import Row
 
 HOSTILE = (
     "</style><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}\u202egnp.exe\u0007\ud800"
@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_what_models_and_peers_wrote_is_inert_text_in_the_page_the_table_and_the_markdown(tmp_path: Path) -> None:
-    def poison(row: Row) -> None:
+    def poison(row: Line) -> None:
         named = HOSTILE[:150].replace("\ud800", "")  # half of a pair is refused in a sample's own texts
         row.update(uid=f"{row['uid']} {named}", task=named, question=named)
         row["completion"] = HOSTILE if row["arm"] == "sft" else HOSTILE[:150] + row["completion"]
@@ -53,7 +53,7 @@ def test_what_models_and_peers_wrote_is_inert_text_in_the_page_the_table_and_the
     assert "characters not shown" in found.text
 
 
-def point_into_image_1(row: Row) -> str:
+def point_into_image_1(row: Line) -> str:
     return str(row["completion"]).replace('"image": 2', '"image": 1')
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from benchmark_files import write_json
 from compare_runs import HIT, MISS, TINY, Letters, Peer, Reader, count, refuse, show, write_raw
+from rows import read_lines
 
-from migrl.files import write_jsonl
-from migrl.scoring.scores import load_rows
+from migrl.files import read_jsonl, write_jsonl
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_peers_details_and_its_raw_completions_give_the_same_comparison(peer: 
 
 
 def test_a_runs_own_completions_as_a_peers_raw_file_have_no_delta_in_any_benchmark(tmp_path: Path) -> None:
-    rows = [row for row in load_rows(TINY / "samples.jsonl.gz") if row["arm"] == "rl"]
+    rows = [row for row in read_lines(TINY / "samples.jsonl.gz") if row["arm"] == "rl"]
     raw = write_raw(tmp_path / "raw.jsonl", rows)
     found = count(TINY, raw, "--frame", "resized_px")
     assert set(found["benchmarks"]) == {row["benchmark"] for row in rows}
@@ -51,7 +51,7 @@ def test_a_runs_own_completions_as_a_peers_raw_file_have_no_delta_in_any_benchma
 )
 def test_details_follow_from_their_boxes_in_any_frame(peer: Peer, frame: str, box: str) -> None:
     write_json(peer.annotations, [{**record, "answer": [333, 333, 334, 500]} for record in peer.records])
-    rows = load_rows(peer.run)
+    rows = read_jsonl(peer.run)
     for row in rows[:6]:
         row["target"]["box_unit"] = [0.333, 0.333, 0.334, 0.5]  # thin: a small slip in x is a large one in IoU
     write_jsonl(peer.run, rows)

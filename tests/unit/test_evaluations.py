@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import change_row
 from run_files import DECODING, make_row, read_recipe
 
 from migrl.errors import UserError
@@ -20,7 +21,7 @@ from migrl.evidence.evaluations import (
     read_evaluations,
 )
 from migrl.files import write_json
-from migrl.scoring.scores import Row
+from migrl.scoring.rows import EvaluationRow
 
 OTHERS: dict[str, Any] = {
     "engine": "vllm",
@@ -42,8 +43,8 @@ def describe(arm: Any, seed: int | None = None, **changes: Any) -> Evaluation:
     return describe_evaluation(read_recipe("tiny"), arm, seed, "a" * 64, "cpu", DECODING) | changes
 
 
-def make_rows(**changes: Any) -> list[Row]:
-    return [make_row(arm, "mini_mig", number) | changes for arm in ("base", "rl") for number in range(2)]
+def make_rows(**changes: Any) -> list[EvaluationRow]:
+    return [change_row(make_row(arm, "mini_mig", number), **changes) for arm in ("base", "rl") for number in range(2)]
 
 
 def test_arms_of_one_recipe_are_evaluated_alike_whatever_their_weights_and_seeds() -> None:

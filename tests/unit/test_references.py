@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claim_rows import make_claim, make_rows
+from claim_rows import judge, make_claim, make_rows
 
 from migrl.claims.references import check_deltas, compare_with_reference, load_references, read_reference_deltas
-from migrl.claims.verdicts import judge_claims
 from migrl.errors import UserError
 from migrl.recipe import SEEDED_SECTIONS, load_recipe
 
@@ -31,9 +30,9 @@ def test_reference_deltas_are_read_by_seed_and_stand_beside_the_verdict(tmp_path
     deltas = read_reference_deltas(tmp_path)
     assert deltas == {"c": [2.0, 3.0]}
     rows = make_rows("rl", {"one/a": [True] * 9 + [False]}) + make_rows("sft", {"one/a": [False] * 9 + [True]})
-    entry = judge_claims([make_claim()], rows, deltas)[0]
+    entry = judge([make_claim()], rows, deltas)[0]
     assert entry["reference"]["deltas"] == [2.0, 3.0]
-    assert entry["verdict"] == judge_claims([make_claim()], rows)[0]["verdict"] == "reproduced"
+    assert entry["verdict"] == judge([make_claim()], rows)[0]["verdict"] == "reproduced"
     (tmp_path / "seed_12").mkdir()
     with pytest.raises(UserError, match=r"seed_12.*no such file"):
         read_reference_deltas(tmp_path)

@@ -1,7 +1,6 @@
 """The report shows what was measured, and model output stays inert text in it."""
 
 import base64
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -70,31 +69,11 @@ def test_a_plot_is_the_same_in_the_page_and_as_a_file_that_stands_alone(tmp_path
 
 def test_a_curve_leaves_out_what_is_no_number_and_draws_a_single_step_and_a_constant() -> None:
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": float("nan")}]
-    (dot,) = draw_curves({"sft": log})
+    (dot,) = draw_curves([], log)
     assert dot.alt.endswith("from 2 at step 1 to 2 at step 1.")
     assert dot.lines == (("mean", "215.0,126.0 215.0,126.0"),) and dot.y_ticks[0] == (193.2, "1.6")
-    (flat,) = draw_curves({"grpo": [{"step": step, "kl": 0} for step in range(1, 9)]})
+    (flat,) = draw_curves([{"step": step, "kl": 0} for step in range(1, 9)], [])
     assert [text for _, text in flat.x_ticks] == ["2", "4", "6", "8"] and (126.0, "0") in flat.y_ticks
-
-
-def test_the_curve_of_another_arm_lies_before_that_of_the_main_one_on_one_scale() -> None:
-    main = [{"step": step, "reward": step / 10} for step in range(1, 9)]
-    alone, other = draw_curves({"grpo": main, "grpo_rl_kl0": [{"step": step, "reward": 2.0} for step in (1, 2)]})
-    assert (other.name, other.title) == ("grpo_rl_kl0_reward", "grpo_rl_kl0 (grey: grpo): mean reward")
-    assert [kind for kind, _ in other.lines] == ["raw", "mean"] and [kind for kind, _ in alone.lines] == ["mean"]
-    assert [text for _, text in other.y_ticks] == ["0.5", "1", "1.5", "2"]
-
-
-def test_an_arm_of_a_recipes_own_is_called_as_the_recipe_calls_it_and_told_what_it_is(tmp_path: Path) -> None:
-    arms = {"rl_kl0": {"grpo.beta": 0}, "sft_r8": {"like": "sft", "sft.lora.rank": 8}}
-    rows = [*make_rows(tmp_path / "images")]
-    rows += [{**row, "arm": "rl_kl0"} for row in rows if row["arm"] == "rl"]
-    scores = {**make_scores(), "rl_kl0": make_scores()["rl"]}
-    html = write(tmp_path, rows, scores=scores, facts=FACTS | {"settings": {"arms": arms}})
-    for page in (html, (tmp_path / "out/report.md").read_text(encoding="utf-8")):
-        assert "Arms of this recipe&#39;s own: rl_kl0: like rl, grpo.beta=0." in page.replace("'", "&#39;")
-        assert "sft_r8: like" not in page, "it was not evaluated"
-    assert '<th scope="col" class="num">rl_kl0</th>' in html
 
 
 def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> None:
@@ -129,9 +108,11 @@ def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> 
 
 def test_hostile_completions_stay_inert_text(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
-    rows[0]["completion"] = "<script>alert(1)</script>\u202egnp.exe\u2066\ud800" + "x" * 1_000_000
-    rows[1]["completion"] = '"><img src=x onerror=alert(2)>{{ 7 * 7 }}</span></div></article>'
-    rows[2]["question"] = rows[0]["question"] = "</style><script>alert(3)</script>"
+    asked = replace(rows[0].sample, question="</style><script>alert(3)</script>")
+    text = "<script>alert(1)</script>\u202egnp.exe\u2066\ud800" + "x" * 1_000_000
+    rows[0] = replace(rows[0], sample=asked, completion=text)
+    rows[1] = replace(rows[1], completion='"><img src=x onerror=alert(2)>{{ 7 * 7 }}</span></div></article>')
+    rows[2] = replace(rows[2], sample=asked)
     html = write(tmp_path, rows)
     assert "&lt;script&gt;alert(1)" in html and "&lt;img src=x" in html and "{{ 7 * 7 }}" in html
     assert len(re.findall(r"<script", html)) == 1 and html.count("</style>") == 1
@@ -143,28 +124,30 @@ def test_hostile_completions_stay_inert_text(tmp_path: Path) -> None:
 
 def test_a_missing_image_stops_the_report_and_is_named(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
-    (tmp_path / "images" / rows[0]["images"][1]).unlink()
-    with pytest.raises(UserError, match=re.escape(rows[0]["images"][1])):
+    picture = rows[0].sample.images[1]
+    (tmp_path / "images" / picture).unlink()
+    with pytest.raises(UserError, match=re.escape(picture)):
         write(tmp_path, rows)
 
 
 def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
+    astray = replace(rows[0].sample, images=("../secret.png", rows[0].sample.images[1]))
     with pytest.raises(UserError, match="leaves the folder"):
-        build_explorer([rows[0] | {"images": ["../secret.png", rows[0]["images"][1]]}], ["base"], tmp_path / "images")
+        build_explorer([replace(rows[0], sample=astray)], ["base"], tmp_path / "images")
 
 
 def test_two_builds_are_byte_identical_and_the_order_of_arms_in_the_rows_is_irrelevant(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
-    logs = replace(LOGS, training={"sft": LOGS.training["sft"]})
+    logs = replace(LOGS, grpo=[])
     first = write(tmp_path, rows, "first", logs=logs)
-    assert first == write(tmp_path, json.loads(json.dumps(rows)), "second", logs=logs)
+    assert first == write(tmp_path, list(rows), "second", logs=logs)
     for path in sorted((tmp_path / "first").rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
-    by_arm = sorted(rows, key=lambda row: (row["benchmark"], row["arm"]))
+    by_arm = sorted(rows, key=lambda row: (row.sample.benchmark, row.arm))
     shown = [build_explorer(order, ARMS, tmp_path / "images").entries for order in (rows, by_arm)]
-    assert [(entry.row["uid"], entry.replies) for entry in shown[0]] == [
-        (entry.row["uid"], entry.replies) for entry in shown[1]
+    assert [(entry.sample.uid, entry.replies) for entry in shown[0]] == [
+        (entry.sample.uid, entry.replies) for entry in shown[1]
     ]
 
 
@@ -185,9 +168,9 @@ def test_a_large_picture_is_scaled_down_and_a_small_one_stays_exact(tmp_path: Pa
 def test_an_image_shared_by_samples_is_embedded_once(tmp_path: Path) -> None:
     explorer = build_explorer(make_rows(tmp_path / "images"), ARMS, tmp_path / "images")
     keys = [picture.key for picture in explorer.pictures]
-    assert len(set(keys)) == len(keys) == len({path for entry in explorer.entries for path in entry.row["images"]})
+    assert len(set(keys)) == len(keys) == len({path for entry in explorer.entries for path in entry.sample.images})
     assert len({entry.shots[0].picture.key for entry in explorer.entries}) == 1
-    fixed = next(entry for entry in explorer.entries if entry.row["uid"] == "mini:region:0")
+    fixed = next(entry for entry in explorer.entries if entry.sample.uid == "mini:region:0")
     assert fixed.shots[1].true_box_px == (4.0, 4.0, 12.0, 12.0)
 
 
@@ -195,14 +178,14 @@ def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = make_rows(tmp_path / "images", more=30)
-    order = [sample.uid for sample in choose_samples(group_rows(rows, ARMS))]
+    order = [answers.sample.uid for answers in choose_samples(group_rows(rows, ARMS))]
     assert len(order) == len(set(order)) == 41
     # One of each cell first, then each kind of unreadable answer, then the second of each cell.
     assert order[:5] == ["mini:region:0", "mini:region:1", "mini:region:f0", "mini:region:2", "quiz:counting:0"]
     assert order[5] == "mini:more:000" and order[6:10] == [f"mini:region:f{k}" for k in range(3, 7)]
     monkeypatch.setattr(explorer_module, "EXACT_BUDGET", 60_000)
     explorer = build_explorer(rows, ARMS, tmp_path / "images")
-    assert {entry.row["uid"] for entry in explorer.entries} == set(order[: len(explorer.entries)])
+    assert {entry.sample.uid for entry in explorer.entries} == set(order[: len(explorer.entries)])
     assert 6 < len(explorer.entries) < explorer.total == 41
     assert explorer.counts["mini", "more"] == Counter(both_miss=30) and explorer.counts["mini", "region"]["fixed"] == 1
     html = write(tmp_path, rows)
@@ -287,7 +270,7 @@ def test_stages_that_were_not_run_are_said_to_be_not_run(tmp_path: Path) -> None
 
 
 def test_one_arm_alone_has_hits_and_misses_but_no_comparison(tmp_path: Path) -> None:
-    rows = [row for row in make_rows(tmp_path / "images") if row["arm"] == "rl"]
+    rows = [row for row in make_rows(tmp_path / "images") if row.arm == "rl"]
     html = write(tmp_path, rows, scores={}, claims=[], facts={})
     assert "fixed by" not in html and ">miss</span>" in html
 

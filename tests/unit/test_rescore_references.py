@@ -1,11 +1,10 @@
 """Reference runs keep their completions: what was scored by an older rule is found, and read again by today's."""
 
-import gzip
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from rows import pack_lines, read_lines
 from run_files import make_results
 from typer.testing import CliRunner
 
@@ -13,7 +12,6 @@ from migrl.cli import app
 from migrl.errors import UserError
 from migrl.evidence.seal import write_tree
 from migrl.evidence.verify import verify
-from migrl.stages.report import pack_rows
 
 SEED = Path("reference_runs/tiny/seed_8")
 
@@ -23,11 +21,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results whose first reference run keeps its completions, some of them scored by another rule."""
     results = make_results(tmp_path_factory.mktemp("references"))
     path = results / SEED / "samples.jsonl.gz"
-    lines = gzip.decompress((results / "tiny/samples.jsonl.gz").read_bytes()).decode().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_lines(results / "tiny/samples.jsonl.gz")
     for row in rows[:3]:
         row.update(status="none", boxes=None, iou=0.0, hit=False)
-    pack_rows("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), path)
+    pack_lines(rows, path)
     write_tree(results)
     return results
 

@@ -2,19 +2,24 @@
 
 import gzip
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import change_row, make_row
 
 from migrl.errors import UserError
 from migrl.grounding.answers import STATUSES
 from migrl.grounding.boxes import FRAMES, Frame
 from migrl.grounding.samples import BoxTarget, ChoiceTarget, Target
+from migrl.scoring.comparable import index_rows
 from migrl.scoring.completions import Score, score_completion
-from migrl.scoring.scores import Row, check_rows, compute_scores, load_rows, rescore_row
+from migrl.scoring.rows import EvaluationRow, load_rows, rescore_row
+from migrl.scoring.scores import compute_scores
 from migrl.statistics.intervals import wilson_interval
 
 SIZES, RESIZED = ((200, 100), (50, 80)), ((112, 56), (56, 84))
@@ -29,25 +34,22 @@ def score(completion: str, target: Target = TARGET, frame: Frame = "resized_px")
     return score_completion(completion, target, frame=frame, sizes=SIZES, resized_sizes=RESIZED, truncated=False)
 
 
-def make_row(arm: str = "rl", number: int = 0, completion: str | None = None, **changes: Any) -> Row:
-    row: Row = {
-        "uid": f"mini_mig:{number % 2}:{number}",
-        "arm": arm,
-        "benchmark": "mini_mig",
+def make_answer(arm: str = "rl", number: int = 0, **changes: Any) -> EvaluationRow:
+    told = {
         "task": f"task {number % 2}",
         "cluster": f"set {number}",
-        "images": ["a.png", "b.png"],
         "sizes": [list(size) for size in SIZES],
         "resized_sizes": [list(size) for size in RESIZED],
-        "question": "Where is it?",
-        "prompt_hash": "0123",
-        "frame": "resized_px",
         "target": TARGET.to_json(),
-        "completion": write_answer(2, 14, 21, 42, 63) if completion is None else completion,
         "tokens": 10,
-        "truncated": False,
-    } | changes
-    return rescore_row(row)
+        "completion": write_answer(2, 14, 21, 42, 63),
+    }
+    return make_row(f"mini_mig:{number % 2}:{number}", arm, **(told | changes))
+
+
+def tabulate(rows: Iterable[EvaluationRow]) -> dict[str, Any]:
+    """The scores of the only arm on the only benchmark."""
+    return compute_scores(index_rows(rows))["rl"]["mini_mig"]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +101,13 @@ def test_a_choice_is_its_letter() -> None:
 def test_any_text_can_be_scored_and_stored(completion: str) -> None:
     for target in (TARGET, ChoiceTarget("A", 2)):
         result = score(completion, target)
-        assert json.loads(json.dumps(result.to_json(), allow_nan=False)) == result.to_json()
+        json.dumps(result.to_json(), allow_nan=False)
         assert result.hit <= result.readable
 
 
 def test_rescoring_a_row_ignores_what_is_stored() -> None:
-    row = make_row()
-    assert rescore_row(row | {"hit": False, "iou": 0.1, "boxes": None, "status": "none"}) == row
+    row = make_answer()
+    assert rescore_row(replace(row, score=Score("none", None, None, None, 0.1, False))) == row
 
 
 @pytest.mark.parametrize(
@@ -119,82 +121,95 @@ def test_rescoring_a_row_ignores_what_is_stored() -> None:
 )
 def test_arms_that_were_asked_differently_are_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(UserError, match=f"mini_mig:0:0.*{key}.*'rl'.*'sft'"):
-        check_rows([make_row("sft"), make_row("rl", **changes)])
+        index_rows([make_answer("sft"), make_answer("rl", **changes)])
 
 
 def test_a_row_that_comes_twice_and_a_row_one_arm_lacks_are_refused() -> None:
     with pytest.raises(UserError, match="twice"):
-        check_rows([make_row(), make_row()])
+        index_rows([make_answer(), make_answer()])
     with pytest.raises(UserError, match="arm 'sft'.*missing.*mini_mig:1:1"):
-        check_rows([make_row("rl", 0), make_row("rl", 1), make_row("sft", 0)])
+        index_rows([make_answer("rl", 0), make_answer("rl", 1), make_answer("sft", 0)])
 
 
 def test_the_table_holds_macro_micro_and_every_status() -> None:
     # Task 0: two of three hit; task 1: none of two, one cut short and one on the wrong image.
     rows = [
-        make_row(number=0),
-        make_row(number=2),
-        make_row(number=4, completion=write_answer(2, 0, 0, 14, 21)),
-        make_row(number=1, completion="<think>the sh", truncated=True, tokens=60),
-        make_row(number=3, completion=write_answer(1, 14, 21, 42, 50)),
+        make_answer(number=0),
+        make_answer(number=2),
+        make_answer(number=4, completion=write_answer(2, 0, 0, 14, 21)),
+        make_answer(number=1, completion="<think>the sh", truncated=True, tokens=60),
+        make_answer(number=3, completion=write_answer(1, 14, 21, 42, 50)),
     ]
-    scores = compute_scores(rows)["rl"]["mini_mig"]
+    scores = tabulate(rows)
     assert (scores["macro"], scores["micro"], scores["n"]) == (33.3333, 40.0, 5)
     assert scores["low"] <= scores["macro"] <= scores["high"]
     assert scores["ledger"] == dict.fromkeys(STATUSES, 0) | {"ok": 4, "truncated": 1}
     assert (scores["parse_rate"], scores["truncation_rate"], scores["mean_tokens"]) == (80.0, 20.0, 20.0)
     assert scores["tasks"]["task 0"]["accuracy"] == 66.6667
     assert scores["tasks"]["task 1"]["image_accuracy"] == 0.0
-    assert scores == compute_scores(rows[::-1])["rl"]["mini_mig"]
+    assert scores == tabulate(rows[::-1])
 
 
 def test_a_task_with_one_image_set_has_scores_but_no_macro_interval() -> None:
-    scores = compute_scores([make_row()])["rl"]["mini_mig"]
+    scores = tabulate([make_answer()])
     assert (scores["macro"], scores["low"], scores["high"]) == (100.0, None, None)
 
 
 def test_a_tasks_interval_is_over_image_sets_where_they_have_several_samples() -> None:
-    alone = [make_row(number=2 * n, completion=None if n % 2 else "no") for n in range(40)]
-    shared = [row | {"cluster": f"set {k // 4}"} for k, row in enumerate(sorted(alone, key=lambda row: row["hit"]))]
-    first, second = (compute_scores(rows)["rl"]["mini_mig"]["tasks"]["task 0"] for rows in (alone, shared))
+    alone = [make_answer(number=2 * n, **({} if n % 2 else {"completion": "no"})) for n in range(40)]
+    ordered = enumerate(sorted(alone, key=lambda row: row.score.hit))
+    shared = [change_row(row, cluster=f"set {k // 4}") for k, row in ordered]
+    first, second = (tabulate(rows)["tasks"]["task 0"] for rows in (alone, shared))
     assert (first["accuracy"], second["accuracy"]) == (50.0, 50.0)
     assert (first["low"], first["high"]) == pytest.approx([100 * end for end in wilson_interval(20, 40)], abs=1e-4)
     assert second["low"] < first["low"] - 10 and second["high"] > first["high"] + 10
 
 
 def test_rows_survive_the_way_to_disk_and_back(tmp_path: Path) -> None:
-    rows = [make_row(number=n) for n in range(3)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    rows = [make_answer(number=n) for n in range(3)]
+    text = "".join(json.dumps(row.to_json()) + "\n" for row in rows)
     (tmp_path / "samples.jsonl").write_text(text)
     (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     assert load_rows(tmp_path / "samples.jsonl") == load_rows(tmp_path / "samples.jsonl.gz") == rows
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("changes", "key"),
     [
-        ("{", "line 2: not JSON"),
-        ("[]", "line 2: a row is a JSON object"),
-        (json.dumps(make_row() | {"hit": 1}), "line 2: key 'hit'"),
-        (json.dumps(make_row() | {"iou": float("nan")}), "line 2: key 'iou'"),
-        (json.dumps(make_row() | {"iou": None}), "line 2: key 'iou'"),
-        (json.dumps(make_row() | {"sizes": SIZES[:1]}), "line 2: key 'sizes'"),
-        (json.dumps(make_row() | {"target": {"image": 3, "box_unit": [0, 0, 1, 1]}}), "line 2: key 'target'"),
-        (json.dumps({k: v for k, v in make_row().items() if k != "completion"}), "line 2: key 'completion'"),
+        ({"hit": 1}, "hit"),
+        ({"iou": float("nan")}, "iou"),
+        ({"iou": None}, "iou"),
+        ({"boxes": {"unit": [0, 0, 1, 1]}}, "boxes"),
+        ({"sizes": [[200, 100]]}, "sizes"),
+        ({"resized_sizes": [[112, 56]]}, "resized_sizes"),
+        ({"target": {"image": 3, "box_unit": [0, 0, 1, 1]}}, "target"),
+        ({"logprob": -1.5}, "logprob"),
     ],
 )
-def test_a_broken_row_is_named_by_file_line_and_key(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_broken_row_is_named_by_file_line_and_key(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
+    path, line = tmp_path / "samples.jsonl", make_answer().to_json()
+    path.write_text("".join(json.dumps(one) + "\n" for one in (line, line | changes)))
+    with pytest.raises(UserError, match=f"samples.jsonl, line 2: key '{key}'"):
+        load_rows(path)
+    for key in line:
+        path.write_text(json.dumps({name: value for name, value in line.items() if name != key}) + "\n")
+        with pytest.raises(UserError, match=f"samples.jsonl, line 1: key '{key}'"):
+            load_rows(path)
+
+
+@pytest.mark.parametrize(("line", "reason"), [("{", "not JSON"), ("[]", "a row is a JSON object")])
+def test_a_line_that_is_no_row_at_all_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "samples.jsonl"
-    path.write_text(json.dumps(make_row()) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=f"samples.jsonl, {reason}"):
+    path.write_text(json.dumps(make_answer().to_json()) + "\n" + line + "\n")
+    with pytest.raises(UserError, match=f"samples.jsonl, line 2: {reason}"):
         load_rows(path)
 
 
 def test_a_torn_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(make_row()).encode() + b"\n")[:-9])
+    path.write_bytes(gzip.compress(json.dumps(make_answer().to_json()).encode() + b"\n")[:-9])
     with pytest.raises(UserError, match="torn"):
         load_rows(path)
-    (tmp_path / "samples.jsonl").write_text(json.dumps(make_row()))
+    (tmp_path / "samples.jsonl").write_text(json.dumps(make_answer().to_json()))
     with pytest.raises(UserError, match="line 1: torn"):
         load_rows(tmp_path / "samples.jsonl")

@@ -1,6 +1,5 @@
 """Evidence: what was stored is what the raw completions give, and any change is noticed and named."""
 
-import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rows import Line, change_row, pack_lines, read_lines
 from run_files import change_manifest, make_results, read_recipe
 from typer.testing import CliRunner
 
@@ -17,23 +17,14 @@ from migrl.errors import UserError
 from migrl.evidence.measurements import render_measurements
 from migrl.evidence.seal import list_files, write_tree
 from migrl.evidence.verify import verify, verify_results
-from migrl.files import format_json, write_json, write_jsonl
-from migrl.scoring.scores import Row, load_rows, rescore_row
-from migrl.stages.report import pack_rows
+from migrl.files import format_json, write_json
+from migrl.scoring.rows import parse_row
 
 REFERENCES = Path("reference_runs") / "tiny"
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def read_rows(folder: Path) -> list[Row]:
-    return load_rows(folder / "samples.jsonl.gz")
-
-
-def write_rows(folder: Path, rows: list[Row]) -> None:
-    pack_rows("".join(json.dumps(row) + "\n" for row in rows).encode(), folder / "samples.jsonl.gz")
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +97,10 @@ def test_a_changed_bit_in_any_file_is_named_by_the_command(results: Path) -> Non
     assert "different: tiny/manifest.json: changed" in output
 
 
-def change_rows(change: Callable[[list[Row]], list[Row] | None]) -> Callable[[Path], None]:
+def change_rows(change: Callable[[list[Line]], list[Line] | None]) -> Callable[[Path], None]:
     def forge(tiny: Path) -> None:
-        rows = read_rows(tiny)
-        write_rows(tiny, change(rows) or rows)
+        rows = read_lines(tiny / "samples.jsonl.gz")
+        pack_lines(change(rows) or rows, tiny / "samples.jsonl.gz")
 
     return forge
 
@@ -128,7 +119,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
         "samples.jsonl.gz, arm 'base', sample 'mini_mig:0': hit: false stored, true recomputed",
     ),
     "another completion": (
-        change_rows(lambda rows: rows.__setitem__(0, rescore_row(rows[0] | {"completion": "nothing"}))),
+        change_rows(lambda rows: [change_row(parse_row(rows[0], ""), completion="nothing").to_json(), *rows[1:]]),
         "scores.json.base.mini_mig",
     ),
     "a sample less for all arms": (
@@ -309,6 +300,3 @@ def test_what_is_written_is_what_a_seal_expects(tmp_path: Path) -> None:
     data = {"text": "é\u2028\t", "numbers": [1, 1.0, 1e-9], "none": None}
     write_json(tmp_path / "a.json", data)
     assert (tmp_path / "a.json").read_text() == format_json(json.loads(format_json(data)))
-    write_jsonl(tmp_path / "rows.jsonl", [data])
-    pack_rows((tmp_path / "rows.jsonl").read_bytes(), tmp_path / "rows.jsonl.gz")
-    assert gzip.decompress((tmp_path / "rows.jsonl.gz").read_bytes()) == (tmp_path / "rows.jsonl").read_bytes()

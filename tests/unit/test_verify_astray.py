@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from report_rows import EVALUATIONS, FACTS, LEVELS, make_claims, make_rows, make_scores, write
+from rows import make_row
 from run_files import ROOT, make_results, read_recipe
 from typer.testing import CliRunner
 
@@ -77,7 +78,8 @@ def test_rows_of_several_seeds_are_all_there_or_named() -> None:
     recipe = read_recipe("tiny", *(f"{section}.seed=3" for section in SEEDED_SECTIONS), "seeds=[7]")
     answered = {"facts": {"samples": 2}}
     manifest = {"stages": {"evaluate": answered, "seed_7/evaluate": answered}}
-    rows = [{"arm": "base"}] * 2 + [{"arm": arm, "seed": seed} for arm in ("sft", "rl") for seed in (3, 7)] * 2
+    rows = [make_row("mini:0", "base")] * 2
+    rows += [make_row("mini:0", arm, seed=seed) for arm in ("sft", "rl") for seed in (3, 7)] * 2
     assert list(compare_coverage(rows, manifest, recipe)) == []
     said = "samples.jsonl.gz, arm 'rl', seed 7: 1 rows, stage seed_7/evaluate of the manifest answered 2 samples"
     assert list(compare_coverage(rows[:-1], manifest, recipe)) == [said]
@@ -147,7 +149,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
         edit_rows(target={"image": 2, "box_unit": [0, 0, HUGE, 1]}),
         "line 1: key 'target': a box has four finite numbers",
     ),
-    "a size beyond any float": (edit_rows(sizes=[[HUGE, 56], [60, 60]]), "line 1: key 'sizes.0.0': Input should be"),
+    "a size beyond any float": (edit_rows(sizes=[[HUGE, 56], [60, 60]]), "0, 56] is no size in px"),
     "tokens beyond any float": (edit_rows(tokens=HUGE), "line 1: key 'tokens': Input should be less than"),
     "a limit beyond any float": (
         edit_json("tiny/evaluations.json", lambda entries: [entry | {"min_pixels": HUGE} for entry in entries]),

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from migrl.errors import UserError
 from migrl.files import ROOT, Strict
+from migrl.scoring.comparable import Rule
 from migrl.yaml_file import load_model
 
 CLAIMS_FILE = ROOT / "reproduce" / "claims.yaml"
@@ -22,7 +23,6 @@ CLAIMS_FILE = ROOT / "reproduce" / "claims.yaml"
 Verdict = Literal["reproduced", "direction only", "not reproduced", "inconclusive", "not run"]
 Version = Literal["v1", "v2", "v3"]
 Averaging = Literal["macro", "micro", "benchmarks"]
-Rule = Literal["strict", "official", "untagged"]
 Compared = Literal["all", "readable"]
 _Text = Annotated[str, Field(min_length=1)]
 _Names = Annotated[tuple[_Text, ...], Field(min_length=1)]

@@ -1,71 +1,18 @@
-"""Evaluation rows as a scope reads them: scored by its rule, and two arms paired sample by sample."""
+"""Two arms paired sample by sample, as a scope reads their rows."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from migrl.claims.claims import Rule, Scope
-from migrl.scoring.official import has_rule, read_officially
-from migrl.scoring.scores import Row, check_rows, rescore_row
-from migrl.scoring.tables import is_readable
+from migrl.claims.claims import Scope
+from migrl.grounding.samples import ChoiceTarget, Sample
+from migrl.scoring.comparable import ComparableRows
+from migrl.scoring.official import has_rule
+from migrl.scoring.rows import EvaluationRow
 from migrl.statistics.bootstrap import find_single_cluster_tasks
-
-Read = tuple[bool, bool]
-"""Of one completion: whether an answer could be read, and whether it is a hit."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Rows by arm, benchmark and training seed (None where a recipe names one alone, or for an untrained arm)."""
-
-    rows: Mapping[tuple[str, str], Mapping[int | None, Sequence[Row]]]
-    read: dict[tuple[str, str, int | None, Rule], list[Read]] = field(default_factory=dict)
-
-    def read_rows(self, arm: str, benchmark: str, seed: int | None, rule: Rule) -> list[Read]:
-        """What a rule reads in each row, in their order; done once, for it may parse every completion again."""
-        key = (arm, benchmark, seed, rule)
-        if key not in self.read:
-            self.read[key] = _read_rows(self.rows[arm, benchmark][seed], rule)
-        return self.read[key]
-
-    def list_seeds(self, arm: str, benchmarks: Sequence[str]) -> set[int | None]:
-        """Seeds of an arm's rows on these benchmarks."""
-        return {seed for benchmark in benchmarks for seed in self.rows.get((arm, benchmark), ())}
-
-    def read_scope(self, scope: Scope, arm: str, seed: int | None) -> dict[tuple[str, str], tuple[Row, Read]]:
-        """(benchmark, uid) -> row, and what the scope's rule reads in it; an untrained arm answers for every seed."""
-        found = {}
-        for benchmark in scope.benchmarks:
-            answered = seed if seed in self.rows[arm, benchmark] else None
-            rows = self.rows[arm, benchmark][answered]
-            for row, read in zip(rows, self.read_rows(arm, benchmark, answered, scope.rule), strict=True):
-                if scope.tasks is None or row["task"] in scope.tasks:
-                    found[benchmark, row["uid"]] = (row, read)
-        return found
-
-
-def index_rows(rows: Sequence[Row]) -> Evidence:
-    """The rows, checked and in the order that judging reads them.
-
-    Raises:
-        UserError: rows whose arms cannot be compared (see `check_rows`).
-    """
-    check_rows(rows)
-    index: dict[tuple[str, str], dict[int | None, list[Row]]] = {}
-    for row in rows:
-        index.setdefault((row["arm"], row["benchmark"]), {}).setdefault(row.get("seed"), []).append(row)
-    return Evidence(index)
-
-
-def _read_rows(rows: Sequence[Row], rule: Rule) -> list[Read]:
-    if rule == "official":
-        return read_officially(rows)
-    if rule == "untagged":
-        rows = [rescore_row(row, tagged=False) for row in rows]
-    return [(is_readable(row), row["hit"]) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -90,72 +37,91 @@ class Pairs:
         return len(self.strata)
 
 
-def pair_arms(scope: Scope, evidence: Evidence) -> Pairs:
+def pair_arms(scope: Scope, rows: ComparableRows) -> Pairs:
     """The samples of a scope whose arms have rows (see `find_gap`).
 
     A readable pair is one that both arms answered readably after every training seed: all seeds are compared on the
     same samples.
     """
     arms = (scope.minuend, scope.subtrahend)
-    both = {seed for arm in arms for seed in evidence.list_seeds(arm, scope.benchmarks)}
-    seeds: list[int | None] = [*sorted(seed for seed in both if seed is not None)] or [None]
-    first, second = ([evidence.read_scope(scope, arm, seed) for seed in seeds] for arm in arms)
-    rows = {key: row for key, (row, _) in first[0].items()}
+    trained = {seed for arm in arms for seed in _list_seeds(rows, arm, scope)}
+    seeds: list[int | None] = [*sorted(trained)] or [None]
+    first, second = ([_read_scope(rows, scope, arm, seed) for seed in seeds] for arm in arms)
+    samples = [row.sample for row in first[0].values()]
     left_out: list[str] = []
     if scope.pairs == "readable":
-        asked = {*_name_tasks(rows)}
-        rows = {key: row for key, row in rows.items() if all(run[key][1][0] for run in (*first, *second))}
-        tasks = _name_tasks(rows)
-        lonely = [] if scope.averaging == "micro" else find_single_cluster_tasks(tasks, _name_clusters(rows))
+        asked = {*map(_name_task, samples)}
+        samples = [one for one in samples if all(run[one.uid].score.readable for run in (*first, *second))]
+        tasks = [*map(_name_task, samples)]
+        lonely = [] if scope.averaging == "micro" else find_single_cluster_tasks(tasks, _name_clusters(samples))
         left_out = sorted(asked - {*tasks} | {*lonely})
-        rows = {key: row for (key, row), task in zip(rows.items(), tasks, strict=True) if task not in left_out}
-    tasks = _name_tasks(rows)
-    sizes = Counter({task: benchmark for task, (benchmark, _) in zip(tasks, rows, strict=True)}.values())
-    weights = {task: 1 / sizes[benchmark] for task, (benchmark, _) in zip(tasks, rows, strict=True)}
+        samples = [one for one, task in zip(samples, tasks, strict=True) if task not in left_out]
+    tasks = [*map(_name_task, samples)]
+    benchmarks = {task: one.benchmark for task, one in zip(tasks, samples, strict=True)}
+    sizes = Counter(benchmarks.values())
+    weights = {task: 1 / sizes[benchmark] for task, benchmark in benchmarks.items()}
     hits, others = (
-        np.array([[run[key][1][1] for key in rows] for run in runs], dtype=bool) for runs in (first, second)
+        np.array([[run[one.uid].score.hit for one in samples] for run in runs], dtype=bool) for runs in (first, second)
     )
     return Pairs(
         hits,
         others,
-        ["all"] * len(rows) if scope.averaging == "micro" else tasks,
-        _name_clusters(rows),
+        ["all"] * len(samples) if scope.averaging == "micro" else tasks,
+        _name_clusters(samples),
         weights if scope.averaging == "benchmarks" else None,
         left_out,
     )
 
 
-def _name_tasks(rows: Mapping[tuple[str, str], Row]) -> list[str]:
-    return [f"{benchmark}/{row['task']}" for (benchmark, _), row in rows.items()]
+def _list_seeds(rows: ComparableRows, arm: str, scope: Scope) -> set[int]:
+    """The training seeds of an arm's rows."""
+    groups = (rows.groups.get((arm, benchmark), ()) for benchmark in scope.benchmarks)
+    return {row.seed for group in groups for row in group if row.seed is not None}
 
 
-def _name_clusters(rows: Mapping[tuple[str, str], Row]) -> list[str]:
-    return [f"{benchmark}/{row['cluster']}" for (benchmark, _), row in rows.items()]
+def _read_scope(rows: ComparableRows, scope: Scope, arm: str, seed: int | None) -> dict[str, EvaluationRow]:
+    """uid -> row, as the scope's rule reads it; an untrained arm answers for every seed."""
+    return {
+        row.sample.uid: row
+        for benchmark in scope.benchmarks
+        for row in rows.read(arm, benchmark, scope.rule)
+        if row.seed in (seed, None) and (scope.tasks is None or row.sample.task in scope.tasks)
+    }
 
 
-def find_gap(scope: Scope, evidence: Evidence) -> str:
+def _name_task(sample: Sample) -> str:
+    return f"{sample.benchmark}/{sample.task}"
+
+
+def _name_clusters(samples: Sequence[Sample]) -> list[str]:
+    return [f"{sample.benchmark}/{sample.cluster}" for sample in samples]
+
+
+def find_gap(scope: Scope, rows: ComparableRows) -> str:
     """What keeps a scope from being judged, or an empty text."""
-    for arm in (scope.minuend, scope.subtrahend):
+    arms = (scope.minuend, scope.subtrahend)
+    for arm in arms:
+        tasks = set()
         for benchmark in scope.benchmarks:
-            seeds = evidence.rows.get((arm, benchmark))
-            if not seeds:
+            samples = [row.sample for row in rows.groups.get((arm, benchmark), ())]
+            if not samples:
                 return f"no rows of arm {arm} on {benchmark}"
-            if scope.rule == "official" and any("letter" in row["target"] for row in next(iter(seeds.values()))):
+            if scope.rule == "official" and any(isinstance(sample.target, ChoiceTarget) for sample in samples):
                 return f"{benchmark} asks for letters; only boxes are scored by the official rule here"
             if scope.rule == "official" and not has_rule(benchmark):
                 return f"{benchmark} has no official rule: nobody has stated how its authors read a box"
-            if scope.tasks and not any(row["task"] in scope.tasks for row in next(iter(seeds.values()))):
+            own = {sample.task for sample in samples}
+            if scope.tasks and not own.intersection(scope.tasks):
                 return f"no rows of arm {arm} on any of the tasks in {benchmark}"
+            tasks |= own
         for task in scope.tasks or ():
-            places = [next(iter(evidence.rows[arm, benchmark].values())) for benchmark in scope.benchmarks]
-            if not any(row["task"] == task for rows in places for row in rows):
+            if task not in tasks:
                 return f"no rows of arm {arm} on task {task}"
     if scope.rule == "official":
         for benchmark in scope.benchmarks:
-            both = [(arm, seed) for arm in (scope.minuend, scope.subtrahend) for seed in evidence.rows[arm, benchmark]]
-            if not any(read for arm, seed in both for read, _ in evidence.read_rows(arm, benchmark, seed, "official")):
+            if not any(row.score.readable for arm in arms for row in rows.read(arm, benchmark, "official")):
                 return f"the official rule of {benchmark} reads none of the answers: it asks for another form"
-    trained = [evidence.list_seeds(arm, scope.benchmarks) - {None} for arm in (scope.minuend, scope.subtrahend)]
+    trained = [_list_seeds(rows, arm, scope) for arm in arms]
     if all(trained) and trained[0] != trained[1]:
         return f"arms {scope.minuend} and {scope.subtrahend} were trained with different seeds"
     return ""

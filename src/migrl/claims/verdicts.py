@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from migrl.claims.claims import CLAIMS_FILE, Claim, Level, Reading, Scope, decide_verdict
-from migrl.claims.paired import Evidence, find_gap, index_rows, pair_arms
+from migrl.claims.paired import find_gap, pair_arms
 from migrl.claims.references import REFERENCE_RUNS, compare_with_reference
 from migrl.recipe import Recipe
-from migrl.scoring.scores import Row
+from migrl.scoring.comparable import ComparableRows
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import (
     DeltaInterval,
@@ -36,7 +36,7 @@ def list_judging_files(recipe: Recipe) -> list[Path]:
 
 def judge_claims(
     claims: Sequence[Claim],
-    rows: Sequence[Row],
+    rows: ComparableRows,
     reference_deltas: Mapping[str, Sequence[float]] | None = None,
     *,
     resamples: int = 10_000,
@@ -44,15 +44,10 @@ def judge_claims(
     """The content of `claims.json`: one entry a claim, numbers in percentage points.
 
     Args:
-        rows: evaluation rows of all arms, and of all training seeds.
         reference_deltas: claim id -> deltas of earlier runs of the same recipe; information, no part of the verdict.
-
-    Raises:
-        UserError: as `index_rows`.
     """
-    evidence, designs = index_rows(rows), load_designs()
-    references = reference_deltas or {}
-    entries = [_judge_claim(claim, evidence, designs, references.get(claim.id, ()), resamples) for claim in claims]
+    designs, references = load_designs(), reference_deltas or {}
+    entries = [_judge_claim(claim, rows, designs, references.get(claim.id, ()), resamples) for claim in claims]
     judged = [entry for entry in entries if entry["p_value"] is not None]
     for entry, adjusted in zip(judged, adjust_for_many([entry["p_value"] for entry in judged]), strict=True):
         entry["p_adjusted"] = round(adjusted, _P_DECIMALS)
@@ -60,9 +55,9 @@ def judge_claims(
 
 
 def _judge_claim(
-    claim: Claim, evidence: Evidence, designs: Mapping[str, Design], reference: Sequence[float], resamples: int
+    claim: Claim, rows: ComparableRows, designs: Mapping[str, Design], reference: Sequence[float], resamples: int
 ) -> dict[str, Any]:
-    found = _judge_scope(claim.scope, claim.expected, evidence, resamples, gap=claim.gap)
+    found = _judge_scope(claim.scope, claim.expected, rows, resamples, gap=claim.gap)
     interval, seeds = found.pop("interval"), found.pop("seeds")
     delta = found["delta"]
     return {
@@ -79,14 +74,14 @@ def _judge_claim(
         "p_adjusted": None,
         "equivalence": None if interval is None or claim.expected is None else _weigh(interval, claim.expected),
         "power": _find_power(claim, interval, seeds, designs),
-        "readings": [_judge_reading(claim, reading, evidence, resamples) for reading in claim.readings],
+        "readings": [_judge_reading(claim, reading, rows, resamples) for reading in claim.readings],
         "reference": compare_with_reference(delta, reference) if reference and delta is not None else None,
     }
 
 
-def _judge_reading(claim: Claim, reading: Reading, evidence: Evidence, resamples: int) -> dict[str, Any]:
+def _judge_reading(claim: Claim, reading: Reading, rows: ComparableRows, resamples: int) -> dict[str, Any]:
     scope = claim.read(reading)
-    found = _judge_scope(scope, claim.expected, evidence, resamples)
+    found = _judge_scope(scope, claim.expected, rows, resamples)
     del found["interval"], found["seeds"]
     return {"id": reading.id, "differs": reading.differs, **_describe(scope), **found}
 
@@ -97,13 +92,13 @@ def _describe(scope: Scope) -> dict[str, Any]:
 
 
 def _judge_scope(
-    scope: Scope, expected: float | None, evidence: Evidence, resamples: int, gap: str = ""
+    scope: Scope, expected: float | None, rows: ComparableRows, resamples: int, gap: str = ""
 ) -> dict[str, Any]:
     """Numbers, verdict and reason of one scope; beside them its interval and the number of seeds."""
     unjudged = {**_UNMEASURED, "tasks_left_out": [], "interval": None, "seeds": 0}
-    if gap := gap or find_gap(scope, evidence):
+    if gap := gap or find_gap(scope, rows):
         return unjudged | {"verdict": "not run", "reason": gap}
-    pairs = pair_arms(scope, evidence)
+    pairs = pair_arms(scope, rows)
     if not pairs.n:
         reason = "in no task did both arms answer readably on more than one image set"
         return unjudged | {"verdict": "not run", "reason": reason}
@@ -150,7 +145,7 @@ def _find_power(
     return {"basis": "design", "design": name, **plan_power(designs[name], claim.expected)}
 
 
-def judge_levels(levels: Sequence[Level], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def judge_levels(levels: Sequence[Level], rows: ComparableRows) -> list[dict[str, Any]]:
     """The content of `levels.json`: what is stated of an arm, and what was measured, in percent; no verdict.
 
     Rows of several training seeds are averaged; the interval is over samples.
@@ -158,12 +153,9 @@ def judge_levels(levels: Sequence[Level], rows: Sequence[Row]) -> list[dict[str,
     return [_measure_level(level, rows) for level in levels]
 
 
-def _measure_level(level: Level, rows: Sequence[Row]) -> dict[str, Any]:
-    chosen = [
-        row
-        for row in rows
-        if row["arm"] == level.arm and row["benchmark"] == level.benchmark and level.task in (None, row["task"])
-    ]
+def _measure_level(level: Level, rows: ComparableRows) -> dict[str, Any]:
+    own = rows.groups.get((level.arm, level.benchmark), ())
+    chosen = [row for row in own if level.task in (None, row.sample.task)]
     entry: dict[str, Any] = {
         **level.model_dump(),
         "measured": None,
@@ -174,12 +166,12 @@ def _measure_level(level: Level, rows: Sequence[Row]) -> dict[str, Any]:
     }
     if not chosen:
         return entry
-    tasks = ["all" if level.averaging == "micro" else row["task"] for row in chosen]
-    clusters = [row["cluster"] for row in chosen]
-    entry["n"] = len({row["uid"] for row in chosen})
+    tasks = ["all" if level.averaging == "micro" else row.sample.task for row in chosen]
+    clusters = [row.sample.cluster for row in chosen]
+    entry["n"] = len({row.sample.uid for row in chosen})
     if find_single_cluster_tasks(tasks, clusters):
         return entry  # a single image set has no spread
-    interval = bootstrap_macro([row["hit"] for row in chosen], tasks, clusters)
+    interval = bootstrap_macro([row.score.hit for row in chosen], tasks, clusters)
     low, high = round(interval.low, _DECIMALS), round(interval.high, _DECIMALS)
     contains = None if level.gap else low <= level.stated <= high
     return entry | {"measured": round(interval.macro, _DECIMALS), "low": low, "high": high, "contains": contains}

@@ -69,7 +69,7 @@ def compare(
         if run_b is None and arm_b in (None, arm) and seed_b in (None, seed):
             raise UserError(f"{run_a}: one run and one arm; add RUN_B, --arm-b or --seed-b")
         run_of_b = run if run_b is None else read_run(other)
-        has_seeds = any("seed" in row for row in run_of_b.rows if row["arm"] == (arm_b or arm))
+        has_seeds = any(row.seed is not None for row in run_of_b.rows if row.arm == (arm_b or arm))
         named = seed if seed_b is None and has_seeds else seed_b
         b = pick_arm("B", run_of_b, arm_b or arm, seed=named, rule=rule)
     a, b = narrow_sides(a, b, benchmark or ())

@@ -7,7 +7,7 @@ from typing import Any
 from migrl.compare.sides import Side
 from migrl.errors import UserError, shorten
 from migrl.evidence.evaluations import EVALUATIONS, SETTING_KEYS
-from migrl.scoring.tables import has_box
+from migrl.grounding.samples import BoxTarget
 
 GROUPING_KEYS = ("benchmark", "task", "cluster")
 """Keys that decide what is paired and averaged: a difference in them cannot be let through."""
@@ -39,14 +39,14 @@ def narrow_sides(a: Side, b: Side, benchmarks: Collection[str]) -> tuple[Side, S
     Raises:
         UserError: no such benchmark in A, or a peer that answered none of A's samples.
     """
-    homes = {uid: row["benchmark"] for side in (b, a) for uid, row in side.samples.items()}
-    known = {row["benchmark"] for row in a.samples.values()}
+    homes = {uid: row.sample.benchmark for side in (b, a) for uid, row in side.samples.items()}
+    known = {row.sample.benchmark for row in a.samples.values()}
     if unknown := sorted(set(benchmarks) - known):
         raise UserError(f"--benchmark {unknown[0]}: A has no such samples; it has {', '.join(sorted(known))}")
     kept = set(benchmarks or homes.values())
     if b.is_peer:
         asked = next(uid for uid in a.samples if homes[uid] in kept)
-        kept &= {row["benchmark"] for row in b.samples.values()}
+        kept &= {row.sample.benchmark for row in b.samples.values()}
         if not kept:
             whose = f"A's of {', '.join(sorted(benchmarks))}" if benchmarks else "A's"
             other = quote(next(iter(b.replies)))
@@ -63,8 +63,9 @@ def find_differences(a: Side, b: Side) -> list[Difference]:
     """Every key in which the sides differ, sample by sample and in how they were evaluated."""
     shared = [uid for uid in a.samples if uid in b.samples]
     found = [*_compare_uids(a, b)]
+    asked = [(uid, a.samples[uid].to_json(), b.samples[uid].to_json()) for uid in shared]
     for key in (*GROUPING_KEYS, *ROW_KEYS):
-        found += _compare_key(key, [(uid, a.samples[uid][key], b.samples[uid][key]) for uid in shared])
+        found += _compare_key(key, [(uid, first[key], second[key]) for uid, first, second in asked])
     return [*found, *_check_peer(b, shared), *_compare_rules(a, b, shared), *_compare_evaluations(a, b)]
 
 
@@ -94,15 +95,19 @@ def _check_peer(b: Side, shared: Sequence[str]) -> Iterable[Difference]:
         yield Difference("target", text)
 
 
+def _has_box(side: Side, uid: str) -> bool:
+    return isinstance(side.samples[uid].sample.target, BoxTarget)
+
+
 def _compare_rules(a: Side, b: Side, shared: Sequence[str]) -> Iterable[Difference]:
     texts = []
-    if a.names_image != b.names_image and any(has_box(a.samples[uid]) for uid in shared):
+    if a.names_image != b.names_image and any(_has_box(a, uid) for uid in shared):
         blind, other = ("B", "A") if a.names_image else ("A", "B")
         remedy = "compare with --official" if a.names_image else "leave out --official"
         texts.append(
             f"the rule for {blind} does not look at the image that is named, the rule for {other} does; {remedy}"
         )
-    letters = [b.replies[uid].rule for uid in shared if not has_box(a.samples[uid])]
+    letters = [b.replies[uid].rule for uid in shared if not _has_box(a, uid)]
     others = [rule for rule in letters if rule not in (None, LETTER_RULE)]
     if others:
         counts = f"{len(others)} of {len(letters)} letters of B were read by the rule {', '.join(sorted(set(others)))}"

@@ -12,14 +12,15 @@ from pathlib import Path
 from migrl.compare.pairs import Comparison, Pair
 from migrl.compare.show import COLUMNS, RULES, list_cells, list_changes, list_head, show_cell
 from migrl.compare.sides import Reply
-from migrl.grounding.answers import READABLE
 from migrl.grounding.boxes import convert_box
+from migrl.grounding.samples import BoxTarget
 from migrl.outputs import PAGE_MARK, write_output
 from migrl.report.embed import Picture
 from migrl.report.explorer import embed_new
 from migrl.report.page import render_page
 from migrl.report.shots import Part, Shot, place_true_boxes, split_completion
 from migrl.report.shots import Reply as ShownReply
+from migrl.scoring.rows import ScoredRow
 
 MAX_FLIPS = 200
 PICTURE_BUDGET = 3_200_000  # base64 characters of all pictures, so that the page stays below 5 MB
@@ -61,7 +62,7 @@ def write_flips(
             break
         pictures |= fresh
         chosen.append(pair)
-    shown = {pair.sample["uid"] for pair in chosen}
+    shown = {pair.sample.uid for pair in chosen}
     labels = (comparison.a.label, comparison.b.label)
     values = {
         "title": "Comparison: samples won and lost",
@@ -72,7 +73,7 @@ def write_flips(
         "changes": list_changes(comparison),
         "rules": RULES,
         "overall": comparison.overall,
-        "flips": [make_flip(pair, pictures, labels) for pair in comparison.pairs if pair.sample["uid"] in shown],
+        "flips": [make_flip(pair, pictures, labels) for pair in comparison.pairs if pair.sample.uid in shown],
         "pictures": list(pictures.values()),
         "pictured": images_root is not None,
         "blind": not (comparison.a.names_image and comparison.b.names_image),
@@ -85,7 +86,7 @@ def order_flips(pairs: Sequence[Pair]) -> Iterator[Pair]:
     queues: dict[tuple[str, str, bool], list[Pair]] = {}
     for pair in pairs:
         if pair.won or pair.lost:
-            queues.setdefault((pair.sample["benchmark"], pair.sample["task"], pair.lost), []).append(pair)
+            queues.setdefault((pair.sample.benchmark, pair.sample.task, pair.lost), []).append(pair)
     for some in zip_longest(*(queues[key] for key in sorted(queues))):
         yield from (pair for pair in some if pair is not None)
 
@@ -98,15 +99,14 @@ def make_flip(pair: Pair, pictures: Mapping[str, Picture], labels: tuple[str, st
 
 
 def _show(reply: Reply, pair: Pair, shots: Sequence[Shot], label: str) -> ShownReply:
-    target = pair.sample["target"]
+    target, score = pair.sample.target, reply.score
     parts: tuple[Part, ...] = (Part("omitted", "a peer's details hold no text"),)
     if reply.completion is not None:
         parts = split_completion(reply.completion)
     shot = None
-    number = reply.image or target.get("image")  # the target's where the rule reads no image
-    if shots and reply.box_unit is not None:
-        shot = shots[number - 1]
+    if shots and score.boxes and isinstance(target, BoxTarget):
+        shot = shots[(score.image or target.image) - 1]  # the target's where the rule reads no image
         size = (shot.picture.width, shot.picture.height)
-        box_px = convert_box(reply.box_unit, "unit", "original_px", original_size=size, resized_size=size)
+        box_px = convert_box(score.boxes["unit"], "unit", "original_px", original_size=size, resized_size=size)
         shot = replace(shot, predicted_box_px=box_px)
-    return ShownReply(label, {**vars(reply), "target": target}, reply.status in READABLE, parts, shot)
+    return ShownReply(label, ScoredRow(pair.sample, score, reply.truncated, reply.tokens), parts, shot)

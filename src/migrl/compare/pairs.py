@@ -15,27 +15,27 @@ from migrl.compare.differences import Difference
 from migrl.compare.sides import Reply, Side
 from migrl.errors import UserError
 from migrl.evidence.evaluations import EVALUATIONS
-from migrl.scoring.scores import Row
-from migrl.scoring.tables import PERCENT_DECIMALS, has_box
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.scoring.tables import PERCENT_DECIMALS
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro_delta
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample and both answers; `sample` is A's row."""
+    """One sample and both answers."""
 
-    sample: Row
+    sample: Sample
     a: Reply
     b: Reply
 
     @property
     def won(self) -> bool:
-        return self.b.hit and not self.a.hit
+        return self.b.score.hit and not self.a.score.hit
 
     @property
     def lost(self) -> bool:
-        return self.a.hit and not self.b.hit
+        return self.a.score.hit and not self.b.score.hit
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Comparison:
             "notes": list(self.notes),
             "all": vars(self.overall),
             "benchmarks": benchmarks,
-            "won": [pair.sample["uid"] for pair in self.pairs if pair.won],
-            "lost": [pair.sample["uid"] for pair in self.pairs if pair.lost],
+            "won": [pair.sample.uid for pair in self.pairs if pair.won],
+            "lost": [pair.sample.uid for pair in self.pairs if pair.lost],
         }
 
 
@@ -122,13 +122,13 @@ def compare_sides(a: Side, b: Side, unlike: Sequence[Difference] = ()) -> Compar
     Raises:
         UserError: no sample was answered by both.
     """
-    pairs = [Pair(row, a.replies[uid], b.replies[uid]) for uid, row in a.samples.items() if uid in b.replies]
+    pairs = [Pair(row.sample, a.replies[uid], b.replies[uid]) for uid, row in a.samples.items() if uid in b.replies]
     if not pairs:
         raise UserError(f"{a.title} and {b.title}: no sample was answered by both; compare runs on one benchmark")
-    pairs.sort(key=lambda pair: tuple(pair.sample[key] for key in ("benchmark", "task", "uid")))
+    pairs.sort(key=lambda pair: (pair.sample.benchmark, pair.sample.task, pair.sample.uid))
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
-        benchmark, task = pair.sample["benchmark"], pair.sample["task"]
+        benchmark, task = pair.sample.benchmark, pair.sample.task
         groups.setdefault((benchmark, ""), []).append(pair)
         groups.setdefault((benchmark, task), []).append(pair)
     groups["", ""] = pairs
@@ -139,9 +139,9 @@ def compare_sides(a: Side, b: Side, unlike: Sequence[Difference] = ()) -> Compar
 
 def count_pairs(pairs: Sequence[Pair], names_image: bool) -> Cell:
     """What a table says of some pairs; `names_image`: both rules read the image of a box."""
-    hits_a, hits_b = [pair.a.hit for pair in pairs], [pair.b.hit for pair in pairs]
-    tasks = [f"{pair.sample['benchmark']}/{pair.sample['task']}" for pair in pairs]
-    clusters = [pair.sample["cluster"] for pair in pairs]
+    hits_a, hits_b = [pair.a.score.hit for pair in pairs], [pair.b.score.hit for pair in pairs]
+    tasks = [f"{pair.sample.benchmark}/{pair.sample.task}" for pair in pairs]
+    clusters = [pair.sample.cluster for pair in pairs]
     low = high = None
     if not find_single_cluster_tasks(tasks, clusters):
         interval = bootstrap_macro_delta(hits_b, hits_a, tasks, clusters)
@@ -149,8 +149,9 @@ def count_pairs(pairs: Sequence[Pair], names_image: bool) -> Cell:
     accuracy_a, accuracy_b = _average(hits_a, tasks), _average(hits_b, tasks)
     both = Counter(zip(hits_a, hits_b, strict=True))
     wins, losses = both[False, True], both[True, False]
-    boxed = [pair for pair in pairs if has_box(pair.sample)]
-    changes = Counter(f"{pair.a.status} -> {pair.b.status}" for pair in pairs if pair.a.status != pair.b.status)
+    boxed = [(pair.a.score.image, pair.b.score.image) for pair in pairs if isinstance(pair.sample.target, BoxTarget)]
+    statuses = [(pair.a.score.status, pair.b.score.status) for pair in pairs]
+    changes = Counter(f"{first} -> {second}" for first, second in statuses if first != second)
     return Cell(
         n=len(pairs),
         clusters=len(set(zip(tasks, clusters, strict=True))),
@@ -164,7 +165,7 @@ def count_pairs(pairs: Sequence[Pair], names_image: bool) -> Cell:
         both_hit=both[True, True],
         both_miss=both[False, False],
         mcnemar_p=float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0,  # exact, two-sided
-        images_changed=sum(pair.a.image != pair.b.image for pair in boxed) if names_image and boxed else None,
+        images_changed=sum(first != second for first, second in boxed) if names_image and boxed else None,
         statuses=dict(sorted(changes.items(), key=lambda change: (-change[1], change[0]))),
     )
 

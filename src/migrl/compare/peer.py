@@ -5,6 +5,7 @@ tasks, targets or image sets: those are the run's.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isclose
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,15 +18,18 @@ from migrl.errors import UserError
 from migrl.files import explain_fault, read_jsonl
 from migrl.grounding.answers import READABLE, Status
 from migrl.grounding.boxes import Box, Frame, compute_iou
-from migrl.scoring.completions import is_hit
-from migrl.scoring.scores import Row, rescore_row
-from migrl.scoring.tables import MAX_TOKENS, has_box
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample
+from migrl.scoring.completions import Score, is_hit
+from migrl.scoring.rows import EvaluationRow, rescore_row
+from migrl.scoring.tables import MAX_TOKENS
 
 IOU_SLACK = 1e-6
 """How far the IoU of a line's box may be from the IoU on the line, which is rounded."""
 
 _REMEDY = "write it with `migrl score --details`, or as lines of uid and completion"
-_UNKNOWN = Reply(False, "none")  # an answer to no sample of the run; it is found as a difference, or left out
+_UNKNOWN = Reply(
+    Score("none", None, None, None, None, False)
+)  # an answer to no sample of the run; it is found as a difference, or left out
 
 
 class _Line(BaseModel):
@@ -102,7 +106,7 @@ def read_peer(path: Path, run: Side, *, frame: Frame | None, rule: Rule) -> Side
             raise UserError(f"{where}: uid {uid!r} comes twice; keep one of its lines")
         if uid not in run.samples:
             replies[uid] = _UNKNOWN
-        elif raw:
+        elif frame is not None:
             replies[uid] = _read_raw(_check(_Raw, line, where), run.samples[uid], frame, rule)
         else:
             replies[uid] = _read_detail(line, run.samples[uid], where)
@@ -114,7 +118,7 @@ def read_peer(path: Path, run: Side, *, frame: Frame | None, rule: Rule) -> Side
     else:
         rules = {uid: str(replies[uid].rule) for uid in samples}
         made = f"read and scored by the peer by the rule {', '.join(sorted(set(rules.values())))}"
-        blind = {rules[uid] != "strict" for uid, row in samples.items() if has_box(row)}
+        blind = {rules[uid] != "strict" for uid, row in samples.items() if isinstance(row.sample.target, BoxTarget)}
         if len(blind) > 1:
             raise UserError(f"{path}: some boxes are read by the rule strict and some by another; {_REMEDY}")
         names_image = blind != {True}
@@ -137,37 +141,46 @@ def _check(shape: type[_L], line: Mapping[str, Any], where: str) -> _L:
         raise UserError(f"{where}: {explain_fault(error)}; {_REMEDY}") from error
 
 
-def _read_raw(said: _Raw, row: Row, frame: Frame | None, rule: Rule) -> Reply:
-    asked = {**row, "completion": said.completion, "frame": frame, "truncated": bool(said.truncated)}
-    return read_reply(rescore_row({**asked, "tokens": said.tokens}), rule)
+def _read_raw(said: _Raw, row: EvaluationRow, frame: Frame, rule: Rule) -> Reply:
+    answered = replace(row, completion=said.completion, frame=frame, truncated=bool(said.truncated))
+    return replace(read_reply(rescore_row(answered), rule), tokens=said.tokens)
 
 
-def _read_detail(line: Mapping[str, Any], row: Row, where: str) -> Reply:
-    told = _check(_BoxDetail, line, where) if has_box(row) else _check(_LetterDetail, line, where)
-    if told.task != row["task"]:
-        remedy = "score with the annotations that the run was evaluated with"
-        raise UserError(f"{where}: key 'task': {told.task!r}, but the run's is {row['task']!r}; {remedy}")
-    known = BENCHMARKS[row["benchmark"]].parsers if row["benchmark"] in BENCHMARKS else ("strict",)
-    if told.rule not in known:
-        rules = ", ".join(known)
-        raise UserError(f"{where}: key 'rule': {told.rule!r} is none of {row['benchmark']}'s ({rules}); {_REMEDY}")
-    if isinstance(told, _LetterDetail):
-        hit = told.status in READABLE and told.letter == row["target"]["letter"]
-        return Reply(told.hit, told.status, letter=told.letter, rule=told.rule, follows=told.hit == hit)
-    image = told.image if told.image is not None and 1 <= told.image <= len(row["images"]) else None
-    box_unit, iou = _measure(told, row, image)
+def _read_detail(line: Mapping[str, Any], row: EvaluationRow, where: str) -> Reply:
+    target = row.sample.target
+    if isinstance(target, ChoiceTarget):
+        letter = _check(_LetterDetail, line, where)
+        _check_asked(letter, row.sample, where)
+        hit = letter.status in READABLE and letter.letter == target.letter
+        score = Score(letter.status, None, None, letter.letter, None, letter.hit)
+        return Reply(score, rule=letter.rule, follows=letter.hit == hit)
+    told = _check(_BoxDetail, line, where)
+    _check_asked(told, row.sample, where)
+    image = told.image if told.image is not None and 1 <= told.image <= len(row.sample.images) else None
+    boxes, iou = _measure(told, row, target, image)
     # Without the image on the line, a rule that knows it may still have refused the box for being on another one.
     follows = isclose(iou, told.iou, abs_tol=IOU_SLACK) or (told.rule != "strict" and told.iou == 0)
     follows = follows and told.hit == is_hit(told.iou)
-    return Reply(told.hit, told.status, image, box_unit, iou=told.iou, rule=told.rule, follows=follows)
+    return Reply(Score(told.status, image, boxes, None, told.iou, told.hit), rule=told.rule, follows=follows)
 
 
-def _measure(told: _BoxDetail, row: Row, image: int | None) -> tuple[Box | None, float]:
+def _check_asked(told: _Detail, sample: Sample, where: str) -> None:
+    if told.task != sample.task:
+        remedy = "score with the annotations that the run was evaluated with"
+        raise UserError(f"{where}: key 'task': {told.task!r}, but the run's is {sample.task!r}; {remedy}")
+    known = BENCHMARKS[sample.benchmark].parsers if sample.benchmark in BENCHMARKS else ("strict",)
+    if told.rule not in known:
+        rules = ", ".join(known)
+        raise UserError(f"{where}: key 'rule': {told.rule!r} is none of {sample.benchmark}'s ({rules}); {_REMEDY}")
+
+
+def _measure(
+    told: _BoxDetail, row: EvaluationRow, target: BoxTarget, image: int | None
+) -> tuple[dict[Frame, Box] | None, float]:
     """A line's box in the unit frame, and its IoU by the run's target and sizes."""
     if told.box is None:
         return None, 0.0
-    target = row["target"]
     x1, y1, x2, y2 = told.box
-    box_unit = to_unit((x1, y1, x2, y2), told.frame, row, image or target["image"])
-    elsewhere = told.rule == "strict" and image != target["image"] and target.get("image_trusted", True)
-    return box_unit, 0.0 if elsewhere else compute_iou(box_unit, tuple(target["box_unit"]))
+    box_unit = to_unit((x1, y1, x2, y2), told.frame, row, image or target.image)
+    elsewhere = told.rule == "strict" and image != target.image and target.image_trusted
+    return {"unit": box_unit}, 0.0 if elsewhere else compute_iou(box_unit, target.box_unit)

@@ -1,19 +1,18 @@
 """One side of a comparison: an arm of a run, each answer read anew from its raw completion."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from migrl.errors import UserError
 from migrl.evidence.evaluations import EVALUATIONS, read_evaluations
-from migrl.grounding.answers import Status
 from migrl.grounding.boxes import Box, Frame, convert_box
+from migrl.grounding.samples import BoxTarget
 from migrl.report.text import name_arm
-from migrl.scoring.completions import IOU_DECIMALS, is_hit
-from migrl.scoring.official import measure_officially
-from migrl.scoring.scores import Row, load_rows, rescore_row
-from migrl.scoring.tables import has_box
+from migrl.scoring.completions import Score
+from migrl.scoring.official import read_officially
+from migrl.scoring.rows import EvaluationRow, load_rows, rescore_row
 
 Name = Literal["A", "B"]
 Rule = Literal["strict", "official"]
@@ -24,17 +23,12 @@ ROW_FILES = ("samples.jsonl.gz", "samples.jsonl")
 class Reply:
     """What was read from one answer. `completion`, `tokens` and `truncated` are None where a peer does not tell them.
 
-    `image` is 1-based, None where none was named or the rule does not read it; `box_unit` is in the unit frame of
-    that image, or of the target's. Of a peer's line `rule` is the rule that it says it was read by, and `follows` is
-    False where the run's target and sizes score otherwise what the line holds.
+    The score's box is there in the unit frame at least, of the image that is named, or of the target's. Of a peer's
+    line `rule` is the rule that it says it was read by, and `follows` is False where the run's target and sizes score
+    otherwise what the line holds.
     """
 
-    hit: bool
-    status: Status
-    image: int | None = None
-    box_unit: Box | None = None
-    letter: str | None = None
-    iou: float | None = None
+    score: Score
     completion: str | None = None
     tokens: int | None = None
     truncated: bool | None = None
@@ -54,7 +48,7 @@ class Side:
     name: Name
     title: str
     label: str
-    samples: Mapping[str, Row]
+    samples: Mapping[str, EvaluationRow]
     replies: Mapping[str, Reply]
     names_image: bool
     evaluation: Mapping[str, Any] | None = None
@@ -68,7 +62,7 @@ class Run:
 
     path: Path
     file: Path
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluationRow, ...]
 
 
 def read_run(path: Path) -> Run:
@@ -93,18 +87,19 @@ def pick_arm(name: Name, run: Run, arm: str, *, seed: int | None = None, rule: R
     Raises:
         UserError: a uid that comes twice, an arm or seed that is not there, or several training seeds and none named.
     """
-    chosen = [row for row in run.rows if row["arm"] == arm]
+    chosen = [row for row in run.rows if row.arm == arm]
     if not chosen:
-        arms = ", ".join(sorted({repr(row["arm"]) for row in run.rows})) or "none"
+        arms = ", ".join(sorted({repr(row.arm) for row in run.rows})) or "none"
         raise UserError(f"{run.file}: no arm {arm!r}; name one with {_option('--arm', name)}: {arms}")
     chosen, seed = _pick_seed(chosen, run.file, name, seed)
-    samples: dict[str, Row] = {}
+    samples: dict[str, EvaluationRow] = {}
     for row in chosen:
-        if row["uid"] in samples:
-            raise UserError(f"{run.file}: arm {arm!r}, sample {row['uid']!r}: comes twice; remove one of the two rows")
-        samples[row["uid"]] = row
+        uid = row.sample.uid
+        if uid in samples:
+            raise UserError(f"{run.file}: arm {arm!r}, sample {uid!r}: comes twice; remove one of the two rows")
+        samples[uid] = row
     read = {uid: rescore_row(row) for uid, row in samples.items()}
-    changed = sum(read[uid]["hit"] != row["hit"] for uid, row in samples.items())
+    changed = sum(read[uid].score.hit != row.score.hit for uid, row in samples.items())
     note = f"{name}: {changed} stored hits are not what this code reads in the completions; its own reading counts"
     return Side(
         name=name,
@@ -118,15 +113,17 @@ def pick_arm(name: Name, run: Run, arm: str, *, seed: int | None = None, rule: R
     )
 
 
-def _pick_seed(rows: list[Row], file: Path, name: Name, seed: int | None) -> tuple[list[Row], int | None]:
-    seeds = sorted({row["seed"] for row in rows if isinstance(row.get("seed"), int)})
+def _pick_seed(
+    rows: list[EvaluationRow], file: Path, name: Name, seed: int | None
+) -> tuple[list[EvaluationRow], int | None]:
+    seeds = sorted({row.seed for row in rows if row.seed is not None})
     if seed is None and len(seeds) <= 1:
         return rows, seeds[0] if seeds else None
     if seed not in seeds:
         known = ", ".join(map(str, seeds)) or "none is stated"
         wanted = "several training seeds" if seed is None else f"no training seed {seed}"
         raise UserError(f"{file}: {wanted} of this arm; name one with {_option('--seed', name)}: {known}")
-    return [row for row in rows if row.get("seed") == seed], seed
+    return [row for row in rows if row.seed == seed], seed
 
 
 def _option(option: str, name: Name) -> str:
@@ -143,21 +140,17 @@ def _find_evaluation(folder: Path, arm: str, seed: int | None) -> Mapping[str, A
     return found[0]
 
 
-def read_reply(row: Row, rule: Rule) -> Reply:
+def read_reply(row: EvaluationRow, rule: Rule) -> Reply:
     """What a rescored row's completion says by a rule; letters are read by one rule, ours, under either name."""
-    said = {key: row[key] for key in ("completion", "tokens", "truncated")}
-    if rule == "official" and has_box(row):
-        reading, iou = measure_officially(row)
-        box_unit = None
-        if reading.box is not None:
-            x1, y1, x2, y2 = map(float, reading.box)
-            box_unit = to_unit((x1, y1, x2, y2), reading.frame, row, row["target"]["image"])
-        return Reply(is_hit(iou), reading.status, box_unit=box_unit, iou=round(float(iou), IOU_DECIMALS), **said)
-    box_unit = tuple(row["boxes"]["unit"]) if row["boxes"] else None
-    return Reply(box_unit=box_unit, **{key: row[key] for key in ("hit", "status", "image", "letter", "iou")}, **said)
+    score = row.score
+    if rule == "official" and isinstance(row.sample.target, BoxTarget):
+        score = read_officially(row).score
+        for frame, box in (score.boxes or {}).items():
+            score = replace(score, boxes={"unit": to_unit(box, frame, row, row.sample.target.image)})
+    return Reply(score, row.completion, row.tokens, row.truncated)
 
 
-def to_unit(box: Box, frame: Frame, row: Row, image: int) -> Box:
+def to_unit(box: Box, frame: Frame, row: EvaluationRow, image: int) -> Box:
     """A box of one of a row's images (1-based) in the unit frame."""
-    original, resized = (tuple(row[key][image - 1]) for key in ("sizes", "resized_sizes"))
+    original, resized = row.sample.sizes[image - 1], row.resized_sizes[image - 1]
     return convert_box(box, frame, "unit", original_size=original, resized_size=resized)

@@ -1,4 +1,4 @@
-"""Diff stored JSON and pages against recomputed ones; one sentence per difference."""
+"""What is stored against what it has to be: JSON and pages read and compared, every difference a sentence."""
 
 import json
 from collections.abc import Callable, Iterator

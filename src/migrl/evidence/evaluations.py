@@ -19,9 +19,9 @@ from migrl.errors import UserError
 from migrl.files import ProgressLog, explain_fault, read_jsonl
 from migrl.grounding.boxes import Frame
 from migrl.grounding.images import fit_size
-from migrl.grounding.prompts import PromptStyle, TargetKind, build_messages, hash_messages, hash_prompts, quote_boxes
+from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, hash_prompts, quote_boxes
 from migrl.recipe import Recipe
-from migrl.scoring.scores import name_arm
+from migrl.scoring.rows import EvaluationRow, name_arm
 
 EVALUATIONS = "evaluations.json"
 OWN_KEYS = ("arm", "seed", "weights")
@@ -173,11 +173,11 @@ def check_evaluations(evaluations: Sequence[Evaluation]) -> None:
     """
     for one, other in combinations(evaluations, 2):
         if (one["arm"], one["seed"]) == (other["arm"], other["seed"]):
-            raise UserError(f"{name_arm(one)}: evaluated twice; remove one of its two entries")
+            raise UserError(f"{_name(one)}: evaluated twice; remove one of its two entries")
     for other in evaluations[1:]:
         one = evaluations[0]
         different = [
-            f"key {key!r} is {one.get(key)!r} for {name_arm(one)} and {other.get(key)!r} for {name_arm(other)}"
+            f"key {key!r} is {one.get(key)!r} for {_name(one)} and {other.get(key)!r} for {_name(other)}"
             for key in sorted((one.keys() | other.keys()) - set(OWN_KEYS))
             if one.get(key) != other.get(key) or (key in one) != (key in other)
         ]
@@ -185,7 +185,11 @@ def check_evaluations(evaluations: Sequence[Evaluation]) -> None:
             raise UserError(f"arms were evaluated differently, no verdict follows: {'; '.join(different)}; {_REMEDY}")
 
 
-def check_rows_fit(evaluations: Sequence[Evaluation], rows: Sequence[Mapping[str, Any]]) -> None:
+def _name(evaluation: Evaluation) -> str:
+    return name_arm(evaluation["arm"], evaluation["seed"])
+
+
+def check_rows_fit(evaluations: Sequence[Evaluation], rows: Sequence[EvaluationRow]) -> None:
     """Refuse rows that the evaluations do not describe; what they say is looked for in every row.
 
     Raises:
@@ -193,37 +197,38 @@ def check_rows_fit(evaluations: Sequence[Evaluation], rows: Sequence[Mapping[str
             from the stated settings. Prompts are compared where the evaluation used this version's texts.
     """
     described = {(entry["arm"], entry["seed"]): entry for entry in evaluations}
-    answered = dict.fromkeys((row["arm"], row.get("seed")) for row in rows)
+    answered = dict.fromkeys((row.arm, row.seed) for row in rows)
     for pair in sorted(described.keys() ^ answered.keys(), key=str):
         where = "samples but not in evaluations.json" if pair in answered else "evaluations.json but has no samples"
-        raise UserError(f"{name_arm({'arm': pair[0], 'seed': pair[1]})}: is in the {where}; {_REMEDY}")
+        raise UserError(f"{name_arm(*pair)}: is in the {where}; {_REMEDY}")
     known_prompts = {pair: entry["prompts"] == hash_prompts() for pair, entry in described.items()}
     for row in rows:
-        pair = (row["arm"], row.get("seed"))
+        pair = (row.arm, row.seed)
         entry = described[pair]
         fault = _find_fault(entry, row, known_prompts[pair])
         if fault:
-            raise UserError(f"{name_arm(entry)}, sample {row['uid']!r}: {fault}, by evaluations.json; {_REMEDY}")
+            raise UserError(f"{row.who}, sample {row.sample.uid!r}: {fault}, by evaluations.json; {_REMEDY}")
 
 
-def _find_fault(entry: Evaluation, row: Mapping[str, Any], known_prompts: bool) -> str:
+def _find_fault(entry: Evaluation, row: EvaluationRow, known_prompts: bool) -> str:
     """What in a row does not come from an evaluation's settings, or an empty text."""
-    if row["frame"] != entry["frame"]:
-        return f"key 'frame' is {row['frame']!r}, but {entry['frame']!r}"
-    for size, resized in zip(row["sizes"], row["resized_sizes"], strict=True):
+    if row.frame != entry["frame"]:
+        return f"key 'frame' is {row.frame!r}, but {entry['frame']!r}"
+    for size, resized in zip(row.sample.sizes, row.resized_sizes, strict=True):
         try:
             expected = _resize(*size, entry["min_pixels"], entry["max_pixels"])
         except ValueError as error:
             return f"key 'sizes': {error}"
-        if tuple(resized) != expected:
+        if resized != expected:
             limits = f"{entry['min_pixels']} to {entry['max_pixels']} pixels"
-            return f"key 'resized_sizes' has {resized} for an image of {size}, but {limits} give {list(expected)}"
+            found = f"{list(resized)} for an image of {list(size)}"
+            return f"key 'resized_sizes' has {found}, but {limits} give {list(expected)}"
     limit = entry["max_new_tokens"]
-    if row["tokens"] > limit or (row["truncated"] and row["tokens"] < limit):
-        cut = "cut at " if row["truncated"] else ""
-        return f"key 'tokens' is {cut}{row['tokens']}, but max_new_tokens {limit}"
-    if known_prompts and row["prompt_hash"] != (expected_hash := _hash_prompt(entry["style"], row)):
-        return f"key 'prompt_hash' is {row['prompt_hash']!r}, but {expected_hash!r}"
+    if row.tokens > limit or (row.truncated and row.tokens < limit):
+        cut = "cut at " if row.truncated else ""
+        return f"key 'tokens' is {cut}{row.tokens}, but max_new_tokens {limit}"
+    if known_prompts and row.prompt_hash != (expected_hash := _hash_prompt(entry["style"], row)):
+        return f"key 'prompt_hash' is {row.prompt_hash!r}, but {expected_hash!r}"
     return ""
 
 
@@ -232,9 +237,9 @@ def _resize(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[
     return fit_size((width, height), min_pixels=min_pixels, max_pixels=max_pixels)
 
 
-def _hash_prompt(style: PromptStyle, row: Mapping[str, Any]) -> str:
+def _hash_prompt(style: PromptStyle, row: EvaluationRow) -> str:
     """The hash of the prompt that a row's question gives, by the same steps as an evaluation takes."""
-    sizes = {"original_size": tuple(row["sizes"][0]), "resized_size": tuple(row["resized_sizes"][0])}
-    kind: TargetKind = "choice" if "letter" in row["target"] else "box"
-    question = quote_boxes(row["question"], row["frame"], **sizes)
-    return hash_messages(build_messages(question, len(row["images"]), style, kind))
+    sample = row.sample
+    sizes = {"original_size": sample.sizes[0], "resized_size": row.resized_sizes[0]}
+    question = quote_boxes(sample.question, row.frame, **sizes)
+    return hash_messages(build_messages(question, len(sample.images), style, sample.kind))

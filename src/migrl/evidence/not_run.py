@@ -17,6 +17,7 @@ from migrl.files import write_json, write_text
 from migrl.markdown_table import make_table
 from migrl.recipe import HubSource, Recipe, WorldSource
 from migrl.running.stage import MANIFEST
+from migrl.scoring.comparable import ComparableRows
 
 
 def write_not_run(recipe: Recipe, folder: Path) -> None:
@@ -29,7 +30,8 @@ def write_not_run(recipe: Recipe, folder: Path) -> None:
     if not claims:
         raise UserError(f"recipe {recipe.name!r}: it carries no claims, so there is nothing to state")
     folder.mkdir(parents=True, exist_ok=True)
-    entries, levels = judge_claims(claims, []), judge_levels(load_levels(), [])
+    nothing = ComparableRows({})
+    entries, levels = judge_claims(claims, nothing), judge_levels(load_levels(), nothing)
     write_json(folder / "claims.json", entries)
     write_json(folder / "levels.json", levels)
     page = render_not_run(recipe, entries, levels)

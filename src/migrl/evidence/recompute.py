@@ -7,6 +7,7 @@ differences too: the sentence then is the refusal, and what follows from it is l
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from migrl.report.markdown import write_markdown
 from migrl.report.scores import list_score_lines
 from migrl.report.text import order_arms
 from migrl.running.stage import MANIFEST, join_weights
-from migrl.scoring.scores import Row, compute_scores, load_rows, name_arm, rescore_row
+from migrl.scoring.comparable import ComparableRows, index_rows
+from migrl.scoring.rows import EvaluationRow, load_rows, name_arm, rescore_row
+from migrl.scoring.scores import compute_scores
 
 SAMPLES = "samples.jsonl.gz"
 RECIPES = CLAIMS_FILE.parent / "recipes"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
-SCORED_KEYS = ("status", "image", "boxes", "letter", "iou", "hit")
 TABLE_TOLERANCE = 2e-4
 MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
 JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
@@ -72,23 +74,24 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
     claims = select_claims(load_claims(claims_file), recipe.claims)
     levels = select_levels(load_levels(claims_file), recipe.claims)
     deltas = collect(differences, lambda: check_deltas(stored["references"].get("deltas"), "references.json"))
-    rescored: list[Row] = []
-    follow: dict[str, Callable[[], Any]] = {
-        "scores": lambda: compute_scores(rescored),
-        "claims": lambda: judge_claims(claims, rescored, deltas, resamples=recipe.resamples),
-        "levels": lambda: judge_levels(levels, rescored),
+    follow: dict[str, Callable[[ComparableRows], Any]] = {
+        "scores": compute_scores,
+        "claims": lambda rows: judge_claims(claims, rows, deltas, resamples=recipe.resamples),
+        "levels": lambda rows: judge_levels(levels, rows),
     }
     if (references / folder.name).is_dir():
-        follow["references"] = lambda: load_references(references / folder.name, recipe)
+        follow["references"] = lambda _: load_references(references / folder.name, recipe)
     made: dict[str, Any] = {"evaluations": evaluations}
     with Progress(transient=True, disable=len(rows) < MANY_ROWS) as progress:
         bar = progress.add_task(f"checking {folder.name}", total=len(rows) * (1 + len(follow)))
+        rescored = []
         for row in rows:
             rescored.append(rescore_row(row))
             differences += compare_scoring(row, rescored[-1])
             progress.advance(bar)
+        indexed = collect(differences, partial(index_rows, rescored))
         for name, make in follow.items():
-            made[name] = collect(differences, make)
+            made[name] = None if indexed is None else collect(differences, partial(make, indexed))
             if made[name] is not None:
                 differences += compare(stored[name], made[name], f"{name}.json")
             progress.advance(bar, len(rows))
@@ -97,14 +100,15 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
         differences += compare_text(folder / PAGE, page, "the samples and the manifest give")
     what = f"{len(rows):,} completions scored again, {len(claims)} claims and {len(levels)} levels judged again"
     what += f", {len(evaluations or ())} evaluations compared, {PAGE} written again; other files by hash alone"
-    # Rows that cannot be compared are refused more than once.
-    return what, list(dict.fromkeys(differences))
+    return what, differences
 
 
-def compare_scoring(row: Row, again: Row) -> Iterator[str]:
+def compare_scoring(row: EvaluationRow, again: EvaluationRow) -> Iterator[str]:
     """A sentence for each part of a row's score that its completion does not give."""
-    for key in SCORED_KEYS:
-        yield from compare(row[key], again[key], f"{SAMPLES}, {name_arm(row)}, sample {row['uid']!r}: {key}")
+    if row.score != again.score:
+        stored, made = row.score.to_json(), again.score.to_json()
+        for key in stored:
+            yield from compare(stored[key], made[key], f"{SAMPLES}, {row.who}, sample {row.sample.uid!r}: {key}")
 
 
 def check_name(folder: Path, recipe: Recipe) -> Iterator[str]:
@@ -114,16 +118,16 @@ def check_name(folder: Path, recipe: Recipe) -> Iterator[str]:
         yield f"{MANIFEST}: key 'settings.name' is {recipe.name!r}, the folder's name {folder.name!r}"
 
 
-def compare_coverage(rows: Sequence[Row], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+def compare_coverage(rows: Sequence[EvaluationRow], manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """A sentence for each arm and seed of the recipe whose rows are not as many as stage evaluate answered.
 
     Rows of an arm or seed that the recipe has not are named too. With the number the benchmarks are all there.
     """
     seeds: Sequence[int | None] = [recipe.grpo.seed, *recipe.seeds] if recipe.seeds else [None]
     due = {(arm, seed) for arm in recipe.evaluate.arms for seed in (seeds if is_trained(arm) else [None])}
-    counts = Counter((row["arm"], row.get("seed")) for row in rows)
+    counts = Counter((row.arm, row.seed) for row in rows)
     for arm, seed in sorted(due | counts.keys(), key=str):
-        where = f"{SAMPLES}, {name_arm({'arm': arm, 'seed': seed})}"
+        where = f"{SAMPLES}, {name_arm(arm, seed)}"
         place, stage = find_stage(manifest, "evaluate", seed, recipe)
         facts = stage.get("facts")
         answered = facts.get("samples") if isinstance(facts, dict) else None
@@ -153,7 +157,7 @@ def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, An
         made, *under = hashes = [stage.get("weights") for _, stage in stages]
         known = None if None in hashes else join_weights(under[0], made) if under else made
         if entry["weights"] != known:
-            where = f"{EVALUATIONS}, {name_arm(entry)}: weights"
+            where = f"{EVALUATIONS}, {name_arm(entry['arm'], entry['seed'])}: weights"
             yield f"{where}: {entry['weights']} stored, stage {stages[0][0]} of the manifest made {known}"
 
 
@@ -204,7 +208,8 @@ def recompute_not_run(folder: Path, claims_file: Path = CLAIMS_FILE) -> tuple[st
     due = find_due_claims(judged, claims_file)
     if not due:
         return "not run", [f"claims.json: holds no claim of {claims_file.name}"]
-    entries, levels = judge_claims(due, []), judge_levels(load_levels(claims_file), [])
+    nothing = ComparableRows({})
+    entries, levels = judge_claims(due, nothing), judge_levels(load_levels(claims_file), nothing)
     differences = list(compare(judged, entries, "claims.json"))
     stored = collect(differences, lambda: read_object(folder / "levels.json", list))
     if stored is not None:
@@ -242,7 +247,7 @@ def recompute_reference(folder: Path) -> tuple[str, list[str]]:
         again = [rescore_row(row) for row in rows]
         for row, other in zip(rows, again, strict=True):
             differences += compare_scoring(row, other)
-        differences += compare(scores, compute_scores(again), "scores.json")
+        differences += compare(scores, compute_scores(index_rows(again)), "scores.json")
         scored = f"{len(rows):,} completions scored again"
     for number, entry in enumerate(entries):
         try:

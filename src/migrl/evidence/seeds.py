@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.files import read_json
-from migrl.scoring.scores import Row, load_rows
+from migrl.scoring.rows import EvaluationRow, load_rows
 
 EVALUATE = "evaluate"
 
@@ -20,18 +20,13 @@ def list_evaluations(inputs: Mapping[str, Path]) -> list[Path]:
     return [folder for name, folder in inputs.items() if name.rpartition("/")[2] == EVALUATE]
 
 
-def read_evaluated_rows(inputs: Mapping[str, Path]) -> list[Row]:
-    """The rows of every seed's `samples.jsonl`, as one list for `check_rows`.
+def read_evaluated_rows(inputs: Mapping[str, Path]) -> list[EvaluationRow]:
+    """The rows of every seed's `samples.jsonl`, as one list for `index_rows`.
 
     Raises:
         UserError: a file is missing or torn, or a line is not a row.
     """
     return [row for folder in list_evaluations(inputs) for row in load_rows(folder / "samples.jsonl")]
-
-
-def join_files(inputs: Mapping[str, Path], name: str) -> bytes:
-    """A file of lines of every evaluation, one after the other: with one seed, its bytes as they are."""
-    return b"".join((folder / name).read_bytes() for folder in list_evaluations(inputs))
 
 
 def join_lists(inputs: Mapping[str, Path], name: str) -> list[Any]:

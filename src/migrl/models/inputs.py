@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLProcessor
 from migrl.errors import UserError
 from migrl.grounding.boxes import Box, Frame, Size, convert_box
 from migrl.grounding.images import find_sizes, read_image
-from migrl.grounding.prompts import PromptStyle, TargetKind, build_messages, hash_messages, quote_boxes
+from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.loading import compute_resized_size
 
@@ -46,23 +46,6 @@ class ModelInput:
     def load_images(self) -> list[Image.Image]:
         return [read_image(path, size) for path, size in zip(self.paths, self.sizes, strict=True)]
 
-    def describe(self) -> dict[str, Any]:
-        """The part of an evidence row that says what was asked."""
-        sample = self.sample
-        return {
-            "uid": sample.uid,
-            "benchmark": sample.benchmark,
-            "task": sample.task,
-            "cluster": sample.cluster,
-            "images": list(sample.images),
-            "sizes": [list(size) for size in self.sizes],
-            "resized_sizes": [list(size) for size in self.resized_sizes],
-            "question": sample.question,
-            "prompt_hash": self.prompt_hash,
-            "frame": self.frame,
-            "target": sample.target.to_json(),
-        }
-
 
 def prepare_input(
     sample: Sample, root: Path, processor: Qwen2_5_VLProcessor, *, frame: Frame, style: PromptStyle
@@ -76,8 +59,7 @@ def prepare_input(
     sizes = find_sizes(root, sample.images, sample.sizes)
     resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))
     question = quote_boxes(sample.question, frame, original_size=sizes[0], resized_size=resized[0])
-    kind: TargetKind = "box" if isinstance(sample.target, BoxTarget) else "choice"
-    messages = build_messages(question, len(paths), style, kind)
+    messages = build_messages(question, len(paths), style, sample.kind)
     return ModelInput(sample, paths, sizes, resized, messages, frame)
 
 

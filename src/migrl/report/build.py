@@ -15,21 +15,21 @@ from migrl.report.outcomes import group_rows
 from migrl.report.page import render_page, render_plot
 from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_after
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
-from migrl.report.shots import Row
 from migrl.report.text import PAPER, flatten, order_arms
-from migrl.report.words import tell_arms, tell_many, tell_seeds, tell_tally, tell_width, tell_world
+from migrl.report.words import tell_many, tell_seeds, tell_tally, tell_width, tell_world
+from migrl.scoring.rows import EvaluationRow
 
 
 @dataclass(frozen=True)
 class ReportLogs:
-    """What training left behind: the logs' rows, the pass-rate histograms, the synthesis filters' counts.
+    """What training left behind: rows of both logs, the pass-rate histograms, the synthesis filters' counts.
 
-    Empty or None means that the stage was not run, and the report says so. `training` are the logs by stage: `grpo`,
-    `sft`, and those that other arms have for themselves. `pass_rates` is of the pool at selection, `pass_rates_after`
-    compares before and after RL on some of it.
+    Empty or None means that the stage was not run, and the report says so. `pass_rates` is of the pool at selection,
+    `pass_rates_after` compares before and after RL on some of it.
     """
 
-    training: dict[str, list[dict[str, Any]]]
+    grpo: list[dict[str, Any]]
+    sft: list[dict[str, Any]]
     pass_rates: dict[str, Any] | None
     filters: dict[str, Any] | None
     pass_rates_after: dict[str, Any] | None = None
@@ -37,7 +37,7 @@ class ReportLogs:
 
 def write_report(
     *,
-    rows: list[dict[str, Any]],
+    rows: Sequence[EvaluationRow],
     scores: dict[str, Any],
     claims: list[dict[str, Any]],
     levels: Sequence[Mapping[str, Any]],
@@ -50,7 +50,7 @@ def write_report(
     """Write `out`/report.html, `out`/report.md and `out`/figures/*.svg. Equal inputs give equal bytes.
 
     Args:
-        rows: evaluation sample rows (samples.jsonl).
+        rows: evaluation rows (samples.jsonl).
         scores: arm -> benchmark -> score (scores.json), in percent.
         claims: verdicts (claims.json), in percentage points.
         levels: scores that others state (levels.json), in percent.
@@ -64,16 +64,16 @@ def write_report(
     Raises:
         UserError: an image of a shown sample is missing or unreadable, or a sample comes twice.
     """
-    seen = dict.fromkeys([*scores, *(row["arm"] for row in rows)])
+    seen = dict.fromkeys([*scores, *(row.arm for row in rows)])
     arms = order_arms(seen)
     lines = order_lines(claims, list_score_lines(scores, arms))
-    order = order_benchmarks(claims, (row["benchmark"] for row in rows))
-    rows = sorted(rows, key=lambda row: order.index(row["benchmark"]))
+    order = order_benchmarks(claims, (row.sample.benchmark for row in rows))
+    rows = sorted(rows, key=lambda row: order.index(row.sample.benchmark))
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
     explorer = build_explorer(rows, arms, images_root)
     pairs = list_pairs(claims, arms, explorer.before, explorer.after)
     heat = build_heat(group_rows(rows, arms), scores, arms, pairs)
-    curves = draw_curves(logs.training)
+    curves = draw_curves(logs.grpo, logs.sft)
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
     histograms += [draw_pass_rates_after(logs.pass_rates_after)] if logs.pass_rates_after else []
 
@@ -97,7 +97,6 @@ def write_report(
             "many": tell_many(claims),
             "one_seed": tell_seeds(claims),
             "world": tell_world(facts),
-            "own_arms": tell_arms(facts, lines),
             "no_width": tell_width(lines),
             "code_facts": list_code_facts(facts),
             "levels": levels,
@@ -129,7 +128,7 @@ def write_report(
 
 def tag_replies(entry: Entry) -> list[tuple[str, str, str]]:
     """What the explorer filters an entry's answers by: arm, hit or miss, parse status."""
-    return [(reply.row["arm"], "hit" if reply.row["hit"] else "miss", reply.row["status"]) for reply in entry.replies]
+    return [(row.arm, "hit" if row.score.hit else "miss", row.score.status) for row in entry.answers.rows]
 
 
 def flatten_rates(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, int]]]:
@@ -143,10 +142,10 @@ def flatten_rates(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str
     return flat
 
 
-def _index_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Callable[[Row], Mapping[str, Any] | None]:
+def _index_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> Callable[[EvaluationRow], Mapping[str, Any] | None]:
     """How the arm of a row was evaluated; None where nothing is recorded."""
     index = {(one["arm"], one.get("seed")): one for one in evaluations}
-    return lambda row: index.get((row["arm"], row.get("seed")))
+    return lambda row: index.get((row.arm, row.seed))
 
 
 def _make_finder(facts: Mapping[str, Any]) -> Callable[[str], str]:

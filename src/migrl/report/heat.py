@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from migrl.report.outcomes import Outcome, Sample, count_outcomes
+from migrl.report.outcomes import Answers, Outcome, count_outcomes
 from migrl.statistics.intervals import DeltaInterval, bootstrap_macro_delta, bootstrap_over_seeds
 
 Pair = tuple[str, str]
@@ -48,7 +48,7 @@ def list_pairs(claims: Iterable[Mapping[str, Any]], arms: Sequence[str], before:
 
 
 def build_heat(
-    samples: Sequence[Sample], scores: Mapping[str, Any], arms: Sequence[str], pairs: Sequence[Pair]
+    samples: Sequence[Answers], scores: Mapping[str, Any], arms: Sequence[str], pairs: Sequence[Pair]
 ) -> list[HeatLine]:
     """One line per task, by benchmark, in the order of the samples.
 
@@ -57,9 +57,9 @@ def build_heat(
         scores: arm -> benchmark -> score (scores.json); accuracies are read from it, in percent.
         pairs: the arms whose differences are measured, as (minuend, subtrahend).
     """
-    by_task: dict[tuple[str, str], list[Sample]] = {}
-    for sample in samples:
-        by_task.setdefault(sample.key, []).append(sample)
+    by_task: dict[tuple[str, str], list[Answers]] = {}
+    for answers in samples:
+        by_task.setdefault(answers.key, []).append(answers)
     lines = []
     for (benchmark, task), outcomes in count_outcomes(samples).items():
         some = by_task[benchmark, task]
@@ -70,7 +70,7 @@ def build_heat(
     return lines
 
 
-def measure_task(samples: Sequence[Sample], before: str, after: str) -> TaskDelta | None:
+def measure_task(samples: Sequence[Answers], before: str, after: str) -> TaskDelta | None:
     """The difference on one task, paired by sample; None where an arm did not answer all of its samples.
 
     With several training seeds the interval is over seeds and samples.
@@ -83,7 +83,7 @@ def measure_task(samples: Sequence[Sample], before: str, after: str) -> TaskDelt
     if min(len(first), len(second)) not in (1, seeds):
         return None
     first, second = (np.broadcast_to(hits, (seeds, len(samples))) for hits in (first, second))
-    clusters = [str(sample.rows[0].get("cluster") or sample.uid) for sample in samples]
+    clusters = [answers.sample.cluster for answers in samples]
     if len(set(clusters)) < 2:
         return TaskDelta(100 * float(first.mean() - second.mean()), None, None, len(samples))
     measured = _measure(first, second, clusters)
@@ -97,9 +97,9 @@ def _measure(first: Any, second: Any, clusters: Sequence[str]) -> DeltaInterval:
     return bootstrap_over_seeds(first, second, tasks, clusters, resamples=RESAMPLES)
 
 
-def _stack_hits(samples: Iterable[Sample], arm: str) -> Any:
+def _stack_hits(samples: Iterable[Answers], arm: str) -> Any:
     """(seeds, samples) hits of one arm; None if it did not answer every sample equally often."""
-    hits = [[bool(row["hit"]) for row in sample.rows if row["arm"] == arm] for sample in samples]
+    hits = [[row.score.hit for row in answers.rows if row.arm == arm] for answers in samples]
     if len({len(one) for one in hits}) != 1 or not hits[0]:
         return None
     return np.array(hits).T

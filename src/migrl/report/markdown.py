@@ -19,7 +19,6 @@ from migrl.report.text import (
     show_rate,
 )
 from migrl.report.words import (
-    tell_arms,
     tell_attested,
     tell_dissent,
     tell_many,
@@ -71,8 +70,8 @@ def write_markdown(
             f"all but {', '.join(READABLE)} are misses.",
             "",
         ]
-        for note in (tell_arms(facts, lines), tell_width(lines)):
-            text += [escape_cell(note), ""] if note else []
+        width = tell_width(lines)
+        text += [width, ""] if width else []
     if levels:
         text += ["## Levels that others state", ""]
         text += _tabulate(

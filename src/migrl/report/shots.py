@@ -5,14 +5,13 @@ runs share both.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from migrl.grounding.boxes import Box, convert_box
+from migrl.grounding.samples import BoxTarget, Sample
 from migrl.report.embed import Picture
-from migrl.scoring.tables import is_readable
-
-Row = Mapping[str, Any]
+from migrl.scoring.rows import EvaluationRow, ScoredRow
 
 THOUGHT_CHARS = (900, 300)  # shown from the head and the tail of an overlong thought
 ANSWER_CHARS = (300, 100)
@@ -42,29 +41,22 @@ class Reply:
     """What one model answered; `name` is what a reader calls it, `shot` the image it names, with both boxes."""
 
     name: str
-    row: Row
-    readable: bool
+    row: ScoredRow
     parts: tuple[Part, ...]
     shot: Shot | None
 
 
-def place_true_boxes(row: Row, pictures: Mapping[str, Picture]) -> tuple[Shot, ...]:
-    """The images of a sample in order, with the true box over the target.
-
-    Args:
-        row: an evaluation row; its `target` holds `image` and `box_unit`, or a letter.
-        pictures: every image path of the row -> its embedded picture.
-    """
-    return tuple(_frame(row, pictures[path], number) for number, path in enumerate(row["images"], start=1))
+def place_true_boxes(sample: Sample, pictures: Mapping[str, Picture]) -> tuple[Shot, ...]:
+    """The images of a sample in order, with the true box over the target; `pictures` are its embedded ones by path."""
+    return tuple(_frame(sample, pictures[path], number) for number, path in enumerate(sample.images, start=1))
 
 
-def read_reply(row: Row, shots: Sequence[Shot], name: str) -> Reply:
+def read_reply(row: EvaluationRow, shots: Sequence[Shot], name: str) -> Reply:
     """One model's evaluation row as a page shows it; `shots` are the sample's, from `place_true_boxes`."""
-    boxes, number, shot = row.get("boxes"), row.get("image"), None
-    if boxes and isinstance(number, int) and 1 <= number <= len(shots):
-        seen = shots[number - 1]
-        shot = Shot(seen.picture, number, seen.is_target, seen.true_box_px, tuple(boxes["original_px"]))
-    return Reply(name, row, is_readable(row), split_completion(row["completion"]), shot)
+    boxes, number, shot = row.score.boxes, row.score.image, None
+    if boxes and number is not None and 1 <= number <= len(shots):
+        shot = replace(shots[number - 1], predicted_box_px=boxes["original_px"])
+    return Reply(name, row, split_completion(row.completion), shot)
 
 
 def split_completion(completion: str) -> tuple[Part, ...]:
@@ -74,12 +66,12 @@ def split_completion(completion: str) -> tuple[Part, ...]:
     return (*_shorten("thought", thought, *THOUGHT_CHARS), *_shorten("answer", answer, *ANSWER_CHARS))
 
 
-def _frame(row: Row, picture: Picture, number: int) -> Shot:
-    target = row["target"]
-    if target.get("image") != number:
+def _frame(sample: Sample, picture: Picture, number: int) -> Shot:
+    target = sample.target
+    if not isinstance(target, BoxTarget) or target.image != number:
         return Shot(picture, number, is_target=False, true_box_px=None)
     size = (picture.width, picture.height)
-    box_px = convert_box(tuple(target["box_unit"]), "unit", "original_px", original_size=size, resized_size=size)
+    box_px = convert_box(target.box_unit, "unit", "original_px", original_size=size, resized_size=size)
     return Shot(picture, number, is_target=True, true_box_px=box_px)
 
 

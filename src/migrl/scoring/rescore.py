@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from migrl.benchmarks import BENCHMARKS, Annotations, Benchmark, Item
-from migrl.benchmarks.box_parsers import read_strict
-from migrl.benchmarks.measure import read_and_measure
 from migrl.benchmarks.readings import ChoiceQuestion
 from migrl.errors import UserError
 from migrl.files import hash_file, read_jsonl
 from migrl.grounding.answers import find_answer_block
 from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
 from migrl.grounding.images import read_sizes
-from migrl.grounding.samples import BoxTarget
+from migrl.grounding.samples import BoxTarget, Sample
 from migrl.outputs import DETAILS_MARK, check_output, write_output
-from migrl.scoring.completions import IOU_DECIMALS, is_hit
+from migrl.scoring.completions import IOU_DECIMALS, Score, score_by_rule
+from migrl.scoring.rows import ScoredRow
 from migrl.scoring.tables import MAX_TOKENS, measure_hits, summarize_rows
 
 SHOWN_UIDS = 20
+STRICT = "strict"
+"""The one rule that reads the image which an answer names."""
 _UNIT: Size = (1, 1)
 
 
@@ -150,8 +151,8 @@ def score_items(
     predictions: Mapping[str, Prediction],
     settings: ScoreSettings,
     images: Path,
-) -> list[dict[str, Any]]:
-    """One row an item, in the form that `tables.summarize_rows` reads; IoUs are exact fractions.
+) -> list[ScoredRow]:
+    """One row an item; IoUs are exact fractions.
 
     Raises:
         UserError: no such parser, or a frame in pixels and a picture that is missing.
@@ -159,23 +160,13 @@ def score_items(
     rule = benchmark.pick_rule(settings.parser, annotations.version)
     parse: Any = benchmark.parsers[rule]
     sizes = _SizeReader(images, settings)
-    cut = settings.cut_answer and rule not in ("strict", "box_only")  # these look for the block themselves
+    cut = settings.cut_answer and rule not in (STRICT, "box_only")  # these look for the block themselves
     rows = []
     for item in annotations.items:
         prediction = predictions[item.sample.uid]
         text = cut_answer(prediction.completion) if cut else prediction.completion
         score = _score_box(item, text, parse, sizes) if item.exact_box_unit else _score_letter(item, text, parse)
-        rows.append(
-            {
-                "uid": item.sample.uid,
-                "task": item.sample.task,
-                "cluster": item.sample.cluster,
-                "target": item.sample.target.to_json(),
-                "truncated": prediction.truncated,
-                "tokens": prediction.tokens,
-                **score,
-            }
-        )
+        rows.append(ScoredRow(item.sample, score, prediction.truncated, prediction.tokens))
     return rows
 
 
@@ -194,10 +185,10 @@ class _SizeReader:
         self.needed = settings.frame in ("original_px", "resized_px")
         self._known: dict[str, tuple[Size, Size]] = {}
 
-    def read(self, item: Item) -> list[tuple[Size, Size]]:
+    def read(self, sample: Sample) -> list[tuple[Size, Size]]:
         if not self.needed:
-            return [(_UNIT, _UNIT)] * len(item.sample.images)
-        return [self._read_one(name) for name in item.sample.images]
+            return [(_UNIT, _UNIT)] * len(sample.images)
+        return [self._read_one(name) for name in sample.images]
 
     def _read_one(self, name: str) -> tuple[Size, Size]:
         if name not in self._known:
@@ -205,48 +196,52 @@ class _SizeReader:
         return self._known[name]
 
 
-def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> dict[str, Any]:
+def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> Score:
     target = item.sample.target
-    assert isinstance(target, BoxTarget) and item.exact_box_unit is not None
-    reading, iou = read_and_measure(
-        text, parse, target, item.exact_box_unit, frame=sizes.settings.frame, sizes=sizes.read(item)
+    assert isinstance(target, BoxTarget)
+    return score_by_rule(
+        text,
+        target,
+        parse,
+        frame=sizes.settings.frame,
+        sizes=sizes.read(item.sample),
+        exact_box_unit=item.exact_box_unit,
     )
-    score = {"status": reading.status, "box": reading.box, "frame": reading.frame, "iou": iou, "hit": is_hit(iou)}
-    return score | {"image": reading.image} if parse is read_strict else score
 
 
-def _score_letter(item: Item, text: str, parse: Any) -> dict[str, Any]:
+def _score_letter(item: Item, text: str, parse: Any) -> Score:
     target = item.sample.target
     assert not isinstance(target, BoxTarget)
     answer = parse(text, ChoiceQuestion(target.options, item.choices))
     hit = answer.readable and answer.letter == target.letter
-    return {"status": answer.status, "letter": answer.letter, "iou": None, "hit": hit}
+    return Score(answer.status, None, None, answer.letter, None, hit)
 
 
 def build_report(
     benchmark: Benchmark,
     annotations: Annotations,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[ScoredRow],
     settings: ScoreSettings,
     source: Path,
 ) -> dict[str, Any]:
     """The table with what it depends on: version and hash of the annotations, parser, frame, limits, defects."""
+    rule = benchmark.pick_rule(settings.parser, annotations.version)
     report: dict[str, Any] = {
         "benchmark": benchmark.name,
         "version": annotations.version,
         "annotations_sha256": hash_annotations(source),
         "parser": settings.parser,
-        "rule": benchmark.pick_rule(settings.parser, annotations.version),
+        "rule": rule,
         "cut_answer": settings.cut_answer,
     }
     if annotations.items[0].exact_box_unit is not None:
         report["frame"] = settings.frame
     if settings.frame == "resized_px":
         report |= {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
-    report |= summarize_rows(rows)
+    report |= summarize_rows(rows, reads_image=rule == STRICT)
     report["subsets"] = {}
     for name, belongs in benchmark.subsets.items():
-        if chosen := [row for row in rows if belongs(row["task"])]:
+        if chosen := [row for row in rows if belongs(row.sample.task)]:
             hits = measure_hits(chosen)
             report["subsets"][name] = {key: hits[key] for key in ("macro", "low", "high", "micro")} | {"n": len(chosen)}
     report["published_items"] = benchmark.counts.get(annotations.version)
@@ -262,15 +257,19 @@ def hash_annotations(source: Path) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def describe_row(row: Mapping[str, Any], rule: str) -> dict[str, Any]:
+def describe_row(row: ScoredRow, rule: str) -> dict[str, Any]:
     """What was read from one completion, and its score, as JSON; the box is in the frame that the rule read it in.
 
     Args:
         rule: the rule's name, as in the report.
     """
-    kept = {key: row[key] for key in ("uid", "task", "status", "image", "letter", "hit") if key in row}
-    kept["rule"] = rule
-    if row["iou"] is None:
-        return kept
-    box = None if row["box"] is None else [float(v) for v in row["box"]]
-    return kept | {"box": box, "frame": row["frame"], "iou": round(float(row["iou"]), IOU_DECIMALS)}
+    score, sample = row.score, row.sample
+    told = {"uid": sample.uid, "task": sample.task, "status": score.status}
+    if score.iou is None:
+        return told | {"letter": score.letter, "hit": score.hit, "rule": rule}
+    image = {"image": score.image} if rule == STRICT else {}
+    read: dict[str, Any] = {"box": None, "frame": "unit"}
+    for frame, box in (score.boxes or {}).items():
+        read = {"box": list(box), "frame": frame}
+    iou = round(float(score.iou), IOU_DECIMALS)
+    return {**told, **image, "hit": score.hit, "rule": rule, **read, "iou": iou}

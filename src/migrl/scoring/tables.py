@@ -1,27 +1,29 @@
 """From scored rows to one table: accuracies in percent with intervals, per task and over all, and the parse ledger.
 
-A row is a mapping with `uid`, `hit`, `iou` (None for choices), `status`, `image`, `target`, `task`, `cluster`, and with
-`tokens` and `truncated`, which may be None. Evaluation and rescoring share this table.
+Evaluation and rescoring share this table.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from migrl.grounding.answers import READABLE, STATUSES
+from migrl.grounding.answers import STATUSES
+from migrl.grounding.samples import BoxTarget
 from migrl.scoring.completions import THRESHOLDS, is_hit
+from migrl.scoring.rows import ScoredRow
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
 
 PERCENT_DECIMALS = 4
 MAX_TOKENS = 10**9  # no completion comes near it, and no mean of larger ones is sure to be a float
 
-Row = Mapping[str, Any]
 
-
-def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
+def summarize_rows(rows: Sequence[ScoredRow], *, reads_image: bool = True) -> dict[str, Any]:
     """The table of one arm on one benchmark.
+
+    Args:
+        reads_image: False for a rule that does not look at the image which an answer names.
 
     Returns:
         `macro` (mean over tasks) and `micro` (over samples) accuracy with the macro interval `low`, `high`;
@@ -40,51 +42,52 @@ def summarize_rows(rows: Sequence[Row]) -> dict[str, Any]:
         "high": main["high"],
         "n": count_samples(rows),
         "metrics": metrics,
-        "tasks": {task: _summarize_task(tasks[task]) for task in sorted(tasks)},
+        "tasks": {task: _summarize_task(tasks[task], reads_image) for task in sorted(tasks)},
         "ledger": readings["ledger"],
-        "image_accuracy": _measure_images(rows),
+        "image_accuracy": _measure_images(rows) if reads_image else None,
         "parse_rate": readings["parse_rate"],
-        "truncation_rate": _percent_known(row["truncated"] for row in rows),
-        "mean_tokens": _mean_known(row["tokens"] for row in rows),
+        "truncation_rate": _percent_known(row.truncated for row in rows),
+        "mean_tokens": _mean_known(row.tokens for row in rows),
     }
 
 
-def measure_hits(rows: Sequence[Row]) -> dict[str, float | None]:
+def measure_hits(rows: Sequence[ScoredRow]) -> dict[str, float | None]:
     """Macro and micro accuracy of `hit` with their intervals, and nothing that takes longer."""
-    return _measure(rows, [row["hit"] for row in rows], bootstrap_macro)
+    return _measure(rows, [row.score.hit for row in rows], bootstrap_macro)
 
 
-def count_readings(rows: Sequence[Row]) -> dict[str, Any]:
+def count_readings(rows: Sequence[ScoredRow]) -> dict[str, Any]:
     """The parse `ledger`, and the `parse_rate` in percent."""
-    statuses = Counter(row["status"] for row in rows)
+    statuses = Counter(row.score.status for row in rows)
     return {
         "ledger": {status: statuses[status] for status in STATUSES},
-        "parse_rate": _percent(is_readable(row) for row in rows),
+        "parse_rate": _percent(row.score.readable for row in rows),
     }
 
 
-def group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def group_by_task(rows: Sequence[ScoredRow]) -> dict[str, list[ScoredRow]]:
     """Rows of each task, in the rows' order."""
-    tasks: dict[str, list[Row]] = {}
+    tasks: dict[str, list[ScoredRow]] = {}
     for row in rows:
-        tasks.setdefault(row["task"], []).append(row)
+        tasks.setdefault(row.sample.task, []).append(row)
     return tasks
 
 
-def _measure_all(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    if not all(has_box(row) for row in rows):
+def _measure_all(rows: Sequence[ScoredRow]) -> dict[str, dict[str, float | None]]:
+    ious = [row.score.iou for row in rows if row.score.iou is not None]
+    if len(ious) < len(rows):
         return {"accuracy": measure_hits(rows)}
     metrics = {
         # An answer on the wrong image has IoU 0, so at 0.5 this is `hit`.
-        name: _measure(rows, [is_hit(row["iou"], threshold) for row in rows], bootstrap_macro)
+        name: _measure(rows, [is_hit(iou, threshold) for iou in ious], bootstrap_macro)
         for name, threshold in THRESHOLDS.items()
     }
-    return metrics | {"mean_iou": _measure(rows, [float(row["iou"]) for row in rows], normal_macro)}
+    return metrics | {"mean_iou": _measure(rows, [float(iou) for iou in ious], normal_macro)}
 
 
-def _measure(rows: Sequence[Row], values: list[Any], estimate: Callable[..., Any]) -> dict[str, float | None]:
+def _measure(rows: Sequence[ScoredRow], values: list[Any], estimate: Callable[..., Any]) -> dict[str, float | None]:
     """Macro and micro mean of one value a row, in percent, each with its 95 % interval over image sets."""
-    tasks, clusters = [row["task"] for row in rows], [row["cluster"] for row in rows]
+    tasks, clusters = [row.sample.task for row in rows], [row.sample.cluster for row in rows]
     by_task: dict[str, list[Any]] = {}
     for task, value in zip(tasks, values, strict=True):
         by_task.setdefault(task, []).append(value)
@@ -106,61 +109,48 @@ def _bounds(
     return {low: round(interval.low, PERCENT_DECIMALS), high: round(interval.high, PERCENT_DECIMALS)}
 
 
-def count_samples(rows: Iterable[Row]) -> int:
+def count_samples(rows: Iterable[ScoredRow]) -> int:
     """How many samples were answered; with several training seeds each has several rows."""
-    return len({row["uid"] for row in rows})
+    return len({row.sample.uid for row in rows})
 
 
-def _summarize_task(rows: list[Row]) -> dict[str, Any]:
+def _summarize_task(rows: list[ScoredRow], reads_image: bool) -> dict[str, Any]:
     low, high = _bound_task(rows)
-    boxed = [row for row in rows if has_box(row)]
+    ious = [row.score.iou for row in rows if row.score.iou is not None]
     return {
-        "accuracy": _percent(row["hit"] for row in rows),
+        "accuracy": _percent(row.score.hit for row in rows),
         "n": count_samples(rows),
         "low": low,
         "high": high,
-        "mean_iou": _round(math.fsum(row["iou"] for row in boxed) / len(boxed)) if boxed else None,
-        "image_accuracy": _measure_images(rows),
-        "acc_30": _percent(is_hit(row["iou"], 0.3) for row in boxed) if boxed else None,
-        "acc_70": _percent(is_hit(row["iou"], 0.7) for row in boxed) if boxed else None,
+        "mean_iou": _round(math.fsum(ious) / len(ious)) if ious else None,
+        "image_accuracy": _measure_images(rows) if reads_image else None,
+        "acc_30": _percent(is_hit(iou, 0.3) for iou in ious) if ious else None,
+        "acc_70": _percent(is_hit(iou, 0.7) for iou in ious) if ious else None,
     }
 
 
-def _bound_task(rows: list[Row]) -> tuple[float, float]:
+def _bound_task(rows: list[ScoredRow]) -> tuple[float, float]:
     """The 95 % interval of one task's accuracy, in percent, over its image sets like those of the averages.
 
     Wilson's, which holds at 0 and 100 % too: over samples where each is an image set of its own, else over image sets.
     Answers of several training seeds to one sample are correlated, so their mean counts as one answer to it.
     """
-    clusters, n = [row["cluster"] for row in rows], count_samples(rows)
+    clusters, n = [row.sample.cluster for row in rows], count_samples(rows)
     if len(set(clusters)) < n:
-        low, high = wilson_over_clusters([row["hit"] for row in rows], clusters)
+        low, high = wilson_over_clusters([row.score.hit for row in rows], clusters)
     else:
-        low, high = wilson_interval(sum(row["hit"] for row in rows) * n / len(rows), n)
+        low, high = wilson_interval(sum(row.score.hit for row in rows) * n / len(rows), n)
     return _round(low), _round(high)
 
 
-def _measure_images(rows: Iterable[Row]) -> float | None:
-    """How often the right image is named, over boxes whose image the benchmark says reliably.
-
-    None without any, and for rows without the key `image`: their rule does not read the image.
-    """
-    trusted = [row for row in rows if has_box(row) and "image" in row and row["target"].get("image_trusted", True)]
-    return _percent_known(is_readable(row) and row["image"] == row["target"]["image"] for row in trusted)
-
-
-def is_readable(row: Row) -> bool:
-    """Whether a row's answer was read: of several boxes or letters, of which none is singled out, there is none.
-
-    Rows of an official rule say it by their status alone.
-    """
-    answer = row["boxes"] or row["letter"] if "boxes" in row else True
-    return row["status"] in READABLE and bool(answer)
-
-
-def has_box(row: Row) -> bool:
-    """Whether a row's question asks for a box."""
-    return "box_unit" in row["target"]
+def _measure_images(rows: Iterable[ScoredRow]) -> float | None:
+    """How often the right image is named, over boxes whose image the benchmark says reliably; None without any."""
+    asked = [(row.score, row.sample.target) for row in rows]
+    return _percent_known(
+        score.readable and score.image == target.image
+        for score, target in asked
+        if isinstance(target, BoxTarget) and target.image_trusted
+    )
 
 
 def _round(share: float) -> float:

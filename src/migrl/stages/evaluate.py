@@ -4,6 +4,7 @@ Questions are spread over processes (shards.py); a killed evaluation goes on whe
 """
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
 from migrl.running.worker import Rank, run_child
 from migrl.scoring.completions import score_completion
+from migrl.scoring.rows import EvaluationRow, parse_row
 from migrl.training.weights import find_weights, load_arm
 
 DEVICES = "devices.{rank}.jsonl"
@@ -46,15 +48,18 @@ def run(context: StageContext) -> dict[str, Any]:
     samples = read_benchmarks(context)
     launch_generation("migrl.stages.evaluate", context, generate)
     uids = [sample.uid for sample in samples]
-    rows = {arm: merge_progress(context.folder, arm, uids) for arm in settings.arms}
-    write_jsonl(context.folder / "samples.jsonl", [row for arm in settings.arms for row in rows[arm]])
+    rows = {
+        arm: [parse_row(row, f"{context.folder / PROGRESS}, arm {arm!r}") for row in merged]
+        for arm, merged in ((arm, merge_progress(context.folder, arm, uids)) for arm in settings.arms)
+    }
+    write_jsonl(context.folder / "samples.jsonl", [row.to_json() for arm in settings.arms for row in rows[arm]])
     evaluations = describe_arms(context)
     check_evaluations(evaluations)
     write_json(context.folder / EVALUATIONS, evaluations)
     return {
         "arms": list(settings.arms),
         "samples": len(samples),
-        "ledger": {arm: dict(Counter(row["status"] for row in rows[arm])) for arm in settings.arms},
+        "ledger": {arm: dict(Counter(row.score.status for row in rows[arm])) for arm in settings.arms},
         "performance": read_performance(context.folder, context.recipe.launch.processes),
     }
 
@@ -93,14 +98,12 @@ def generate(context: StageContext, rank: Rank) -> None:
         note_device(context.folder / PROGRESS / DEVICES.format(rank=rank.index), arm, name_device(model.device))
 
         meter.start(model)
-        found = find_seed(recipe, arm)
-        seed = {} if found is None else {"seed": found}
+        seed = find_seed(recipe, arm)
 
         def work(batch: list[ModelInput]) -> Rows:
             completions = generate_batch(model, processor, batch, decoding)
             meter.note(batch, completions)
-            answers = [make_row(item, arm, some[0]) for item, some in zip(batch, completions, strict=True)]
-            return [{**answer, **seed} for answer in answers]
+            return [make_row(item, arm, seed, some[0]).to_json() for item, some in zip(batch, completions, strict=True)]
 
         return work
 
@@ -140,9 +143,8 @@ def name_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def make_row(item: ModelInput, arm: str, completion: Completion) -> dict[str, Any]:
-    """One evidence row: what was asked, what came, and its score."""
-    asked = item.describe()
+def make_row(item: ModelInput, arm: str, seed: int | None, completion: Completion) -> EvaluationRow:
+    """What was asked, what came, and its score."""
     score = score_completion(
         completion.text,
         item.sample.target,
@@ -151,8 +153,18 @@ def make_row(item: ModelInput, arm: str, completion: Completion) -> dict[str, An
         resized_sizes=item.resized_sizes,
         truncated=completion.truncated,
     )
-    said = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
-    return {"uid": item.sample.uid, "arm": arm, **asked, **said, **score.to_json()}
+    return EvaluationRow(
+        sample=replace(item.sample, sizes=item.sizes, facts=""),
+        score=score,
+        truncated=completion.truncated,
+        tokens=completion.tokens,
+        arm=arm,
+        seed=seed,
+        completion=completion.text,
+        frame=item.frame,
+        resized_sizes=item.resized_sizes,
+        prompt_hash=item.prompt_hash,
+    )
 
 
 if __name__ == "__main__":

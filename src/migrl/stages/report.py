@@ -5,10 +5,8 @@ part of it, so `migrl verify` can recompute every score and verdict from them. A
 (the rehearsal) reports what its stages cost instead.
 """
 
-import gzip
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,19 @@ from migrl.evidence.evaluations import EVALUATIONS, check_evaluations, check_row
 from migrl.evidence.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
 from migrl.evidence.provenance import describe_provenance
 from migrl.evidence.seal import make_file_hashes, seal
-from migrl.evidence.seeds import join_files, join_lists, read_evaluated_rows
+from migrl.evidence.seeds import join_lists, read_evaluated_rows
 from migrl.files import read_json, read_jsonl, write_json, write_text
 from migrl.recipe import Recipe, WorldSource
-from migrl.recipe.arms import name_kind
 from migrl.report.build import ReportLogs, write_report
 from migrl.running.stage import StageContext, read_manifest
-from migrl.scoring.scores import Row, compute_scores, load_rows, rescore_row
+from migrl.scoring.comparable import ComparableRows, index_rows
+from migrl.scoring.rows import load_rows, pack_rows, rescore_row
+from migrl.scoring.scores import compute_scores
 from migrl.world.picture import draw_world
 
 LOGS = {
+    "grpo_log.jsonl": ("grpo", "log.jsonl"),
+    "sft_log.jsonl": ("sft", "log.jsonl"),
     "pass_rates.json": ("select", "pass_rates.json"),
     "filters.json": ("synthesize", "filters.json"),
     "pass_rates_after.json": ("pass_rates", "pass_rates_after.json"),
@@ -47,16 +48,17 @@ def run(context: StageContext) -> dict[str, Any]:
     evaluations = join_lists(context.inputs, EVALUATIONS)
     check_evaluations(evaluations)
     check_rows_fit(evaluations, rows)
-    pack_rows(join_files(context.inputs, "samples.jsonl"), out / "samples.jsonl.gz")
+    pack_rows(rows, out / "samples.jsonl.gz")
     write_json(out / EVALUATIONS, evaluations)
     references = load_references(REFERENCE_RUNS / context.recipe.name, context.recipe)
     write_json(out / "references.json", references)
-    scores, claims, levels = judge_rows(context.recipe, rows, references["deltas"])
+    scores, claims, levels = judge_rows(context.recipe, index_rows(rows), references["deltas"])
     write_json(out / "scores.json", scores)
     write_json(out / "claims.json", claims)
     write_json(out / "levels.json", levels)
-    for name, path in list_logs(context.inputs).items():
-        shutil.copyfile(path, out / name)
+    for name, (stage, file) in LOGS.items():
+        if stage in context.inputs:
+            shutil.copyfile(context.inputs[stage] / file, out / name)
     facts = collect_facts(context)
     write_report(
         rows=rows,
@@ -64,7 +66,7 @@ def run(context: StageContext) -> dict[str, Any]:
         claims=claims,
         levels=levels,
         evaluations=evaluations,
-        logs=read_logs(out, list_trainings(context.inputs)),
+        logs=read_logs(out),
         images_root=context.inputs["fetch"] / "data",
         facts=facts,
         out=out,
@@ -76,7 +78,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def judge_rows(
-    recipe: Recipe, rows: list[Row], reference_deltas: dict[str, list[float]]
+    recipe: Recipe, rows: ComparableRows, reference_deltas: dict[str, list[float]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """The content of scores.json, claims.json and levels.json."""
     claims = judge_claims(
@@ -106,31 +108,20 @@ def rescore_references(folder: Path) -> Iterator[str]:
             continue
         before = load_rows(path)
         rows = [rescore_row(row) for row in before]
-        pack_rows("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), path)
-        scores, claims, _ = judge_rows(recipe, rows, {})
+        pack_rows(rows, path)
+        scores, claims, _ = judge_rows(recipe, index_rows(rows), {})
         write_json(run / "scores.json", scores)
         write_json(run / "claims.json", claims)
         changed = sum(row != old for row, old in zip(rows, before, strict=True))
         yield f"{run}: {changed} of {len(rows)} answers are read otherwise"
 
 
-def list_trainings(inputs: Mapping[str, Path]) -> list[str]:
-    """The main chain's stages that train: RL, the cold start, then those that other arms have for themselves."""
-    main = [name for name in ("grpo", "sft") if name in inputs]
-    return [*main, *(name for name in inputs if name not in main and name_kind(name) in ("grpo", "sft"))]
-
-
-def list_logs(inputs: Mapping[str, Path]) -> dict[str, Path]:
-    """Name in the results -> what a stage left; of stages that were planned."""
-    logs = {f"{name}_log.jsonl": inputs[name] / "log.jsonl" for name in list_trainings(inputs)}
-    return logs | {name: inputs[stage] / file for name, (stage, file) in LOGS.items() if stage in inputs}
-
-
-def read_logs(out: Path, trainings: list[str]) -> ReportLogs:
-    """What the stages left, as copied into the results; a stage that was not planned left nothing."""
+def read_logs(out: Path) -> ReportLogs:
+    """What the training stages left, as copied into the results; a stage that was not planned left nothing."""
     after = out / "pass_rates_after.json"
     return ReportLogs(
-        training={name: read_jsonl(out / f"{name}_log.jsonl") for name in trainings},
+        grpo=read_jsonl(out / "grpo_log.jsonl"),
+        sft=read_jsonl(out / "sft_log.jsonl"),
         pass_rates=read_json(out / "pass_rates.json"),
         filters=read_json(out / "filters.json"),
         pass_rates_after=read_json(after) if after.exists() else None,
@@ -150,12 +141,6 @@ def report_costs(context: StageContext) -> dict[str, Any]:
 def hash_results(out: Path) -> dict[str, str]:
     """SHA-256 of every file of the results, without working files."""
     return {name: value for name, value in make_file_hashes(out).items() if not name.startswith(".")}
-
-
-def pack_rows(lines: bytes, target: Path) -> None:
-    """Gzip without time stamp or name, so that equal rows give equal bytes."""
-    with target.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-        packed.write(lines)
 
 
 def collect_facts(context: StageContext) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class Reward:
 
 
 def reward_accuracy(rollout: Rollout) -> float:
-    return float(rollout.score.hit) if rollout.score.iou is None else rollout.score.iou
+    score = rollout.score
+    return float(score.hit if score.iou is None else score.iou)
 
 
 def reward_gated_accuracy(rollout: Rollout) -> float:
