@@ -14,11 +14,15 @@ from migrl.scoring.completions import Score
 from migrl.scoring.rows import EvaluationRow
 
 ARMS = ("base", "sft", "rl")
-NO_LOGS = ReportLogs(grpo=[], sft=[], pass_rates=None, filters=None)
+NO_LOGS = ReportLogs(training={}, pass_rates=None, filters=None)
 PASS_RATES = {"k": 4, "counts": {"0": 12, "2": 8, "4": 6}, "kept": 8, "tasks": {"region": {"0": 3}}}
 LOGS = ReportLogs(
-    grpo=[{"step": k, "reward": 1 + k / 50, "hit_reward": 0.5, "kl": None, "zero_variance": 0.2} for k in range(1, 50)],
-    sft=[{"step": k, "loss": 2 / k} for k in range(1, 9)],
+    training={
+        "grpo": [
+            {"step": k, "reward": 1 + k / 50, "hit_reward": 0.5, "kl": None, "zero_variance": 0.2} for k in range(1, 50)
+        ],
+        "sft": [{"step": k, "loss": 2 / k} for k in range(1, 9)],
+    },
     pass_rates=PASS_RATES,
     filters={"candidates": 90, "kept": 40, "rejected": {"parse": 30, "leak": 20}, "planted": {"leak": 20}},
     pass_rates_after={

@@ -131,6 +131,8 @@ SYNTHESIZE = Stage(
 PASS_RATES = Stage("pass_rates", ("fetch", "merge", "select", "grpo"), (*SECTIONS["select"], "pass_rates"))
 EVALUATE = Stage("evaluate", ("fetch",), ("evaluate", "model"), format=2, extra=identify_seed)
 REPORT = Stage("report", (), ("name", "claims", "resamples"), prompts=False, format=3, extra=identify_judges)
+STAGES = (FETCH, SYNTHESIZE, *list_arm_stages(*ARMS.values()), EVALUATE, PASS_RATES, REPORT)
+"""Every stage but those of a recipe's own arms; what evaluate and report read, `plan_stages` adds."""
 MAIN_ARM = ARMS["rl"]
 """Its stages every recipe has, whatever arms it evaluates."""
 

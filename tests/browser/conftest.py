@@ -30,7 +30,9 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     rows = make_rows(folder / "images", more=30) + make_hostile(folder / "images")
-    write(folder, rows, logs=replace(LOGS, grpo=[]), scores=make_scores(("region", "more")))
+    write(
+        folder, rows, logs=replace(LOGS, training={"sft": LOGS.training["sft"]}), scores=make_scores(("region", "more"))
+    )
     return folder / "out/report.html"
 
 

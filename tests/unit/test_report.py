@@ -69,11 +69,31 @@ def test_a_plot_is_the_same_in_the_page_and_as_a_file_that_stands_alone(tmp_path
 
 def test_a_curve_leaves_out_what_is_no_number_and_draws_a_single_step_and_a_constant() -> None:
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": float("nan")}]
-    (dot,) = draw_curves([], log)
+    (dot,) = draw_curves({"sft": log})
     assert dot.alt.endswith("from 2 at step 1 to 2 at step 1.")
     assert dot.lines == (("mean", "215.0,126.0 215.0,126.0"),) and dot.y_ticks[0] == (193.2, "1.6")
-    (flat,) = draw_curves([{"step": step, "kl": 0} for step in range(1, 9)], [])
+    (flat,) = draw_curves({"grpo": [{"step": step, "kl": 0} for step in range(1, 9)]})
     assert [text for _, text in flat.x_ticks] == ["2", "4", "6", "8"] and (126.0, "0") in flat.y_ticks
+
+
+def test_the_curve_of_another_arm_lies_before_that_of_the_main_one_on_one_scale() -> None:
+    main = [{"step": step, "reward": step / 10} for step in range(1, 9)]
+    alone, other = draw_curves({"grpo": main, "grpo_rl_kl0": [{"step": step, "reward": 2.0} for step in (1, 2)]})
+    assert (other.name, other.title) == ("grpo_rl_kl0_reward", "grpo_rl_kl0 (grey: grpo): mean reward")
+    assert [kind for kind, _ in other.lines] == ["raw", "mean"] and [kind for kind, _ in alone.lines] == ["mean"]
+    assert [text for _, text in other.y_ticks] == ["0.5", "1", "1.5", "2"]
+
+
+def test_an_arm_of_a_recipes_own_is_called_as_the_recipe_calls_it_and_told_what_it_is(tmp_path: Path) -> None:
+    arms = {"rl_kl0": {"grpo.beta": 0}, "sft_r8": {"like": "sft", "sft.lora.rank": 8}}
+    rows = [*make_rows(tmp_path / "images")]
+    rows += [{**row, "arm": "rl_kl0"} for row in rows if row["arm"] == "rl"]
+    scores = {**make_scores(), "rl_kl0": make_scores()["rl"]}
+    html = write(tmp_path, rows, scores=scores, facts=FACTS | {"settings": {"arms": arms}})
+    for page in (html, (tmp_path / "out/report.md").read_text(encoding="utf-8")):
+        assert "Arms of this recipe&#39;s own: rl_kl0: like rl, grpo.beta=0." in page.replace("'", "&#39;")
+        assert "sft_r8: like" not in page, "it was not evaluated"
+    assert '<th scope="col" class="num">rl_kl0</th>' in html
 
 
 def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> None:
@@ -139,7 +159,7 @@ def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_two_builds_are_byte_identical_and_the_order_of_arms_in_the_rows_is_irrelevant(tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "images")
-    logs = replace(LOGS, grpo=[])
+    logs = replace(LOGS, training={"sft": LOGS.training["sft"]})
     first = write(tmp_path, rows, "first", logs=logs)
     assert first == write(tmp_path, list(rows), "second", logs=logs)
     for path in sorted((tmp_path / "first").rglob("*.*")):

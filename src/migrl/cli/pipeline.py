@@ -16,9 +16,9 @@ from migrl.evidence.measurements import read_cards, write_cards
 from migrl.evidence.publication import check_target, replace_results
 from migrl.evidence.seal import check_manifest, check_place
 from migrl.files import read_json
-from migrl.pipeline import EVALUATE, PASS_RATES, REPORT, list_arm_stages, plan_stages
+from migrl.pipeline import PASS_RATES, STAGES, plan_stages
 from migrl.recipe import SEEDED_SECTIONS, HubSource, Recipe, dump_whole
-from migrl.recipe.arms import ARMS, name_kind
+from migrl.recipe.arms import name_kind
 
 
 @app.command()
@@ -158,7 +158,7 @@ def synthesize(
     print_estimate(estimate_requests(settings, runs / settings.name), console)
 
 
-for _stage in (*list_arm_stages(*ARMS.values()), EVALUATE, PASS_RATES, REPORT):
+for _stage in STAGES[2:]:  # the first two have commands with options of their own
     app.command(_stage.name)(make_stage_command(_stage.name))
 app.info.cls = Commands
 

@@ -67,10 +67,9 @@ def print_scores(folder: Path, console: Console) -> None:
     rows = index_rows(load_rows(folder / "samples.jsonl"))
     for arm, benchmarks in compute_scores(rows).items():
         for benchmark, cell in benchmarks.items():
-            span = "-" if cell["low"] is None else f"{cell['low']:.1f} to {cell['high']:.1f}"
             official = f"{cell['compat']['macro']:.1f}" if "compat" in cell else "-"
-            numbers = (f"{cell['macro']:.1f}", span, f"{cell['micro']:.1f}", official, f"{cell['parse_rate']:.1f} %")
-            table.add_row(arm, benchmark, *numbers)
+            macro, micro, readable = (f"{cell[key]:.1f}" for key in ("macro", "micro", "parse_rate"))
+            table.add_row(arm, benchmark, macro, _span(cell["low"], cell["high"]), micro, official, f"{readable} %")
     console.print(table)
 
 
@@ -79,22 +78,14 @@ def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> 
     table = Table("benchmark", "version", "records", "expected", "missing images", "changed files", "known defects")
     for found in inspections:
         defects = ", ".join(f"{count} x {kind}" for kind, count in found.defects.items())
-        expected = "unknown" if found.expected is None else str(found.expected)
-        table.add_row(
-            found.name,
-            found.version,
-            str(found.records),
-            expected,
-            str(len(found.missing)),
-            str(len(found.changed)),
-            defects,
-        )
+        expected = "unknown" if found.expected is None else found.expected
+        counts = (found.records, expected, len(found.missing), len(found.changed))
+        table.add_row(found.name, found.version, *map(str, counts), defects)
     console.print(table)
     for found in inspections:
-        for name in found.missing:
-            console.print(f"missing: {found.name}: {name}", markup=False, soft_wrap=True)
-        for name in found.changed:
-            console.print(f"changed: {found.name}: {name}", markup=False, soft_wrap=True)
+        for what, names in (("missing", found.missing), ("changed", found.changed)):
+            for name in names:
+                console.print(f"{what}: {found.name}: {name}", markup=False, soft_wrap=True)
 
 
 def print_estimate(estimate: "Estimate", console: Console) -> None:
@@ -123,18 +114,16 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     how += ["last answer block only"] if report["cut_answer"] else []
     console.print(f"{report['benchmark']}, {report['version']}: {report['n']} items, {', '.join(how)}")
     boxed = "acc_50" in report["metrics"]
-    columns = [Column(name, justify="right", no_wrap=True) for name in ("n", "accuracy", "95 %")]
+    others = {"acc_30": "IoU 0.3", "acc_70": "IoU 0.7", "mean_iou": "mean"} if boxed else {}
+    names = ("n", "accuracy", "95 %", *others.values())
+    columns = [Column(name, justify="right", no_wrap=True) for name in names]
     table = Table(Column("task", no_wrap=True), *columns, box=SIMPLE)
-    if boxed:
-        for name in ("IoU 0.3", "IoU 0.7", "mean"):
-            table.add_column(name, justify="right", no_wrap=True)
     for task, cell in report["tasks"].items():
-        more = [_show(cell["acc_30"]), _show(cell["acc_70"]), _show(cell["mean_iou"])] if boxed else []
+        more = [_show(cell[other]) for other in others]
         table.add_row(task, str(cell["n"]), _show(cell["accuracy"]), _span(cell["low"], cell["high"]), *more)
     table.add_section()
     main = report["metrics"]["acc_50" if boxed else "accuracy"]
     for name, low, high in (("macro", "low", "high"), ("micro", "micro_low", "micro_high")):
-        others = ("acc_30", "acc_70", "mean_iou") if boxed else ()
         more = [_show(report["metrics"][other][name]) for other in others]
         table.add_row(name, str(report["n"]), _show(main[name]), _span(main[low], main[high]), *more)
     for name, cell in report["subsets"].items():

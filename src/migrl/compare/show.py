@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from migrl.compare.pairs import Cell, Comparison
+from migrl.markdown_table import make_table
 from migrl.report.text import escape_cell, name_task, reveal, show_interval, show_p, show_percent, show_points
 
 RULES = (
@@ -48,14 +49,14 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def render_markdown(comparison: Comparison) -> str:
     """The same as text with one Markdown table; whatever a peer wrote is inert in it."""
-    lines = [f"{escape_markdown(line)}  " for line in list_head(comparison)]
-    lines += ["", f"| benchmark, task | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
+    rows = []
     for benchmark, task, cell in list_cells(comparison):
         name = escape_markdown(name_task(task)) if task else f"**{escape_markdown(benchmark or 'all')}**"
-        lines.append(f"| {' | '.join([name, *map(escape_cell, show_cell(cell))])} |")
-    lines += ["", *(f"{escape_markdown(line)}  " for line in list_changes(comparison))]
-    lines += [f"{line}  " for line in RULES]
-    return "\n".join(lines) + "\n"
+        rows.append((name, *map(escape_cell, show_cell(cell))))
+    table = make_table(f"benchmark, task | {': | '.join(COLUMNS)}:", rows)
+    head, changes = map(escape_markdown, list_head(comparison)), map(escape_markdown, list_changes(comparison))
+    below = [f"{line}  " for line in (*changes, *RULES)]
+    return "\n".join([*(f"{line}  " for line in head), "", *table, "", *below, ""])
 
 
 def escape_markdown(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What is stored against what it has to be: JSON and pages read and compared, every difference a sentence."""
+"""Diff stored JSON and pages against recomputed ones; one sentence per difference."""
 
 import json
 from collections.abc import Callable, Iterator

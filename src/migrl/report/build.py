@@ -16,20 +16,20 @@ from migrl.report.page import render_page, render_plot
 from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_after
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.text import PAPER, flatten, order_arms
-from migrl.report.words import tell_many, tell_seeds, tell_tally, tell_width, tell_world
+from migrl.report.words import tell_arms, tell_many, tell_seeds, tell_tally, tell_width, tell_world
 from migrl.scoring.rows import EvaluationRow
 
 
 @dataclass(frozen=True)
 class ReportLogs:
-    """What training left behind: rows of both logs, the pass-rate histograms, the synthesis filters' counts.
+    """What training left behind: the logs' rows, the pass-rate histograms, the synthesis filters' counts.
 
-    Empty or None means that the stage was not run, and the report says so. `pass_rates` is of the pool at selection,
-    `pass_rates_after` compares before and after RL on some of it.
+    Empty or None means that the stage was not run, and the report says so. `training` are the logs by stage: `grpo`,
+    `sft`, and those that other arms have for themselves. `pass_rates` is of the pool at selection, `pass_rates_after`
+    compares before and after RL on some of it.
     """
 
-    grpo: list[dict[str, Any]]
-    sft: list[dict[str, Any]]
+    training: dict[str, list[dict[str, Any]]]
     pass_rates: dict[str, Any] | None
     filters: dict[str, Any] | None
     pass_rates_after: dict[str, Any] | None = None
@@ -73,7 +73,7 @@ def write_report(
     explorer = build_explorer(rows, arms, images_root)
     pairs = list_pairs(claims, arms, explorer.before, explorer.after)
     heat = build_heat(group_rows(rows, arms), scores, arms, pairs)
-    curves = draw_curves(logs.grpo, logs.sft)
+    curves = draw_curves(logs.training)
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
     histograms += [draw_pass_rates_after(logs.pass_rates_after)] if logs.pass_rates_after else []
 
@@ -97,6 +97,7 @@ def write_report(
             "many": tell_many(claims),
             "one_seed": tell_seeds(claims),
             "world": tell_world(facts),
+            "own_arms": tell_arms(facts, lines),
             "no_width": tell_width(lines),
             "code_facts": list_code_facts(facts),
             "levels": levels,

@@ -19,6 +19,7 @@ from migrl.report.text import (
     show_rate,
 )
 from migrl.report.words import (
+    tell_arms,
     tell_attested,
     tell_dissent,
     tell_many,
@@ -70,8 +71,8 @@ def write_markdown(
             f"all but {', '.join(READABLE)} are misses.",
             "",
         ]
-        width = tell_width(lines)
-        text += [width, ""] if width else []
+        for note in (tell_arms(facts, lines), tell_width(lines)):
+            text += [escape_cell(note), ""] if note else []
     if levels:
         text += ["## Levels that others state", ""]
         text += _tabulate(

@@ -5,23 +5,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from migrl.recipe.arms import name_kind
 from migrl.report.forest import list_ticks
 
 Log = Sequence[Mapping[str, Any]]
+Points = list[tuple[float, float]]
 Ticks = tuple[tuple[float, str], ...]
 """Positions with their texts."""
 
 LEFT, RIGHT, TOP, BOTTOM = 48, 382, 42, 210  # the area of the marks, in units of plot.html's 390 x 250
 SMOOTHING_REACH = 5  # the running mean takes this many rows on either side, so that it does not lag
 SMOOTHED_ROWS = 40  # logs longer than this get a running mean over the raw line
-GRPO_CURVES = (
-    ("reward", "reward", "GRPO: mean reward"),
-    ("hit_reward", "hit reward", "GRPO: hit reward"),
-    ("kl", "KL", "GRPO: KL to the cold start"),
-    ("zero_variance", "fraction of groups", "GRPO: groups of zero variance"),
-    ("completion_length", "tokens", "GRPO: completion length"),
-    ("truncation", "fraction", "GRPO: truncated completions"),
-)
+CURVES = {
+    "grpo": (
+        ("reward", "reward", "mean reward"),
+        ("hit_reward", "hit reward", "hit reward"),
+        ("kl", "KL", "KL to the cold start"),
+        ("zero_variance", "fraction of groups", "groups of zero variance"),
+        ("completion_length", "tokens", "completion length"),
+        ("truncation", "fraction", "truncated completions"),
+    ),
+    "sft": (("loss", "loss per token", "SFT loss"),),
+}
+"""For each kind of training what is drawn of its log: the key, its unit, and what it is."""
+MAIN_TITLES = {"grpo": "GRPO", "sft": "Cold start"}
 
 
 @dataclass(frozen=True)
@@ -55,34 +62,46 @@ class Plot:
     legend: tuple[str, ...] = ()
 
 
-def draw_curves(grpo: Log, sft: Log) -> list[Plot]:
-    """A plot for each quantity that RL logged, then the loss of the cold start, over steps; what was never logged
-    has none."""
-    plots = [_draw_curve(grpo, key, f"grpo_{key}", unit, title) for key, unit, title in GRPO_CURVES]
-    plots.append(_draw_curve(sft, "loss", "sft_loss", "loss per token", "Cold start: SFT loss"))
-    return [plot for plot in plots if plot is not None]
+def draw_curves(logs: Mapping[str, Log]) -> list[Plot]:
+    """A plot for each quantity that a training logged, over steps; what was never logged has none.
+
+    Args:
+        logs: by the name of the stage. Those of other arms, such as `grpo_rl_kl0`, have the main arm's behind them.
+    """
+    plots = []
+    for stage, log in logs.items():
+        kind = name_kind(stage)
+        title, behind = (MAIN_TITLES[kind], ()) if stage == kind else (f"{stage} (grey: {kind})", logs.get(kind, ()))
+        for key, unit, what in CURVES[kind]:
+            points = _read_points(log, key)
+            if points:
+                name = f"{stage}_{key}"
+                plots.append(_draw_curve(points, _read_points(behind, key), name, unit, f"{title}: {what}"))
+    return plots
 
 
-def _draw_curve(log: Log, key: str, name: str, unit: str, title: str) -> Plot | None:
+def _read_points(log: Log, key: str) -> Points:
     points = [
         (float(row["step"]), float(row[key]))
         for row in log
         if isinstance(row.get(key), int | float) and isinstance(row.get("step"), int | float)
     ]
     points = [point for point in points if math.isfinite(point[1])]
-    if not points:
-        return None
-    points *= 2 if len(points) == 1 else 1  # a line to itself is a dot
-    steps, values = [point[0] for point in points], [point[1] for point in points]
+    return points * (2 if len(points) == 1 else 1)  # a line to itself is a dot
+
+
+def _draw_curve(points: Points, behind: Points, name: str, unit: str, title: str) -> Plot:
+    steps, values = ([point[place] for point in (*points, *behind)] for place in (0, 1))
     x, x_ticks = _make_scale(min(steps), max(steps), LEFT, RIGHT, margin=0.02, least_step=1)
     y, y_ticks = _make_scale(min(values), max(values), BOTTOM, TOP, margin=0.05)
 
-    def trace(heights: Sequence[float]) -> str:
-        return " ".join(f"{x(step)},{y(height)}" for step, height in zip(steps, heights, strict=True))
+    def trace(line: Points) -> str:
+        return " ".join(f"{x(step)},{y(height)}" for step, height in line)
 
-    smooth = len(values) > SMOOTHED_ROWS
-    lines = [("raw", trace(values)), ("mean", trace(_running_mean(values)))] if smooth else [("mean", trace(values))]
-    alt = f"{title}, from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step {steps[-1]:.0f}."
+    grey = _smooth(behind) if behind else points if len(points) > SMOOTHED_ROWS else []
+    lines = [*([("raw", trace(grey))] if grey else []), ("mean", trace(_smooth(points)))]
+    (first, start), (last, end) = points[0], points[-1]
+    alt = f"{title}, from {start:.3g} at step {first:.0f} to {end:.3g} at step {last:.0f}."
     return Plot(name, title, alt, "step", unit, x_ticks, y_ticks, tuple(lines))
 
 
@@ -148,6 +167,10 @@ def _make_scale(
     return place, tuple((place(tick), f"{tick:g}") for tick in list_ticks(low, high, least_step))
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
-    windows = (values[max(0, i - SMOOTHING_REACH) : i + SMOOTHING_REACH + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+def _smooth(points: Points) -> Points:
+    """The running mean of a long log; a short one as it is."""
+    if len(points) <= SMOOTHED_ROWS:
+        return points
+    windows = (points[max(0, i - SMOOTHING_REACH) : i + SMOOTHING_REACH + 1] for i in range(len(points)))
+    means = (sum(value for _, value in window) / len(window) for window in windows)
+    return [(step, mean) for (step, _), mean in zip(points, means, strict=True)]

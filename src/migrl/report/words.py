@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from migrl.recipe.arms import describe_changes
 from migrl.report.scores import ScoreLine
 from migrl.report.text import BADGES, is_number, show_claimed, show_p, show_points
 
@@ -21,6 +22,14 @@ def tell_world(facts: Mapping[str, Any]) -> str:
     """What a run on rendered pictures cannot show; empty for published data."""
     source = (facts.get("settings") or {}).get("source") or {}
     return _RENDERED if source.get("kind") == "world" else ""
+
+
+def tell_arms(facts: Mapping[str, Any], lines: Sequence[ScoreLine]) -> str:
+    """What the arms of the recipe's own are; empty where none was evaluated."""
+    own = (facts.get("settings") or {}).get("arms") or {}
+    arms = [arm for arm in dict.fromkeys(line.arm for line in lines) if arm in own]
+    told = "; ".join(f"{arm}: {describe_changes(own[arm])}" for arm in arms)
+    return f"Arms of this recipe's own: {told}." if told else ""
 
 
 def tell_tally(claims: Sequence[Claim]) -> list[tuple[str, int]]:

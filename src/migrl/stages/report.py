@@ -6,7 +6,7 @@ part of it, so `migrl verify` can recompute every score and verdict from them. A
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from migrl.evidence.seal import make_file_hashes, seal
 from migrl.evidence.seeds import join_lists, read_evaluated_rows
 from migrl.files import read_json, read_jsonl, write_json, write_text
 from migrl.recipe import Recipe, WorldSource
+from migrl.recipe.arms import name_kind
 from migrl.report.build import ReportLogs, write_report
 from migrl.running.stage import StageContext, read_manifest
 from migrl.scoring.comparable import ComparableRows, index_rows
@@ -31,8 +32,6 @@ from migrl.scoring.scores import compute_scores
 from migrl.world.picture import draw_world
 
 LOGS = {
-    "grpo_log.jsonl": ("grpo", "log.jsonl"),
-    "sft_log.jsonl": ("sft", "log.jsonl"),
     "pass_rates.json": ("select", "pass_rates.json"),
     "filters.json": ("synthesize", "filters.json"),
     "pass_rates_after.json": ("pass_rates", "pass_rates_after.json"),
@@ -56,9 +55,8 @@ def run(context: StageContext) -> dict[str, Any]:
     write_json(out / "scores.json", scores)
     write_json(out / "claims.json", claims)
     write_json(out / "levels.json", levels)
-    for name, (stage, file) in LOGS.items():
-        if stage in context.inputs:
-            shutil.copyfile(context.inputs[stage] / file, out / name)
+    for name, path in list_logs(context.inputs).items():
+        shutil.copyfile(path, out / name)
     facts = collect_facts(context)
     write_report(
         rows=rows,
@@ -66,7 +64,7 @@ def run(context: StageContext) -> dict[str, Any]:
         claims=claims,
         levels=levels,
         evaluations=evaluations,
-        logs=read_logs(out),
+        logs=read_logs(out, list_trainings(context.inputs)),
         images_root=context.inputs["fetch"] / "data",
         facts=facts,
         out=out,
@@ -116,12 +114,23 @@ def rescore_references(folder: Path) -> Iterator[str]:
         yield f"{run}: {changed} of {len(rows)} answers are read otherwise"
 
 
-def read_logs(out: Path) -> ReportLogs:
-    """What the training stages left, as copied into the results; a stage that was not planned left nothing."""
+def list_trainings(inputs: Mapping[str, Path]) -> list[str]:
+    """The main chain's stages that train: RL, the cold start, then those that other arms have for themselves."""
+    main = [name for name in ("grpo", "sft") if name in inputs]
+    return [*main, *(name for name in inputs if name not in main and name_kind(name) in ("grpo", "sft"))]
+
+
+def list_logs(inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Name in the results -> what a stage left; of stages that were planned."""
+    logs = {f"{name}_log.jsonl": inputs[name] / "log.jsonl" for name in list_trainings(inputs)}
+    return logs | {name: inputs[stage] / file for name, (stage, file) in LOGS.items() if stage in inputs}
+
+
+def read_logs(out: Path, trainings: list[str]) -> ReportLogs:
+    """What the stages left, as copied into the results; a stage that was not planned left nothing."""
     after = out / "pass_rates_after.json"
     return ReportLogs(
-        grpo=read_jsonl(out / "grpo_log.jsonl"),
-        sft=read_jsonl(out / "sft_log.jsonl"),
+        training={name: read_jsonl(out / f"{name}_log.jsonl") for name in trainings},
         pass_rates=read_json(out / "pass_rates.json"),
         filters=read_json(out / "filters.json"),
         pass_rates_after=read_json(after) if after.exists() else None,
