@@ -18,6 +18,7 @@ import yaml
 from migrl.data.download import Obtained, Source, download, load_sources, obtain, record
 from migrl.data.download.progress import hash_with_progress
 from migrl.errors import UserError
+from migrl.files import take_lock
 
 FIRST, SECOND = "1" * 40, "2" * 40
 REPO = "someone/data"
@@ -155,9 +156,9 @@ def test_a_file_that_did_not_change_is_not_hashed_again(
 ) -> None:
     hashed: list[str] = []
 
-    def count(path: Path, *, show: bool = True) -> str:
+    def count(path: Path) -> str:
         hashed.append(path.name)
-        return hash_with_progress(path, show=show)
+        return hash_with_progress(path)
 
     monkeypatch.setattr(record, "hash_with_progress", count)
     source, folder = make_source(tmp_path), tmp_path / "data"
@@ -187,7 +188,7 @@ def test_a_run_killed_anywhere_ends_in_the_same_result_when_started_again(
 ) -> None:
     source = make_source(tmp_path, revision=None)
     obtain(source, tmp_path / "whole", endpoint=hub.address)
-    steps = {download: ("check_disk", "unpack_zip", "_lay_out"), record: ("write_json", "hash_with_progress")}
+    steps = {download: ("check_disk", "unpack_zip", "lay_out"), record: ("write_json", "hash_with_progress")}
     kills = [(module, step, number) for module, names in steps.items() for step in names for number in range(4)]
     hit = 0
     for module, step, number in kills:
@@ -335,7 +336,7 @@ def test_an_archive_that_cannot_be_unpacked_is_not_taken_for_the_truth(hub: Hub,
 
 def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     with (
-        download._lock_folder(tmp_path),
+        take_lock(tmp_path / ".lock", "held by nobody else"),
         pytest.raises(UserError, match="another process fetches into this folder"),
     ):
         obtain(make_source(tmp_path), tmp_path)

@@ -47,16 +47,19 @@ def test_every_source_of_the_repository_loads_and_is_pinned_or_explains_itself()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotation": "x"}, r"sources\.demo: .*annotation: Extra inputs"),
-        ({"records": 0}, r"sources\.demo: records: .*greater than or equal to 1, got 0"),
-        ({"folder": "downloads/x"}, r"sources\.demo: folder 'downloads/x' is not the source's own"),
-        ({"images": "../other"}, r"sources\.demo: images: write a relative path"),
-        ({"files": [{"repo": "no/such", "path": "x"}]}, r"no such repo in `repos`: no/such"),
+        ({"annotation": "x"}, r"key 'sources\.demo\.annotation': Extra inputs"),
+        ({"records": 0}, r"key 'sources\.demo\.records': .*greater than or equal to 1"),
+        ({"folder": "downloads/x"}, r"key 'sources\.demo': .*folder 'downloads/x' is not the source's own"),
+        ({"images": "../other"}, r"key 'sources\.demo\.images': .*write a relative path"),
+        ({"files": [{"repo": "no/such", "path": "x"}]}, r"sources\.demo\.files: no such repo in `repos`: no/such"),
         ({"files": [{"repo": REPO, "path": "x.zip", "unpack": True}]}, r"`unpack` needs `limits`"),
-        ({"files": [{"repo": REPO, "path": "x", "sha256": "abc"}]}, r"files\.0\.sha256: .*got 'abc'"),
+        (
+            {"files": [{"repo": REPO, "path": "x", "sha256": "abc"}]},
+            r"files\.0\.sha256': .*match pattern",
+        ),
         ({"files": []}, r"either `files` or a text `manual`"),
-        ({"revision": None, "note": ""}, r"repos\.someone/data: revision is null: say in `note`"),
-        ({"revision": "main"}, r"repos\.someone/data: revision: .*got 'main'"),
+        ({"revision": None, "note": ""}, r"key 'repos\.someone/data': .*revision is null: say in `note`"),
+        ({"revision": "main"}, r"key 'repos\.someone/data\.revision': .*match pattern"),
     ],
 )
 def test_a_bad_sources_file_is_an_error_that_names_file_and_key(

@@ -72,8 +72,8 @@ def build_zip(members: list[Member], *, volume_bytes: int | None = None, zip64: 
         place = (disk, 0, member.mode << 16, offset)
         extra = struct.pack("<2H3s", 0x7777, 3, b"own") + member.extra  # a field of somebody else's, to be kept
         if zip64:
-            extra += struct.pack("<2H", 1, 28) + both + struct.pack("<QI", offset, disk)
-            place = (0xFFFF, 0, member.mode << 16, 0xFFFFFFFF)
+            extra += struct.pack("<2H", 1, 24) + both + struct.pack("<Q", offset)
+            place = (disk, 0, member.mode << 16, 0xFFFFFFFF)
         entry = struct.pack("<4s6H3I3H2H2I", b"PK\x01\x02", 0x314, *head, len(extra), 0, *place)
         central.append(entry + name + extra)
     places = [put(entry) for entry in central] or [put(b"")]
@@ -368,12 +368,13 @@ def test_split_archives_are_held_to_the_same_rules(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("zip") is None, reason="Info-ZIP's zip is not installed")
-def test_an_archive_split_by_info_zip_unpacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zip64", [False, True])
+def test_an_archive_split_by_info_zip_unpacks(zip64: bool, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "d").mkdir(parents=True)
     for n in range(4):
         (source / "d" / f"{n}.bin").write_bytes(b"".join(struct.pack("<Q", k * k * (n + 7)) for k in range(9000)))
-    command = ["zip", "-q", "-0", "-r", "-s", "64k", str(tmp_path / "a.zip"), "."]
+    command = ["zip", "-q", "-0", "-r", *["-fz"] * zip64, "-s", "64k", str(tmp_path / "a.zip"), "."]
     subprocess.run(command, cwd=source, check=True)
     assert (tmp_path / "a.z04").exists()
     assert unpack_zip(tmp_path / "a.zip", tmp_path / "out", LIMITS)

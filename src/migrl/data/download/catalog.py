@@ -2,14 +2,13 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from migrl.data.download.unpack import UnpackLimits
-from migrl.errors import UserError
 from migrl.files import ROOT, Strict
-from migrl.yaml_file import read_yaml
+from migrl.yaml_file import load_model
 
 SOURCES_FILE = ROOT / "reproduce" / "sources.yaml"
 DOWNLOADS = "downloads"
@@ -27,9 +26,6 @@ _Text = Annotated[str, Field(min_length=1)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _HubId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")]
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Repo(Strict):
@@ -69,6 +65,10 @@ class SourceFile(Strict):
     @property
     def is_pattern(self) -> bool:
         return bool(re.search(r"[*?\[]", self.path))
+
+    def matches(self, path: str) -> bool:
+        """Whether a path in the repository is the file, or one of those that the pattern means."""
+        return path.count("/") == self.path.count("/") and PurePosixPath(path).match(self.path)
 
     @model_validator(mode="after")
     def _check_unpacking(self) -> Self:
@@ -115,39 +115,38 @@ class Source(Strict):
         return self
 
 
+class _Catalog(Strict):
+    """The whole file. A source's name, and unless it says otherwise its folder and benchmark, is its key."""
+
+    repos: dict[str, Repo]
+    sources: dict[str, Source]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sources(cls, data: Any) -> Any:
+        entries = data.get("sources") if isinstance(data, dict) else None
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            return data  # whose fault is then told
+        named = {key: {"folder": key, "benchmark": key, **entry, "name": key} for key, entry in entries.items()}
+        return {**data, "sources": named}
+
+    @model_validator(mode="after")
+    def _check_repos(self) -> Self:
+        for name, source in self.sources.items():
+            if unknown := {file.repo for file in source.files} - self.repos.keys():
+                raise ValueError(f"sources.{name}.files: no such repo in `repos`: {', '.join(sorted(unknown))}")
+        return self
+
+
 def load_sources(path: Path = SOURCES_FILE) -> dict[str, Source]:
     """Read the sources; each carries the repositories that it uses.
 
     Raises:
         UserError: no such file, no YAML, an unknown or missing key, or a bad value; it names file and key.
     """
-    try:
-        data = read_yaml(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; restore it from the repository") from error
-    if not isinstance(data, dict) or sorted(data) != ["repos", "sources"]:
-        raise UserError(f"{path}: the file has the two keys `repos` and `sources`; correct the file")
-    for key, part in data.items():
-        if not isinstance(part, dict) or not all(isinstance(entry, dict) for entry in part.values()):
-            raise UserError(f"{path}: key {key!r} maps names to mappings; correct the file")
-    repos = {name: validate(Repo, entry, f"{path}: repos.{name}") for name, entry in data["repos"].items()}
-    sources = {}
-    for name, entry in data["sources"].items():
-        source = validate(Source, {"folder": name, "benchmark": name, **entry, "name": name}, f"{path}: sources.{name}")
-        used = {file.repo for file in source.files}
-        if unknown := used - repos.keys():
-            raise UserError(f"{path}: sources.{name}.files: no such repo in `repos`: {', '.join(sorted(unknown))}")
-        sources[name] = source.model_copy(update={"repos": {repo: repos[repo] for repo in sorted(used)}})
-    return sources
-
-
-def validate(model: type[_Model], entry: Any, where: str, remedy: str = "correct the file") -> _Model:
-    try:
-        return model.model_validate(entry)
-    except ValidationError as error:
-        faults = []
-        for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
-            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"[:200]
-            faults.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{got}".removeprefix(": "))
-        raise UserError(f"{where}: {'; '.join(faults)}; {remedy}") from error
+    catalog = load_model(path, _Catalog)
+    used = {name: sorted({file.repo for file in source.files}) for name, source in catalog.sources.items()}
+    return {
+        name: source.model_copy(update={"repos": {repo: catalog.repos[repo] for repo in used[name]}})
+        for name, source in catalog.sources.items()
+    }

@@ -3,11 +3,10 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from migrl.data.download.catalog import DOWNLOADS, Source, SourceFile
 from migrl.data.download.progress import hash_with_progress
@@ -19,6 +18,9 @@ from migrl.running.stage import check_disk
 
 if TYPE_CHECKING:
     from migrl.data.download.hub import Hub
+
+_Found = list[tuple[SourceFile, str, Path]]
+"""Files that were got: the entry in sources.yaml, the path in its repository, and where the file is."""
 
 
 @dataclass(frozen=True)
@@ -43,60 +45,39 @@ class Obtained:
     revisions: dict[str, str | None]
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One file to get: its entry in sources.yaml, and its path where that is a pattern."""
-
-    file: SourceFile
-    path: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.file.repo}/{self.path}"
-
-
-def obtain(
-    source: Source,
-    folder: Path,
-    *,
-    offline: Path | None = None,
-    endpoint: str | None = None,
-    progress: bool = True,
-) -> Obtained:
+def obtain(source: Source, folder: Path, *, offline: Path | None = None, endpoint: str | None = None) -> Obtained:
     """Download a source into `folder`, or take it from the folder `offline`; check it, unpack it, lay it out.
 
     A second call does only what is missing, and touches no network when nothing is. `offline` holds
     `<owner>/<name>/<path>` or `<path>` for each file; its files are linked or copied, never changed.
-    `endpoint` replaces the Hub's address. `progress` shows bars for hashing and unpacking.
+    `endpoint` replaces the Hub's address.
 
     Raises:
         UserError: no access, no network, a missing file, a wrong size or hash, an archive that is refused,
             too little disk, or another process at work in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock_folder(folder):
-        record = FetchRecord(folder, progress=progress)
+    with take_lock(folder / ".lock", f"{folder}: another process fetches into this folder; wait until it has ended"):
+        record = FetchRecord(folder)
         base = folder / source.folder
-        paths: dict[_Item, Path] = {}
+        found: _Found = []
         revisions: dict[str, str | None] = dict.fromkeys(source.repos)
         if source.manual:
             base = _find_by_hand(source, folder, offline, record)
         elif offline:
-            paths = _find_offline(source, offline, record)
+            found = _find_offline(source, offline, record)
         else:
             from migrl.data.download.hub import Hub  # imports huggingface_hub, which takes a while
 
             hub = Hub(source.repos, endpoint)
             commits = _pin_commits(source, hub, record)
-            paths = _download(source, folder, commits, hub, record)
+            found = _download(source, folder, commits, hub, record)
             revisions.update(commits)
-        for item, path in paths.items():
+        for file, name, path in found:
             try:
-                _lay_out(item, path, base, progress)
+                lay_out(file, name, path, base)
             except UserError:
-                for other in paths:  # all volumes of an archive that cannot be unpacked
-                    if other.file == item.file:
-                        record.forget(other.key)
+                record.forget(f"{file.repo}/{other}" for entry, other, _ in found if entry == file)  # every volume
                 raise
         if source.files and not any(file.unpack for file in source.files):
             (base / source.images).mkdir(parents=True, exist_ok=True)  # pictures inside parquet: the loader fills it
@@ -112,7 +93,7 @@ def obtain(
 
 def find_changes(source: Source, folder: Path) -> list[str]:
     """Files of a fetched source that are not what they were: hashes of plain files, sizes of unpacked ones."""
-    record, base = FetchRecord(folder, progress=True), folder / source.folder
+    record, base = FetchRecord(folder), folder / source.folder
     changes = []
     for file in source.files:
         if file.unpack:
@@ -120,15 +101,11 @@ def find_changes(source: Source, folder: Path) -> list[str]:
             continue
         for key, entry in record.known.files.items():
             path = key.removeprefix(f"{file.repo}/")
-            if path != key and (path == file.path or (file.is_pattern and _match_path(path, file.path))):
+            if path != key and file.matches(path):
                 place = base / file.into / path
                 if not place.is_file() or hash_with_progress(place) != entry.sha256:
                     changes.append(place.relative_to(base).as_posix())
     return changes
-
-
-def _lock_folder(folder: Path) -> BinaryIO:
-    return take_lock(folder / ".lock", f"{folder}: another process fetches into this folder; wait until it has ended")
 
 
 def _find_by_hand(source: Source, folder: Path, offline: Path | None, record: FetchRecord) -> Path:
@@ -156,10 +133,7 @@ def refuse_missing(sources: Iterable[Source], offline: Path) -> None:
     if not offline.is_dir():
         raise UserError(f"--offline {offline}: no such folder; name the one that has the files")
     missing = dict.fromkeys(
-        f"{file.repo}/{file.path}"
-        for source in sources
-        for file in source.files
-        if not any(True for root in (offline / file.repo, offline) for _ in _match_files(root, file))
+        f"{file.repo}/{file.path}" for source in sources for file in source.files if not _find_files(offline, file)
     )
     if missing:
         raise UserError(
@@ -168,22 +142,22 @@ def refuse_missing(sources: Iterable[Source], offline: Path) -> None:
         )
 
 
-def _find_offline(source: Source, offline: Path, record: FetchRecord) -> dict[_Item, Path]:
+def _find_offline(source: Source, offline: Path, record: FetchRecord) -> _Found:
     """Every file in the user's own folder."""
     refuse_missing([source], offline)
-    paths = {}
-    for file in source.files:
-        roots = (offline / file.repo, offline)
-        found = next(got for root in roots if (got := sorted(_match_files(root, file))))
-        paths.update({_Item(file, name): path for name, path in found})
-    for item, path in paths.items():
-        record.check(item.key, path, item.file)
-    return paths
+    found = [(file, name, path) for file in source.files for name, path in _find_files(offline, file)]
+    for file, name, path in found:
+        record.check(f"{file.repo}/{name}", path, file)
+    return found
 
 
-def _match_files(root: Path, file: SourceFile) -> Iterator[tuple[str, Path]]:
-    paths = root.glob(file.path) if file.is_pattern else [root / file.path]
-    return ((path.relative_to(root).as_posix(), path) for path in paths if path.is_file())
+def _find_files(offline: Path, file: SourceFile) -> list[tuple[str, Path]]:
+    """A file, or all that a pattern means, below `<owner>/<name>` in the user's folder, else flat in it."""
+    for root in (offline / file.repo, offline):
+        paths = sorted(root.glob(file.path)) if file.is_pattern else [root / file.path]
+        if found := [(path.relative_to(root).as_posix(), path) for path in paths if path.is_file()]:
+            return found
+    return []
 
 
 def _pin_commits(source: Source, hub: "Hub", record: FetchRecord) -> dict[str, str]:
@@ -197,26 +171,27 @@ def _pin_commits(source: Source, hub: "Hub", record: FetchRecord) -> dict[str, s
     return commits
 
 
-def _download(
-    source: Source, folder: Path, commits: dict[str, str], hub: "Hub", record: FetchRecord
-) -> dict[_Item, Path]:
+def _download(source: Source, folder: Path, commits: dict[str, str], hub: "Hub", record: FetchRecord) -> _Found:
     """Every file under `downloads/`; asks the Hub only for what is not there, checked, at its commit."""
-    items = [_Item(file, path) for file in source.files for path in _list_paths(file, commits[file.repo], hub, record)]
-    paths = {item: folder / DOWNLOADS / item.key for item in items}
-    offers = {}
-    for item, path in paths.items():
-        commit = commits[item.file.repo]
-        if not record.has(item.key, path, commit):
-            offers[item] = size, _ = hub.ask(item.file.repo, item.path, commit)
-            check_size(item.key, size, item.file.bytes)
-    check_disk(folder, sum(size or 0 for item, (size, _) in offers.items() if not paths[item].is_file()))
-    for item, path in paths.items():
-        name = item.file.repo
-        size, told = offers.get(item, (None, None))
-        if item in offers:
-            hub.download(name, item.path, commits[name], size, path)
-        record.check(item.key, path, item.file, commits[name], told)
-    return paths
+    found = [
+        (file, name, folder / DOWNLOADS / file.repo / name)
+        for file in source.files
+        for name in _list_paths(file, commits[file.repo], hub, record)
+    ]
+    offers: dict[Path, tuple[int | None, str | None]] = {}
+    for file, name, path in found:
+        key, commit = f"{file.repo}/{name}", commits[file.repo]
+        if not record.has(key, path, commit):
+            offers[path] = hub.ask(file.repo, name, commit)
+            check_size(key, offers[path][0], file.bytes)
+    check_disk(folder, sum(size or 0 for path, (size, _) in offers.items() if not path.is_file()))
+    for file, name, path in found:
+        commit = commits[file.repo]
+        size, told = offers.get(path, (None, None))
+        if path in offers:
+            hub.download(file.repo, name, commit, size, path)
+        record.check(f"{file.repo}/{name}", path, file, commit, told)
+    return found
 
 
 def _list_paths(file: SourceFile, commit: str, hub: "Hub", record: FetchRecord) -> list[str]:
@@ -225,7 +200,7 @@ def _list_paths(file: SourceFile, commit: str, hub: "Hub", record: FetchRecord) 
         return [file.path]
     key = f"{file.repo}@{commit}/{file.path}"
     if key not in record.known.patterns:
-        found = sorted(name for name in hub.list_files(file.repo, commit) if _match_path(name, file.path))
+        found = sorted(name for name in hub.list_files(file.repo, commit) if file.matches(name))
         if not found:
             raise UserError(f"{file.repo}: nothing there matches {file.path!r}; correct the path in sources.yaml")
         record.known.patterns[key] = found
@@ -233,19 +208,13 @@ def _list_paths(file: SourceFile, commit: str, hub: "Hub", record: FetchRecord) 
     return record.known.patterns[key]
 
 
-def _match_path(path: str, pattern: str) -> bool:
-    parts, patterns = path.split("/"), pattern.split("/")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-
-
-def _lay_out(item: _Item, path: Path, base: Path, progress: bool) -> None:
+def lay_out(file: SourceFile, name: str, path: Path, base: Path) -> None:
     """Unpack a zip into the source's folder, or link any other file there; a copy where links are impossible."""
-    file = item.file
     if file.unpack and file.limits:
-        if not re.search(r"\.z\d+$", path.name):  # volumes are read together with their .zip
-            unpack_zip(path, base / file.into, file.limits, holds=file.holds, progress=progress)
+        if not re.search(r"\.z\d+$", name):  # volumes are read together with their .zip
+            unpack_zip(path, base / file.into, file.limits, holds=file.holds)
         return
-    path, place = path.resolve(), base / file.into / item.path
+    path, place = path.resolve(), base / file.into / name
     place.parent.mkdir(parents=True, exist_ok=True)
     have, want = place.stat() if place.exists() else None, path.stat()
     if have and (have.st_size, have.st_mtime_ns) == (want.st_size, want.st_mtime_ns):

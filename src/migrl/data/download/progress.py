@@ -13,7 +13,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def track_bytes(text: str, total: int, *, show: bool = True) -> Iterator[Callable[[int], None]]:
+def track_bytes(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of bytes done; a bar appears on stderr after five seconds."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True))
@@ -22,7 +22,7 @@ def track_bytes(text: str, total: int, *, show: bool = True) -> Iterator[Callabl
 
     def advance(count: int) -> None:
         bar.advance(task, count)
-        if show and time.monotonic() - start > 5:
+        if time.monotonic() - start > 5:
             bar.start()
 
     try:
@@ -32,10 +32,10 @@ def track_bytes(text: str, total: int, *, show: bool = True) -> Iterator[Callabl
             bar.stop()
 
 
-def hash_with_progress(path: Path, *, show: bool = True) -> str:
+def hash_with_progress(path: Path) -> str:
     """SHA-256 of a file's bytes, with a bar on stderr when it takes long."""
     digest = hashlib.sha256()
-    with path.open("rb") as file, track_bytes(f"hashing {path.name}", path.stat().st_size, show=show) as advance:
+    with path.open("rb") as file, track_bytes(f"hashing {path.name}", path.stat().st_size) as advance:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             advance(len(chunk))

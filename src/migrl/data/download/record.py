@@ -1,13 +1,16 @@
 """`fetched.json`: what was fetched, and the check of every file against it and against sources.yaml."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from migrl.data.download.catalog import Commit, SourceFile, validate
+from pydantic import ValidationError
+
+from migrl.data.download.catalog import Commit, SourceFile
 from migrl.data.download.progress import hash_with_progress
 from migrl.errors import UserError
-from migrl.files import Strict, read_json, write_json
+from migrl.files import Strict, explain_fault, read_json, write_json
 
 RECORD = "fetched.json"
 
@@ -34,12 +37,14 @@ class _Content(Strict):
 class FetchRecord:
     """The record of one folder, saved with every file that is checked; `checked` are those of this call."""
 
-    def __init__(self, folder: Path, *, progress: bool) -> None:
-        self.folder, self.progress = folder, progress
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.checked: dict[str, FileRecord] = {}
         path = folder / RECORD
-        data = read_json(path) if path.exists() else {}
-        self.known = validate(_Content, data, str(path), "delete it; what is there is then checked anew")
+        try:
+            self.known = _Content.model_validate(read_json(path) if path.exists() else {})
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain_fault(error)}; delete it; all is then checked anew") from error
 
     def save(self) -> None:
         write_json(self.folder / RECORD, self.known.model_dump())
@@ -49,10 +54,11 @@ class FetchRecord:
         entry = self.known.files.get(key)
         return entry is not None and path.is_file() and entry.revision == revision
 
-    def forget(self, key: str) -> None:
-        """Drop what was recorded of a file that turned out to be no good, so that a better one is not refused."""
-        if self.known.files.pop(key, None):
-            self.save()
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop what was recorded of files that turned out to be no good, so that better ones are not refused."""
+        for key in keys:
+            self.known.files.pop(key, None)
+        self.save()
 
     def check(
         self,
@@ -70,7 +76,7 @@ class FetchRecord:
         if known and (known.bytes, known.mtime_ns, known.where) == (now.st_size, now.st_mtime_ns, where):
             sha256 = known.sha256
         else:
-            sha256 = hash_with_progress(path, show=self.progress)
+            sha256 = hash_with_progress(path)
         holds = known and (known.revision == revision or None in (known.revision, revision))
         origins = {
             "sources.yaml says": file.sha256 if file else None,

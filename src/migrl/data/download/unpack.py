@@ -5,9 +5,7 @@ is written, because a header can lie. The content goes to `<target>.partial`, wh
 is there. A record in the target says what belongs there, so a second call is quick and sees a loss.
 """
 
-import os
 import re
-import shutil
 import stat
 import struct
 import unicodedata
@@ -16,7 +14,7 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated
 
 from pydantic import Field
 
@@ -24,21 +22,12 @@ from migrl.data.download.member import METHODS, OTHER_METHODS, decode_name, read
 from migrl.data.download.progress import track_bytes
 from migrl.data.download.split_zip import open_zip
 from migrl.errors import UserError
-from migrl.files import Strict, read_json, write_json
+from migrl.files import Strict, delete, read_json, write_json
 from migrl.running.stage import check_disk
 
 RECORD = ".unpacked.json"
 _RATIO_FREE_BYTES = 10_000_000  # a small file may compress as well as it likes
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError)
 
 
 class UnpackLimits(Strict):
@@ -49,9 +38,7 @@ class UnpackLimits(Strict):
     max_ratio: Annotated[float, Field(ge=1)] = 200
 
 
-def unpack_zip(
-    archive: Path, target: Path, limits: UnpackLimits, *, holds: Sequence[str] = (), progress: bool = True
-) -> bool:
+def unpack_zip(archive: Path, target: Path, limits: UnpackLimits, *, holds: Sequence[str] = ()) -> bool:
     """Unpack into the folder `target` unless its record says that all is there; return whether it was done.
 
     With `holds`, the highest folder of the archive that has all these sub-folders becomes the target;
@@ -64,41 +51,36 @@ def unpack_zip(
     """
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(open_zip(archive, limits.max_files, stack))
-            members = _plan(archive, source, limits)
+            source, members, size = open_zip(archive, limits.max_files, stack)
+            files, folders = _plan(archive, members)
+            _check_amounts(archive, members, size, limits)
         except (*_ZIP_ERRORS, OSError) as error:
             raise UserError(f"{archive}: not a readable zip archive ({error}); get it again") from error
-        root = _find_root(members, holds, archive)
-        files = {
-            name.removeprefix(root): info
-            for name, info in members.items()
-            if not name.endswith("/") and name.startswith(root)
-        }
-        content = {name: f"{info.file_size} {info.CRC:08x}" for name, info in files.items()}
+        root = _find_root(folders, holds, archive)
+        kept = {name.removeprefix(root): info for name, info in files.items() if name.startswith(root)}
+        content = {name: f"{info.file_size} {info.CRC:08x}" for name, info in kept.items()}
         if _is_unpacked(target, content):
             return False
-        total = sum(info.file_size for info in files.values())
+        total = sum(info.file_size for info in kept.values())
         partial = target.with_name(target.name + ".partial")
-        if partial.exists():
-            shutil.rmtree(partial)
+        delete(partial)
         partial.mkdir(parents=True)
         try:
             check_disk(partial, total)
-            with track_bytes(f"unpacking {archive.name}", total, show=progress) as advance:
-                for name, info in files.items():
+            with track_bytes(f"unpacking {archive.name}", total) as advance:
+                for name, info in kept.items():
                     _extract(archive, source, info, partial / name, advance)
-            dropped = sum(not name.endswith("/") for name in members) - len(files)
-            write_json(partial / RECORD, {"archive": archive.name, "root": root, "dropped": dropped, "files": content})
+            left_out = len(files) - len(kept)
+            write_json(partial / RECORD, {"archive": archive.name, "root": root, "dropped": left_out, "files": content})
         except BaseException:
-            shutil.rmtree(partial)
+            delete(partial)
             raise
-    if target.exists():
-        shutil.rmtree(target)
+    delete(target)
     partial.rename(target)
     return True
 
 
-def _find_root(members: Collection[str], holds: Sequence[str], archive: Path) -> str:
+def _find_root(folders: Collection[str], holds: Sequence[str], archive: Path) -> str:
     """Prefix, empty or ending in a slash, of the highest folder that has all of `holds` as sub-folders.
 
     Raises:
@@ -106,14 +88,12 @@ def _find_root(members: Collection[str], holds: Sequence[str], archive: Path) ->
     """
     if not holds:
         return ""
-    folders = {
-        "/".join(parts[:n]) + "/" for name in members for parts in [name.split("/")] for n in range(1, len(parts))
-    }
-    roots = [root for root in {"", *folders} if all(f"{root}{name}/" in folders for name in holds)]
+    tops = ("", *(f"{folder}/" for folder in folders))
+    roots = [root for root in tops if all(f"{root}{name}" in folders for name in holds)]
     roots.sort(key=lambda root: root.count("/"))
     if not roots or (len(roots) > 1 and roots[0].count("/") == roots[1].count("/")):
         found = "two folders" if roots else "no folder"
-        top = ", ".join(sorted({name.split("/")[0] for name in members})[:10])
+        top = ", ".join(sorted(folder for folder in folders if "/" not in folder)[:10])
         raise UserError(
             f"{archive}: {found} in it with the sub-folders {', '.join(holds)}; at its top are: {top}; "
             "correct `holds` of this file in sources.yaml"
@@ -122,69 +102,60 @@ def _find_root(members: Collection[str], holds: Sequence[str], archive: Path) ->
 
 
 def _is_unpacked(target: Path, content: dict[str, str]) -> bool:
-    if not target.exists():
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     if not (target / RECORD).is_file():
-        if target.is_dir() and not any(target.iterdir()):
-            return False
         raise UserError(f"{target}: is there, but was not unpacked by this program; move it away and start again")
-    if read_json(target / RECORD).get("files") != content:
-        return False
-    return not _list_losses(target, content)
+    return read_json(target / RECORD).get("files") == content and not find_losses(target)
 
 
 def find_losses(target: Path) -> list[str]:
     """Files of an unpacked archive that are gone or have another size than they came with."""
     if not (target / RECORD).is_file():
         return [RECORD]
-    return _list_losses(target, read_json(target / RECORD).get("files", {}))
-
-
-def _list_losses(target: Path, content: dict[str, str]) -> list[str]:
     return [
         name
-        for name, line in content.items()
+        for name, line in read_json(target / RECORD).get("files", {}).items()
         if not (target / name).is_file() or (target / name).stat().st_size != int(line.split()[0])
     ]
 
 
-def _plan(archive: Path, source: zipfile.ZipFile, limits: UnpackLimits) -> dict[str, zipfile.ZipInfo]:
-    """Every member by its clean name (folders end in a slash), judged from the central directory alone."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    taken: dict[str, str] = {}
-    for info in source.infolist():
+def _plan(archive: Path, members: list[zipfile.ZipInfo]) -> tuple[dict[str, zipfile.ZipInfo], set[str]]:
+    """The files by their clean names, and the names of all folders around them, from the central directory alone."""
+    files: dict[str, zipfile.ZipInfo] = {}
+    folders: set[str] = set()
+    for info in members:
         name = _clean_name(archive, info)
-        key = name.rstrip("/")
-        is_folder = name.endswith("/")
-        if not key or (is_folder and name in members):
+        parts = name.split("/")
+        folders.update("/".join(parts[:n]) for n in range(1, len(parts)))
+        if not parts[-1]:
             continue
-        if key in taken and not (is_folder and taken[key].endswith("/")):
-            raise _refuse(archive, info, f"collides with {taken[key]!r}")
-        taken[key] = name
-        members[name] = info
-    for name, info in members.items():
-        for n in range(1, len(parts := name.rstrip("/").split("/"))):
-            if not taken.get("/".join(parts[:n]), "/").endswith("/"):
-                raise _refuse(archive, info, "lies below a member that is a file")
-    infos = source.infolist()
-    unpacked, packed = sum(info.file_size for info in infos), sum(info.compress_size for info in infos)
-    size = cast(BinaryIO, source.fp).seek(0, os.SEEK_END)
-    if len(infos) > limits.max_files:
+        if name in files:
+            raise _refuse(archive, info, "is there twice")
+        files[name] = info
+    for name in files.keys() & folders:
+        raise _refuse(archive, files[name], "is a file and a folder")
+    return files, folders - {""}
+
+
+def _check_amounts(archive: Path, members: list[zipfile.ZipInfo], size: int, limits: UnpackLimits) -> None:
+    """Refuse an archive of `size` bytes that says it becomes more than it may."""
+    unpacked, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
+    if len(members) > limits.max_files:
         raise UserError(
-            f"{archive}: {len(infos)} members, the limit is {limits.max_files}; see its source, then raise it"
+            f"{archive}: {len(members)} members, the limit is {limits.max_files}; see its source, then raise it"
         )
     if unpacked > limits.max_bytes:
         raise UserError(
             f"{archive}: {unpacked} bytes unpacked, the limit is {limits.max_bytes}; see its source, then raise it"
         )
-    for info in infos:
+    for info in members:
         if not 0 <= info.header_offset < size:
             raise _refuse(archive, info, f"starts at byte {info.header_offset} of {size}")
     if packed > size:
         raise UserError(f"{archive}: its members overlap: {packed} packed bytes in {size}; do not use this archive")
     if unpacked > max(_RATIO_FREE_BYTES, limits.max_ratio * size):
         raise UserError(f"{archive}: {size} bytes become {unpacked}, more than {limits.max_ratio} times; it is a bomb")
-    return members
 
 
 def _clean_name(archive: Path, info: zipfile.ZipInfo) -> str:
