@@ -128,26 +128,35 @@ def read_jsonl(path: Path, *, remedy: str = "delete it and run its stage again")
     return rows
 
 
+def read_log(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a log by uid; a torn last line is left out: its process was killed, or is writing it.
+
+    Raises:
+        UserError: another line is broken, or has no uid.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    data = path.read_bytes()
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows[row["uid"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: broken ({error}); delete it and run its stage again") from error
+    return rows
+
+
 class ProgressLog:
     """An append-only JSONL log of finished samples, keyed by uid, for stages that may be killed.
 
-    Opening it drops a torn last line (the only place a kill can tear); a broken line elsewhere is an
-    error. Each appended batch is flushed to disk before the call returns.
+    Opening it reads it (`read_log`) and drops a torn last line, the only place a kill can tear. Each appended batch is
+    flushed to disk before the call returns.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, dict[str, Any]] = {}
+        self.rows = read_log(path) if path.exists() else {}
         if path.exists():
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                with path.open("r+b") as file:
-                    file.truncate(len(whole))
-            for number, row in enumerate(read_jsonl(path), 1):
-                if not isinstance(row.get("uid"), str):
-                    raise UserError(f"{path}, record {number}: key 'uid' is missing; delete it and run its stage again")
-                self.rows[row["uid"]] = row
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __contains__(self, uid: str) -> bool:

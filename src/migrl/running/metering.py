@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from migrl.files import ProgressLog, read_json, write_json
+from migrl.files import ProgressLog, read_json, read_log, write_json
 from migrl.models.decoding import Completion
 from migrl.models.flops import count_forward
 from migrl.models.inputs import ModelInput
@@ -185,9 +185,7 @@ def read_performance(folder: Path, processes: int) -> dict[str, Any] | None:
         return found
     rows: list[dict[str, Any]] = []
     for path in sorted((folder / PROGRESS).glob("performance.*.jsonl")):
-        log = ProgressLog(path)
-        log.close()
-        rows += log.rows.values()
+        rows += read_log(path).values()
     if not rows:
         return None
     steps = [Step(**{field.name: row[field.name] for field in fields(Step)}) for row in rows]

@@ -5,13 +5,12 @@ yields depends neither on the number of processes nor on which of them has it, a
 whatever was killed and resumed on the way, also with another number of processes.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog
+from migrl.files import ProgressLog, read_log
 from migrl.models.inputs import ModelInput
 from migrl.running.progress import track
 from migrl.running.stage import PROGRESS, StageContext
@@ -61,20 +60,7 @@ def read_progress(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """Rows of all processes' logs by uid."""
     rows: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / PROGRESS).glob(f"{name}.*.jsonl")):
-        rows |= read_open_log(path)
-    return rows
-
-
-def read_open_log(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of a log by uid. A torn last line is left out: its process was killed, or is writing it."""
-    rows: dict[str, dict[str, Any]] = {}
-    data = path.read_bytes()
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            row = json.loads(line)
-            rows[row["uid"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: broken ({error}); delete it and start again") from error
+        rows |= read_log(path)
     return rows
 
 

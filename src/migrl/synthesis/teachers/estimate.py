@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.files import read_log
 from migrl.models.loading import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
-from migrl.running.shards import read_open_log
 from migrl.synthesis.teachers.ledger import compute_cost, count_tokens, find_replies, name_request
 from migrl.synthesis.teachers.prompts import prompt_item
 from migrl.synthesis.teachers.teacher import count_prompt, load_items
@@ -61,7 +61,7 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
     processor = load_processor(fetch / "model", **limits)
     items = [prompt_item(item, settings.max_thought_words) for item in load_items(recipe, fetch)]
     log = find_replies(recipe, home)
-    replies = {name: row["reply"] for name, row in read_open_log(log).items()} if log.exists() else {}
+    replies = {name: row["reply"] for name, row in read_log(log).items()} if log.exists() else {}
     text, pictures, requests = 0, 0, 0
     for item in items:
         missing = sum(name_request(item, k) not in replies for k in range(settings.candidates))
