@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from migrl.errors import UserError
+from migrl.evidence.recompute import compare_weights
 from migrl.pipeline import plan_stages, prepare_stage
 from migrl.plan.build import build_plan
 from migrl.plan.machine import GpuOptions
 from migrl.recipe import Recipe, dump_whole, load_recipe
 from migrl.recipe.arms import ARMS, describe_changes, is_trained
+from migrl.running.stage import join_weights
 
 RECIPES = Path(__file__).resolve().parents[2] / "reproduce" / "recipes"
 MAIN = ["fetch", "synthesize", "sft", "merge", "select", "grpo"]
@@ -178,6 +180,17 @@ def test_names_that_are_no_arms_are_refused(override: str, message: str) -> None
 def test_an_unknown_arm_is_told_the_nearest_of_the_recipes_own() -> None:
     with pytest.raises(UserError, match="'rl_kl1' is no arm; did you mean 'rl_kl0'.* own .key arms.: rl_kl0"):
         load("arms={rl_kl0: {grpo.beta: 0}}", "evaluate.arms=[base, rl_kl1]")
+
+
+@pytest.mark.parametrize(("changes", "adapted"), [("grpo.beta: 0", True), ("grpo.lora: null", False)])
+def test_the_weights_of_an_arm_have_to_be_those_of_its_own_stage(changes: str, adapted: bool) -> None:
+    recipe = load_own(changes)
+    made = {"merge": {"weights": "a" * 64}, "grpo_own": {"weights": "b" * 64}, "grpo": {"weights": "c" * 64}}
+    for weights, stages in (("b" * 64, made), ("c" * 64, made), ("b" * 64, {**made, "grpo_own": {}})):
+        entry = {"arm": "own", "seed": None, "weights": join_weights("a" * 64, weights) if adapted else weights}
+        faults = list(compare_weights([entry], {"stages": stages}, recipe))
+        right = stages is made and weights == "b" * 64
+        assert right == (faults == []) and all("stage grpo_own of the manifest made" in fault for fault in faults)
 
 
 def test_what_an_arm_is_reads_as_its_recipe_says_it() -> None:
