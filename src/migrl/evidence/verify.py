@@ -16,7 +16,7 @@ from migrl.claims.claims import CLAIMS_FILE
 from migrl.errors import UserError
 from migrl.evidence.diff import read_object
 from migrl.evidence.measurements import MEASUREMENTS
-from migrl.evidence.publication import read_results
+from migrl.evidence.publication import CALIBRATION, REFERENCES, read_results
 from migrl.evidence.recompute import (
     recompute_calibration,
     recompute_not_run,
@@ -35,8 +35,6 @@ from migrl.evidence.seal import (
 )
 from migrl.running.stage import MANIFEST
 
-REFERENCES = "reference_runs"
-CALIBRATION = "calibration"
 JUNK = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 """What JSON of another form than any version wrote ends in."""
 
