@@ -1,10 +1,10 @@
 """Overhead of the teacher's client over the server's own time, at a fixed number of requests in flight.
 
-    python perf/teacher_client.py [--requests 1920] [--places 64] [--latency 1.0] [--images 2]
+    python perf/teacher_client.py [--requests 1920] [--slots 64] [--latency 1.0] [--images 2]
 
 A server in a process of its own answers every request after `latency` seconds. The client does all that synthesize
 does: it reads, resizes and encodes pictures of 640 x 480 px, sends them, parses replies and writes the log. With all
-places always in use the work takes requests / places * latency seconds: what it takes longer is the overhead. The
+slots always in use the work takes requests / slots * latency seconds: what it takes longer is the overhead. The
 server's CPU time competes with the client's on a machine with few cores, so this is an upper bound.
 Target: at most 5 % with 64 in flight and replies of 1 s.
 """
@@ -44,7 +44,7 @@ REPLY = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1920)
-    parser.add_argument("--places", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--latency", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--serve", action="store_true", help="be the server")
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        teacher = ServerTeacher(engine="openai", model="m", base_url=url, concurrency=options.places)
+        teacher = ServerTeacher(engine="openai", model="m", base_url=url, concurrency=options.slots)
         start = time.perf_counter()
         encoded = [build_requests(teacher, item, [0, 1, 2], 0) for item in items[:20]]
         each = (time.perf_counter() - start) / 20
@@ -76,10 +76,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         stats = httpx.get(f"{url}/stats", trust_env=False).json()
         server.terminate()
     count = ledger["requests"]
-    ideal = count / options.places * options.latency
-    own = stats["busy"] / options.places
+    ideal = count / options.slots * options.latency
+    own = stats["busy"] / options.slots
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"{count} requests of {size / 1e6:.2f} MB, {options.places} places, latency {options.latency} s")
+    print(f"{count} requests of {size / 1e6:.2f} MB, {options.slots} slots, latency {options.latency} s")
     print(f"wall {wall:.2f} s, ideal {ideal:.2f} s: overhead {100 * (wall / ideal - 1):.2f} %")
     print(f"the server's own time, body read to reply written, {own:.2f} s: overhead {100 * (wall / own - 1):.2f} %")
     average = stats["busy"] / wall

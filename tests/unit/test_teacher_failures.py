@@ -233,7 +233,7 @@ def test_a_sample_that_fails_too_often_is_named_and_the_others_are_kept(tmp_path
     assert [len(some) for some in replies] == [2] * 12 and ledger["requests"] == 24
 
 
-def test_places_are_all_used_and_never_more(tmp_path: Path) -> None:
+def test_slots_are_all_used_and_never_more(tmp_path: Path) -> None:
     with serve(TeacherServer(delay=0.1)) as server:
         ask_items(make_teacher(server.url, concurrency=7), 14, tmp_path)
     assert server.most_in_flight == 7

@@ -7,6 +7,7 @@ anything.
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,8 @@ async def ask_all(
         Stopped: the run under `home` is asked to stop; likewise.
     """
     ready: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=server.settings.concurrency)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []  # answered, and not yet in the log
+    writing = threading.Lock()
     waiting = iter(builders)
 
     async def build() -> None:
@@ -57,14 +59,16 @@ async def ask_all(
                 bar.count_reply(reply)
 
     def keep() -> None:
-        if new := rows.copy():
-            rows.clear()
-            log.append(new)
+        with writing:
+            new = rows.copy()
+            del rows[: len(new)]  # others may have come meanwhile
+            if new:
+                log.append(new)
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
-            keep()
+            await asyncio.to_thread(keep)  # a slow disk must not hold up the sending
             stop_if_asked(home, f"{len(log.rows)} replies")
 
     with Bar("asking the server", len(log.rows), failed.total) as bar:
