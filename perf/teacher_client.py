@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         start = time.perf_counter()
         encoded = [build_requests(teacher, item, [0, 1, 2], 0) for item in items[:20]]
         each = (time.perf_counter() - start) / 20
-        size = len(json.dumps(encoded[0][0].body))
+        size = len(encoded[0][0].body)
         before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
         _, ledger = ask_server(teacher, items, folder / "replies.jsonl", folder, candidates=CANDIDATES, seed=0)

@@ -89,14 +89,14 @@ def serve_raw(answers: list[bytes], hold: float = 0.0) -> Iterator[str]:
         listener.close()
 
 
-def ask_once(teacher: ServerTeacher, text: str = "") -> tuple[dict[str, Any], Spent, list[str]]:
+def ask_once(teacher: ServerTeacher, body: bytes = b"{}") -> tuple[dict[str, Any], Spent, list[str]]:
     """One request's reply, what it took, and the reasons of the attempts that failed."""
     reasons: list[str] = []
 
     async def run() -> tuple[dict[str, Any], Spent]:
         server = ChatServer(teacher, "section", KEY)
         async with server.client:
-            return await ask(server, Request("u#0", {"text": text}), reasons.append)
+            return await ask(server, Request("u#0", body), reasons.append)
 
     return *asyncio.run(run()), reasons
 
@@ -125,7 +125,7 @@ def test_an_answer_that_drips_or_never_comes_is_given_up_in_time() -> None:
 def test_a_server_that_refuses_before_it_has_read_the_request_is_understood() -> None:
     refusal = write_http(ECHO, "401 Unauthorized")
     with serve_raw([refusal]) as url, pytest.raises(UserError, match=r"status 401.*\[key\].*key_file"):
-        ask_once(make_teacher(url), text=" " * 6_000_000)
+        ask_once(make_teacher(url), body=b" " * 6_000_000)
 
 
 def test_the_key_does_not_follow_a_redirect() -> None:

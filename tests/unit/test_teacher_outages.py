@@ -25,7 +25,7 @@ def ask_limited(url: str, last_reply: float) -> Any:
         async with server.client:
             text = 'Locate it\n<answer>{"image": 1, "bbox_2d": [1, 2, 3, 4]}</answer>'
             body = {"messages": [{"content": [{"text": text}]}], "seed": 0}
-            return await ask(server, Request("u#0", body), lambda reason: None)
+            return await ask(server, Request("u#0", json.dumps(body).encode()), lambda reason: None)
 
     return asyncio.run(run())
 

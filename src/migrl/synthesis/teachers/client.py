@@ -12,7 +12,6 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx2
@@ -81,8 +80,8 @@ class ChatServer:
         await stream.aclose()
         response.stream = httpx2.ByteStream(bytes(body))
 
-    async def send(self, body: dict[str, Any]) -> Reply:
-        """Send a request once.
+    async def send(self, body: bytes) -> Reply:
+        """Send a request in JSON once.
 
         Raises:
             AttemptFailed: no connection, no whole reply in time, a reply that cannot be used, or a status that may pass
@@ -92,7 +91,7 @@ class ChatServer:
         seconds = self.settings.reply_seconds
         try:
             async with asyncio.timeout(seconds):
-                response = await self.client.post("/chat/completions", body=body, cast_to=httpx2.Response)
+                response = await self.client.post("/chat/completions", content=body, cast_to=httpx2.Response)
         except TimeoutError as error:
             raise AttemptFailed(f"no whole reply within reply_seconds={seconds:g}") from error
         except openai.APIStatusError as error:

@@ -8,7 +8,6 @@ others go on.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exception, wait_random_exponential
 
@@ -22,10 +21,10 @@ MAX_STARVATION_FACTOR = 4  # times outage_seconds that one request waits while o
 
 @dataclass(frozen=True)
 class Request:
-    """The body of a request, and its `name` in the log and in errors."""
+    """The body of a request in JSON, and its `name` in the log and in errors."""
 
     name: str
-    body: dict[str, Any]
+    body: bytes
 
 
 @dataclass(eq=False)
