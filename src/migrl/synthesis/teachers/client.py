@@ -24,7 +24,6 @@ from migrl.synthesis.teachers.reply import (
     OUTAGE_STATUSES,
     AttemptFailed,
     Reply,
-    clean_text,
     parse_reply,
     quote_reply,
 )
@@ -100,7 +99,8 @@ class ChatServer:
             cause = find_cause(error)
             away = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             # The text may quote what the server sent, and so the key; the error that it came from is not shown.
-            raise AttemptFailed(f"{type(cause).__name__} ({clean_text(str(cause), self.key)})", outage=away) from None
+            reason = f"{type(cause).__name__} ({quote_reply(str(cause).encode(errors='replace'), self.key)})"
+            raise AttemptFailed(reason, outage=away) from None
         reply = parse_reply(response.content, self.key)
         self.replies += 1
         self.last_reply = time.monotonic()

@@ -20,6 +20,7 @@ from migrl.synthesis.teachers.client import ChatServer
 from migrl.synthesis.teachers.retries import Request, Unanswered, ask
 from migrl.synthesis.teachers.unanswered import FailedRequests
 
+MAX_THREADS = 4  # that encode pictures: more, or more than the cores, would take Python's lock from the sending
 KEEP_SECONDS = 0.1  # replies that come together are written together
 
 
@@ -79,7 +80,7 @@ async def ask_all(
                     for _ in range(server.settings.concurrency):
                         workers.create_task(work())
                     async with asyncio.TaskGroup() as threads:
-                        for _ in range(count_threads()):
+                        for _ in range(min(MAX_THREADS, len(os.sched_getaffinity(0)))):
                             threads.create_task(build())
                     for _ in range(server.settings.concurrency):
                         await ready.put(None)
@@ -89,11 +90,6 @@ async def ask_all(
             raise find_first(errors) from errors
         finally:
             keep()
-
-
-def count_threads() -> int:
-    """Threads that encode pictures: more than the cores, or than a few, would take Python's lock from the sending."""
-    return min(4, len(os.sched_getaffinity(0)))
 
 
 def find_first(error: BaseException) -> BaseException:

@@ -86,17 +86,12 @@ def read_count(usage: Any, name: str) -> int | None:
 
 
 def quote_reply(raw: bytes, key: str | None) -> str:
-    """The beginning of a server's reply in one line, safe to print."""
+    """The beginning of what a server sent, or had a part in, in one line, safe to print."""
     try:
         text = json.dumps(json.loads(raw), ensure_ascii=False)  # undoes escapes, which could hide the key
     except (ValueError, RecursionError):
-        text = raw.decode(errors="replace")
-    return clean_text(text, key)
-
-
-def clean_text(text: str, key: str | None) -> str:
-    """The beginning of a text that a server had a part in, in one line, safe to print."""
-    line = " ".join(strike_out(text.replace("\0", ""), key).split())  # in UTF-16 every second byte is a NUL
+        text = raw.decode(errors="replace").replace("\0", "")  # in UTF-16 every second byte is a NUL
+    line = " ".join(strike_out(text, key).split())
     return "".join(c if c.isprintable() else "?" for c in line)[:300] or "(no text)"
 
 
