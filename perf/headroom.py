@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from migrl.engines.generate import generate_batch, make_batches
 from migrl.grounding.samples import read_samples
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="completions to print per task")
     arguments = parser.parse_args()
     processor = load_processor(arguments.model, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(arguments.model, attn_implementation="sdpa").eval()
+    model = AutoModelForImageTextToText.from_pretrained(arguments.model, attn_implementation="sdpa").eval()
     by_task = defaultdict(list)
     for sample in read_samples(arguments.data):
         by_task[sample.task].append(sample)

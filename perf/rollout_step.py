@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from migrl.grounding.samples import read_samples
 from migrl.models.inputs import prepare_input
@@ -41,7 +41,7 @@ def main() -> None:
     start = time.perf_counter()
     batch = processor(text=texts, images=[x.load_images() for x in items], padding=True, return_tensors="pt")
     print(f"processor {time.perf_counter() - start:.2f} s, prompts {tuple(batch['input_ids'].shape)}")
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(arguments.model)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.model)
     for name, kernel in KERNELS.items():
         model.set_attn_implementation(kernel)
         for cache in (None, "static"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 
 from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
 from migrl.files import find_from_root
@@ -67,11 +67,11 @@ class Bench:
         return int(counts[len(counts) // 2])
 
     @cached_property
-    def processor(self) -> Qwen2_5_VLProcessor:
+    def processor(self) -> ProcessorMixin:
         """With the pixel limit of rollouts and evaluation."""
         return self.load_processor(self.recipe.grpo.max_pixels)
 
-    def load_processor(self, max_pixels: int) -> Qwen2_5_VLProcessor:
+    def load_processor(self, max_pixels: int) -> ProcessorMixin:
         model = self.recipe.model
         return load_processor(find_from_root(Path(model.path)), min_pixels=model.min_pixels, max_pixels=max_pixels)
 
@@ -79,7 +79,7 @@ class Bench:
         """Draw pictures and questions."""
         build_rehearsal(self.recipe.source, find_from_root(Path(self.recipe.model.path)), self.data)
 
-    def list_items(self, split: str, processor: Qwen2_5_VLProcessor, pictures: int | None = None) -> list[ModelInput]:
+    def list_items(self, split: str, processor: ProcessorMixin, pictures: int | None = None) -> list[ModelInput]:
         """Questions of a split, only those with so many pictures if a number is given."""
         items = [
             prepare_input(sample, self.data, processor, frame=self.recipe.model.frame, style="think")
@@ -87,9 +87,9 @@ class Bench:
         ]
         return [item for item in items if pictures in (None, len(item.paths))]
 
-    def build_model(self, attention: str) -> Qwen2_5_VLForConditionalGeneration:
+    def build_model(self, attention: str) -> PreTrainedModel:
         """A model of the recipe's shapes with random weights, on the device."""
-        config = read_shapes(self.recipe.source.shapes, self.processor.tokenizer)
+        config = read_shapes(self.recipe.source.shapes, find_from_root(Path(self.recipe.model.path)))
         return draw_model(self.recipe.source, config, self.recipe.model.dtype, attention).eval()
 
     def plan_for(self, attention: str, ceilings: dict[str, Figure]) -> "Formulas":
@@ -136,7 +136,7 @@ class Formulas:
         return self.workload.assumptions.efficiency
 
 
-def measure_prompts(items: list[ModelInput], processor: Qwen2_5_VLProcessor) -> Prompts:
+def measure_prompts(items: list[ModelInput], processor: ProcessorMixin) -> Prompts:
     """The prompts of a batch in plan's terms: their means, and the longest."""
     patch, merge = processor.image_processor.patch_size, processor.image_processor.merge_size**2
     tokens = [count_prompt_tokens(item, processor) for item in items]

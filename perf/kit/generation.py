@@ -7,11 +7,12 @@ from typing import Any
 
 from peft import get_peft_model
 from torch import nn
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
 from migrl.engines.generate import generate_batch, make_batches
 from migrl.models.decoding import Decoding, choose_sampling
+from migrl.models.family import find_family
 from migrl.models.flops import count_forward
 from migrl.models.inputs import ModelInput
 from migrl.plan.costs import make_decoding
@@ -33,11 +34,12 @@ class Phases:
     marks: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def watch(self, model: Qwen2_5_VLForConditionalGeneration) -> Iterator[None]:
+    def watch(self, model: PreTrainedModel) -> Iterator[None]:
         """Note the marks while one batch is generated; later passes change nothing."""
         self.marks = {"start": read_clock()}
         hooks = []
-        for name, module in (("reading", model), ("vision", model.model.visual)):
+        tower = model.get_submodule(find_family(model.config).vision_tower)
+        for name, module in (("reading", model), ("vision", tower)):
             hooks += [
                 module.register_forward_pre_hook(self.make_hook(f"{name} began")),
                 module.register_forward_hook(self.make_hook(f"{name} ended")),
@@ -110,7 +112,8 @@ def measure_batch(
     yield part
     model = bench.build_model(attention)
     if rank:
-        get_peft_model(model, make_lora_config(bench.recipe.grpo.lora)).eval()  # changes the model's own layers
+        lora = make_lora_config(bench.recipe.grpo.lora, find_family(model.config))
+        get_peft_model(model, lora).eval()  # changes the model's own layers
     short = replace(settings, max_new_tokens=WARMUP_TOKENS)
     generate_batch(model, bench.processor, batch, short)
     phases = Phases()

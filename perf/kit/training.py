@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, Qwen2_5_VLForConditionalGeneration, Trainer
+from transformers import PreTrainedModel, ProgressCallback, Trainer
 from transformers.trainer_utils import SaveStrategy
 
 from kit.bench import Bench, Formulas, close_part, measure_prompts, to_formula, write_answer
@@ -72,7 +72,7 @@ def run_steps(trainer: Trainer, meter: StepMeter) -> None:
         trainer.train()
 
 
-def give_rollouts(model: Qwen2_5_VLForConditionalGeneration, tokens: int, never: list[int]) -> None:
+def give_rollouts(model: PreTrainedModel, tokens: int, never: list[int]) -> None:
     """Let the model answer at once, with random tokens up to the limit: its generation is measured elsewhere."""
     banned = torch.tensor([*never, *list_end_tokens(model.generation_config)])
     allowed = torch.arange(model.config.text_config.vocab_size)

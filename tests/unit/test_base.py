@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import Qwen2_5_VLProcessor
+from transformers import AutoTokenizer
 
 from migrl.files import hash_file
-from migrl.models.loading import VISION_TOKENS
+from migrl.models.family import read_family
 from migrl.world.base import BaseTraining, train_base
 from migrl.world.tokenizer import ANSWER_TOKENS
 
@@ -48,16 +48,17 @@ def trajectory(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list
 
 
 def test_answer_tags_survive_the_decoding_that_trainers_use() -> None:
-    tokenizer = Qwen2_5_VLProcessor.from_pretrained(BASE).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
     text = '<think>Image 1: red circle.</think><answer>{"image": 1, "bbox_2d": [1, 22, 103, 40]}</answer>'
     ids = tokenizer(text).input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert all(len(tokenizer(tag).input_ids) == 1 for tag in ANSWER_TOKENS)
-    assert all(tokenizer.convert_tokens_to_ids(token) != tokenizer.unk_token_id for token in VISION_TOKENS)
-    assert "red" not in tokenizer.decode(tokenizer.convert_tokens_to_ids(list(VISION_TOKENS)), skip_special_tokens=True)
+    ids = tokenizer.convert_tokens_to_ids(list(read_family(BASE).vision_tokens))
+    assert tokenizer.unk_token_id not in ids
+    assert "red" not in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_any_text_encodes_and_decodes() -> None:
-    tokenizer = Qwen2_5_VLProcessor.from_pretrained(BASE).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
     text = "Zürich 東京 \u202e 12.5 {}[]"
     assert tokenizer.decode(tokenizer(text).input_ids) == text

@@ -10,10 +10,11 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from migrl.evidence.measurements import render_measurements
 from migrl.files import ProgressLog
+from migrl.models.family import find_family
 from migrl.models.flops import count_forward
 from migrl.models.loading import load_processor
 from migrl.pipeline import plan_stages
@@ -30,14 +31,14 @@ GRIDS = [[1, 12, 24], [1, 12, 12]]  # whole windows of 12 x 12 patches: torch co
 PATCHES = [288, 144]
 
 
-def read_config(path: str) -> Qwen2_5_VLConfig:
-    return Qwen2_5_VLConfig(**json.loads((ROOT / path).read_text()))
+def read_config(path: str) -> PreTrainedConfig:
+    return AutoConfig.for_model(**json.loads((ROOT / path).read_text()))
 
 
-def build_tiny() -> tuple[Qwen2_5_VLForConditionalGeneration, dict[str, Any]]:
+def build_tiny() -> tuple[PreTrainedModel, dict[str, Any]]:
     """The tiny architecture and one batch over two pictures."""
     config = read_config("reproduce/tiny_base/config.json")
-    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager")
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
     model.model.visual.requires_grad_(False)
     image = config.image_token_id
     ids = torch.tensor([[1] * 10 + [image] * 72 + [3] + [image] * 36 + [2] * 20])
@@ -51,7 +52,7 @@ def test_flops_are_those_that_torch_counts(training: str) -> None:
     model, batch = build_tiny()
     trained: torch.nn.Module = model
     if training == "lora":
-        trained = get_peft_model(model, make_lora_config(LoraSettings(rank=8, alpha=8)))
+        trained = get_peft_model(model, make_lora_config(LoraSettings(rank=8, alpha=8), find_family(model.config)))
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training != "forward"):
         logits = trained(**batch).logits
         if training != "forward":
@@ -68,7 +69,7 @@ def test_flops_are_those_that_torch_counts(training: str) -> None:
 def test_the_paper_model_has_the_weights_of_its_architecture() -> None:
     config = read_config("reproduce/shapes/qwen2_5_vl_7b.json")
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) == 8_292_166_656
     linear = sum(weight.numel() for name, weight in model.named_parameters() if "layers" in name and weight.ndim == 2)
     found = count_forward(config, [1], 1, [])

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from migrl.models.family import read_family
 from migrl.plan.assumptions import MemoryExtras
 from migrl.plan.memory import (
     BACKWARD,
@@ -49,7 +50,8 @@ from migrl.training.trainer import freeze_vision_tower, make_lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {name: ROOT / "reproduce" / "shapes" / f"qwen2_5_vl_{name}.json" for name in ("7b", "72b")}
-TINY = ROOT / "reproduce" / "tiny_base" / "config.json"
+BASE = ROOT / "reproduce" / "tiny_base"
+TINY = BASE / "config.json"
 NO_EXTRAS = MemoryExtras(overhead_gb=0, fragmentation=0, host_overhead_gb=0, host_overhead_cpu_gb=0)
 SEVEN = read_shape(SHAPES["7b"])
 
@@ -75,7 +77,7 @@ def test_the_7b_has_the_published_number_of_parameters_and_bytes() -> None:
 
 def test_lora_parameters_are_those_that_peft_makes() -> None:
     settings = LoraSettings(rank=64, alpha=128)
-    adapted = get_peft_model(make_model(SHAPES["7b"]), make_lora_config(settings))
+    adapted = get_peft_model(make_model(SHAPES["7b"]), make_lora_config(settings, read_family(BASE)))
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     assert trained == count_lora_parameters(SEVEN, 64) == 161_480_704
 
@@ -144,7 +146,7 @@ def measure_slope(run: Callable[[int], float], low: int, high: int) -> float:
 def train_backbone(tokens: int, *, dropout: float, low: bool, float32_adapters: bool = False) -> float:
     """Peak bytes of a training pass over so many tokens through the language model alone."""
     model = make_small().to(torch.bfloat16 if low else torch.float32)
-    config = make_lora_config(LoraSettings(rank=16, alpha=16, dropout=dropout))
+    config = make_lora_config(LoraSettings(rank=16, alpha=16, dropout=dropout), read_family(BASE))
     adapted = get_peft_model(model, config, autocast_adapter_dtype=float32_adapters)
     if low:
         adapted.gradient_checkpointing_enable()
@@ -201,7 +203,7 @@ def test_the_frozen_vision_tower_needs_what_was_tracked_in_training_too() -> Non
 
 def test_reading_a_prompt_needs_what_was_tracked_and_the_cache_is_as_long_as_the_prompt() -> None:
     model = make_small().to(torch.bfloat16).eval()
-    shape = ModelShape(SMALL, SEVEN.vision_config, tie_word_embeddings=False)
+    shape = ModelShape("qwen2_5_vl", SMALL, SEVEN.vision_config, tie_word_embeddings=False)
 
     def read(tokens: int) -> float:
         ids = torch.full((1, tokens), 5)
@@ -221,7 +223,7 @@ def test_reading_a_prompt_needs_what_was_tracked_and_the_cache_is_as_long_as_the
 def test_the_formula_meets_the_published_peaks_of_another_7b_model(tokens: int, published_gb: float) -> None:
     # QwenLM/Qwen, README, "Profiling of Memory and Speed": LoRA on Qwen-7B, one A100, batch 1, flash attention.
     text = TextShape(4096, 11008, 32, 32, 32, 151936, 8192)
-    shape = ModelShape(text, SEVEN.vision_config, tie_word_embeddings=False)
+    shape = ModelShape("qwen2_5_vl", text, SEVEN.vision_config, tie_word_embeddings=False)
     lora = LoraSettings(rank=64, alpha=16, dropout=0.05)
     training = Training(lora, "none", 1, 2, "flash_attention_2")
     memory = plan_training(shape, training, Batch(1, tokens, 0, 0, 0), NO_EXTRAS)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.grounding.images import fit_size
 from migrl.models.loading import compute_resized_size, load_processor
@@ -33,7 +33,7 @@ LIMITS = list_limits()
 
 
 @cache
-def get_processor(limits: tuple[int, int]) -> Qwen2_5_VLProcessor:
+def get_processor(limits: tuple[int, int]) -> ProcessorMixin:
     return load_processor(BASE, min_pixels=limits[0], max_pixels=limits[1])
 
 

@@ -7,6 +7,7 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 
+from migrl.models.family import find_family
 from migrl.models.loading import load_model, load_processor
 from migrl.recipe import LoraSettings, ModelSettings
 from migrl.training.trainer import freeze_vision_tower, make_lora_config
@@ -22,7 +23,9 @@ def test_the_frozen_tower_is_run_once_and_without_gradients_and_the_adapter_lear
         if frozen:
             freeze_vision_tower(model)
         torch.manual_seed(0)
-        adapted = get_peft_model(model, make_lora_config(LoraSettings(rank=4, alpha=8, dropout=0.0)))
+        adapted = get_peft_model(
+            model, make_lora_config(LoraSettings(rank=4, alpha=8, dropout=0.0), find_family(model.config))
+        )
         adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
         passed = []
         model.model.visual.blocks[0].attn.register_forward_hook(lambda *_, seen=passed: seen.append(1))

@@ -10,7 +10,7 @@ from migrl.cli.shared import RecipeName, Results, Runs, app, console, find_recip
 from migrl.cli.tables import print_claims, print_detection_report, print_report
 from migrl.errors import UserError
 from migrl.files import read_json
-from migrl.grounding.boxes import Frame
+from migrl.grounding.boxes import PIXEL_FACTOR, Frame
 
 
 @app.command()
@@ -142,6 +142,9 @@ def score(
     images: Annotated[Path | None, typer.Option("--images", help="Folder that image paths start from.")] = None,
     min_pixels: Annotated[int, typer.Option("--min-pixels", help="Of the resizing, for --frame resized_px.")] = 3136,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Of the resizing.")] = 12_845_056,
+    pixel_factor: Annotated[
+        int, typer.Option("--pixel-factor", min=1, help="Side in px of the model's tokens.")
+    ] = PIXEL_FACTOR,
     cut_answer: Annotated[bool, typer.Option("--cut-answer", help="Read the last answer block only.")] = False,
     details: Annotated[
         Path | None, typer.Option("--details", help="Write one line per item: what was read, hit.")
@@ -156,7 +159,7 @@ def score(
         print(json.dumps(report, indent=1)) if as_json else print_detection_report(report, console)
         return
 
-    settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer)
+    settings = ScoreSettings(parser, frame, min_pixels, max_pixels, cut_answer, pixel_factor)
     report = rescore_file(benchmark, annotations, predictions, settings, images or annotations.parent, details)
     if as_json:
         print(json.dumps(report, indent=1))

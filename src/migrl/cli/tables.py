@@ -95,7 +95,7 @@ def print_estimate(estimate: "Estimate", console: Console) -> None:
     table.add_row("samples", f"{found.samples:,}", f"{found.pictures:,} pictures")
     table.add_row("requests", f"{found.requests - found.answered:,}", f"{found.answered:,} more are answered already")
     table.add_row("input tokens", f"{found.text_tokens + found.picture_tokens:,}", "the whole prompt each time")
-    table.add_row("  of pictures", f"{found.picture_tokens:,}", "as Qwen2.5-VL counts them")
+    table.add_row("  of pictures", f"{found.picture_tokens:,}", "as the fetched model counts them")
     table.add_row("output tokens", f"{found.output_tokens:,}", found.output_rule)
     table.add_row("  at most", f"{found.output_limit:,}", f"max_new_tokens={teacher.max_new_tokens} each")
     for label, tokens in (("bill", found.output_tokens), ("  at most", found.output_limit)):

@@ -8,12 +8,10 @@ from typing import Any
 from migrl.data.download import Obtained
 from migrl.errors import UserError
 from migrl.grounding.samples import Sample
+from migrl.models.family import FAMILIES
 
-CONTROL_TOKENS = (
-    *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-)
-"""Tokens of the chat template; a question that holds one would be another prompt than it seems."""
+CONTROL_TOKENS = tuple(dict.fromkeys(token for family in FAMILIES for token in family.control_tokens))
+"""Of every model family: which one the data will be read by is not asked here."""
 
 
 def refuse_control_tokens(path: Path, samples: Iterable[Sample]) -> None:

@@ -2,7 +2,7 @@
 
 It is for measuring what the paper recipe costs, never for results. Tokenizer and processor are those of the tiny base:
 its ids all lie below the real vocabulary, so the weights keep their real size, and the config's special ids are set to
-the tokenizer's. Ids above the tokenizer's decode to nothing, so completions are nearly empty texts. The end token is
+the tiny base's. Ids above the tokenizer's decode to nothing, so completions are nearly empty texts. The end token is
 one of about 150,000 equally likely ones, so nearly all completions run to the limit: the worst case in time and memory.
 """
 
@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
 )
 
 from migrl.errors import UserError
 from migrl.files import find_from_root, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample
-from migrl.models.loading import pick_device
+from migrl.models.family import get_family, read_family
+from migrl.models.folder import read_config
+from migrl.models.loading import pick_device, read_processor
 from migrl.recipe import RehearsalSource
 from migrl.running.metering import release_memory
 from migrl.running.stage import check_disk
@@ -52,7 +55,7 @@ CELL = 32  # px; colours change over about this distance, so that a picture is a
 
 def build_rehearsal(source: RehearsalSource, processor_folder: Path, data: Path) -> dict[str, Any]:
     """Write the splits cot, rl and rehearsal (to evaluate) with pictures under `data`; return counts."""
-    tokenizer = Qwen2_5_VLProcessor.from_pretrained(processor_folder).tokenizer
+    tokenizer = read_processor(processor_folder).tokenizer
     pictures = cycle(draw_pictures(source, data))
     image_counts = cycle(source.images)
     rng = Random(source.seed)
@@ -128,16 +131,13 @@ def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: s
     Raises:
         UserError: no such shapes, a vocabulary smaller than the tokenizer's, or too little disk.
     """
-    processor = Qwen2_5_VLProcessor.from_pretrained(processor_folder)
-    config = read_shapes(source.shapes, processor.tokenizer)
+    processor = read_processor(processor_folder)
+    config = read_shapes(source.shapes, processor_folder)
     text: Any = config.text_config
     processor.tokenizer.model_max_length = text.max_position_embeddings
     kind = getattr(torch, dtype)
     with torch.device("meta"):
-        parameters = sum(
-            weight.numel()
-            for weight in Qwen2_5_VLForConditionalGeneration._from_config(config, dtype=kind).parameters()
-        )
+        parameters = sum(weight.numel() for weight in build_model(config, dtype=kind).parameters())
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, parameters * kind.itemsize)
     draw_model(source, config, dtype).save_pretrained(folder, max_shard_size="5GB")
@@ -147,34 +147,46 @@ def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: s
 
 
 def draw_model(
-    source: RehearsalSource, config: Qwen2_5_VLConfig, dtype: str, attention: str | None = None
-) -> Qwen2_5_VLForConditionalGeneration:
+    source: RehearsalSource, config: PreTrainedConfig, dtype: str, attention: str | None = None
+) -> PreTrainedModel:
     """A model with weights drawn from `source.seed` where it will work: on the accelerator if there is one."""
     torch.manual_seed(source.seed)
     with torch.device(pick_device()):
-        model: Qwen2_5_VLForConditionalGeneration = Qwen2_5_VLForConditionalGeneration._from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=attention
-        )
+        return build_model(config, dtype=getattr(torch, dtype), attn_implementation=attention)
+
+
+def build_model(config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """An untrained model of a config."""
+    model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, trust_remote_code=False, **options)
     return model
 
 
-def read_shapes(path: Path, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
-    """The architecture, with the tokenizer's special ids in place of its own."""
+def read_shapes(path: Path, processor_folder: Path) -> PreTrainedConfig:
+    """The architecture, with the token ids of the model in `processor_folder` in place of its own.
+
+    Raises:
+        UserError: no such file, no JSON, another family than that model's, or too small a vocabulary for its tokenizer.
+    """
     found = find_from_root(path)
     if not found.is_file():
         raise UserError(f"source.shapes={path}: no such file; the known ones are in reproduce/shapes")
     try:
-        config = Qwen2_5_VLConfig(**json.loads(found.read_text(encoding="utf-8")))
+        shapes = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); correct it") from error
-    text: Any = config.text_config
+    family, known = get_family(shapes.get("model_type"), path), read_family(processor_folder)
+    if family is not known:
+        raise UserError(
+            f"source.shapes={path}: is a {family.name}, and model.path={processor_folder} a {known.name}; name two of "
+            "one family"
+        )
+    config = AutoConfig.for_model(**shapes)
+    tokenizer, text = read_processor(processor_folder).tokenizer, config.text_config
     if len(tokenizer) > text.vocab_size:
         raise UserError(f"{path}: vocab_size {text.vocab_size} is below the tokenizer's {len(tokenizer)}")
-    names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
-    names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
-    for key, name in names.items():
-        setattr(config, key, tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
-    text.bos_token_id = None
-    text.eos_token_id = tokenizer.eos_token_id
-    text.pad_token_id = tokenizer.pad_token_id
+    own = read_config(processor_folder)
+    for part, stated in ((config, own), (text, own["text_config"])):
+        for key, value in stated.items():
+            if key.endswith("_token_id"):
+                setattr(part, key, value)
     return config

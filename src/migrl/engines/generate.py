@@ -6,10 +6,10 @@ bit for bit on a CPU.
 """
 
 import hashlib
-from typing import cast
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from migrl.errors import UserError
 from migrl.models.decoding import Completion, Decoding
@@ -42,8 +42,8 @@ def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None)
 
 @torch.inference_mode()
 def generate_batch(
-    model: Qwen2_5_VLForConditionalGeneration,
-    processor: Qwen2_5_VLProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     batch: list[ModelInput],
     settings: Decoding,
 ) -> list[list[Completion]]:
@@ -57,7 +57,7 @@ def generate_batch(
         model.generation_config.eos_token_id, tokenizer.pad_token_id, list_vision_token_ids(processor)
     )
     torch.manual_seed(derive_seed(settings.seed, batch))
-    output = model.generate(**encoded, generation_config=config)  # type: ignore[misc]  # its `self` fits no model
+    output = cast(Any, model).generate(**encoded, generation_config=config)  # the annotation has no `generate`
     new_ids = output[:, encoded["input_ids"].shape[1] :].tolist()
     ends = set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
     completions = [read_completion(tokenizer, ids, ends) for ids in new_ids]
@@ -73,9 +73,7 @@ def read_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: se
     return Completion(text=text, tokens=len(kept) + (stop is not None), truncated=stop is None)
 
 
-def check_encoding(
-    processor: Qwen2_5_VLProcessor, batch: list[ModelInput], mask: torch.Tensor, grids: torch.Tensor
-) -> None:
+def check_encoding(processor: ProcessorMixin, batch: list[ModelInput], mask: torch.Tensor, grids: torch.Tensor) -> None:
     """Assert left padding, and that the processor resized every image to the size we map boxes with."""
     if not bool(mask[:, -1].all()):
         raise UserError("processor: prompts were padded on the right, completions would be blind; pad on the left")

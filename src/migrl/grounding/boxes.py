@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 N = TypeVar("N", float, Fraction)
 Size = tuple[int, int]
 
-QWEN_FACTOR = 28  # Qwen2.5-VL's vision patch of 14 px, merged two by two
+PIXEL_FACTOR = 28  # side in px of a token, where no model says otherwise: a patch of 14 px, merged two by two
 
 
 class BoxError(ValueError):

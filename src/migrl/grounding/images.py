@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from migrl.errors import UserError
-from migrl.grounding.boxes import QWEN_FACTOR, Size
+from migrl.grounding.boxes import PIXEL_FACTOR, Size
 
 MAX_IMAGE_PIXELS = 180_000_000  # 540 MB in RGB; about the size at which PIL itself refuses
 
@@ -111,8 +111,8 @@ def find_sizes(folder: Path, names: Sequence[str], stored: tuple[Size, ...]) -> 
     return stored
 
 
-def fit_size(size: Size, *, min_pixels: int, max_pixels: int, factor: int = QWEN_FACTOR) -> Size:
-    """(width, height) at which Qwen2.5-VL sees a picture of `size`: the installed image processor's own answer.
+def fit_size(size: Size, *, min_pixels: int, max_pixels: int, factor: int = PIXEL_FACTOR) -> Size:
+    """(width, height) at which a model sees a picture of `size`: what Qwen's installed image processor computes.
 
     Raises:
         ValueError: a strip that the processor refuses.
@@ -124,23 +124,23 @@ def fit_size(size: Size, *, min_pixels: int, max_pixels: int, factor: int = QWEN
         height, width = smart_resize(size[1], size[0], factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
     except ValueError as error:
         raise ValueError(
-            f"an image of {size[0]}x{size[1]} px is longer than 200:1, and no Qwen2.5-VL reads such a strip; leave out "
+            f"an image of {size[0]}x{size[1]} px is longer than 200:1, which the model's processor refuses; leave out "
             "the samples that show it"
         ) from error
     return width, height
 
 
-def read_sizes(path: Path, limits: Sequence[tuple[int, int]]) -> tuple[Size, Size]:
-    """(width, height) of a picture as stored, and as Qwen2.5-VL sees it after resizing to each (min, max) area in turn.
+def read_sizes(path: Path, limits: Sequence[tuple[int, int]], factor: int = PIXEL_FACTOR) -> tuple[Size, Size]:
+    """(width, height) of a picture as stored, and as a model sees it after resizing to each (min, max) area in turn.
 
     Raises:
         UserError: a missing or corrupt picture, or a strip that is too long.
     """
     original = read_image_size(path)
-    return original, fit_sizes(path, original, limits)
+    return original, fit_sizes(path, original, limits, factor)
 
 
-def fit_sizes(path: Path, size: Size, limits: Sequence[tuple[int, int]]) -> Size:
+def fit_sizes(path: Path, size: Size, limits: Sequence[tuple[int, int]], factor: int = PIXEL_FACTOR) -> Size:
     """`size` after resizing to each (min, max) area in turn.
 
     Raises:
@@ -148,7 +148,7 @@ def fit_sizes(path: Path, size: Size, limits: Sequence[tuple[int, int]]) -> Size
     """
     try:
         for low, high in limits:
-            size = fit_size(size, min_pixels=low, max_pixels=high)
+            size = fit_size(size, min_pixels=low, max_pixels=high, factor=factor)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     return size

@@ -15,13 +15,13 @@ from typing import Any
 from PIL import Image
 
 from migrl.errors import UserError
-from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
+from migrl.grounding.boxes import PIXEL_FACTOR, Frame, Size
 from migrl.grounding.images import find_sizes, fit_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, quote_boxes
 from migrl.grounding.samples import BoxTarget, parse_sample, read_target
 from migrl.scoring.completions import is_hit, score_completion
 
-QWEN_VL_UTILS_PIXELS = (4 * QWEN_FACTOR**2, 16384 * QWEN_FACTOR**2)
+QWEN_VL_UTILS_PIXELS = (4 * PIXEL_FACTOR**2, 16384 * PIXEL_FACTOR**2)
 TASK_METRIC = "task_"
 """Prefix of the accuracy of one task of a benchmark."""
 

@@ -1,11 +1,11 @@
-"""Floating-point operations that Qwen2.5-VL needs, counted from its config. A multiply-add is two.
+"""Floating-point operations that a model needs, counted from its config. A multiply-add is two.
 
 Forward, for a sequence of t tokens (image tokens among them) of which c are predicted, over images of p patches:
 
     language   2 N t, N the weights of the language model's linear layers (embeddings cost nothing)
     head       2 N_head c: only predicted tokens need logits
     attention  2 t^2 width a layer: half of 4 t^2 width, for it is causal
-    vision     2 N_vision p, and attention 4 p width times what a patch sees: its window of 64, or all p
+    vision     2 N_vision p, and attention 4 p width times what a patch sees (vision_flops.py)
 
 Training on it:
 
@@ -19,6 +19,8 @@ Norms, activations and embeddings are left out, as is usual. No torch here: a pl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from migrl.models.family import find_family
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def count_forward(
     """FLOPs of one forward pass over sequences of `lengths` tokens and images of `patches` patches (14 px).
 
     Args:
-        config: a Qwen2_5_VLConfig, or anything with its attributes.
+        config: transformers' config of a known family, or anything with its attributes.
         predicted: tokens of all sequences that the head is asked about.
         lora_rank: rank of the adapters on the language model's linear layers, 0 for none.
     """
@@ -75,14 +77,4 @@ def list_linear_shapes(config: Any) -> list[tuple[int, int]]:
 
 def count_vision(config: Any, patches: int) -> float:
     """FLOPs of the vision tower, its merger included, for one image."""
-    vision = config.vision_config
-    width = vision.hidden_size
-    merged = vision.spatial_merge_size**2
-    weights = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * width
-    weights += vision.depth * (4 * width**2 + 3 * width * vision.intermediate_size)
-    # The merger works on `merged` patches at once, so a patch costs that much less.
-    weights += ((width * merged) ** 2 + width * merged * vision.out_hidden_size) / merged
-    everywhere = len(vision.fullatt_block_indexes)
-    window = min((vision.window_size // vision.patch_size) ** 2, patches)
-    seen = everywhere * patches + (vision.depth - everywhere) * window
-    return float(2 * weights * patches + 4 * width * patches * seen)
+    return find_family(config).count_vision(config, patches)

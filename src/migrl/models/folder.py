@@ -86,6 +86,18 @@ def find_model_files(folder: Path) -> dict[str, Path]:
     raise UserError(f"{folder}: no weights ({WEIGHTS}, or {INDEX} and its shards); copy the model folder whole")
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        UserError: no such file, or no JSON object.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, so this is no model folder; correct the path")
+    return _read_object(path, path)
+
+
 def list_files(folder: Path) -> dict[str, Path]:
     """The plain files directly in a model folder by name, and where each lies.
 

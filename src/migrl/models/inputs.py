@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.errors import UserError
 from migrl.grounding.boxes import Box, Frame, Size, convert_box
 from migrl.grounding.images import find_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
 from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.family import find_processor_family
 from migrl.models.loading import compute_resized_size
 
 
@@ -48,13 +49,17 @@ class ModelInput:
 
 
 def prepare_input(
-    sample: Sample, root: Path, processor: Qwen2_5_VLProcessor, *, frame: Frame, style: PromptStyle
+    sample: Sample, root: Path, processor: ProcessorMixin, *, frame: Frame, style: PromptStyle
 ) -> ModelInput:
     """Sizes and messages of one sample whose images lie under `root`; boxes in the question change to `frame`.
 
     Raises:
-        UserError: a missing picture, or a strip that the processor refuses.
+        UserError: a frame that the model does not speak, a missing picture, or a strip that the processor refuses.
     """
+    family = find_processor_family(processor)
+    if frame not in family.frames:
+        known = ", ".join(family.frames)
+        raise UserError(f"model.frame={frame}: {family.name} reads and writes boxes in {known}; set model.frame so")
     paths = tuple(root / name for name in sample.images)
     sizes = find_sizes(root, sample.images, sample.sizes)
     resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))
@@ -63,7 +68,7 @@ def prepare_input(
     return ModelInput(sample, paths, sizes, resized, messages, frame)
 
 
-def _fit_picture(sample: Sample, path: Path, processor: Qwen2_5_VLProcessor, size: Size) -> Size:
+def _fit_picture(sample: Sample, path: Path, processor: ProcessorMixin, size: Size) -> Size:
     try:
         return compute_resized_size(processor, size)
     except ValueError as error:

@@ -1,63 +1,77 @@
-"""Loading Qwen2.5-VL and its processor, the same way for every stage and arm."""
+"""Loading a model of a known family and its processor, the same way for every stage and arm."""
 
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import nn
-from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from migrl.errors import UserError
 from migrl.grounding.images import fit_size
+from migrl.models.family import find_processor_family, read_family
 from migrl.models.folder import GENERATION_FILE, PROCESSOR_FILES, find_model_files
 from migrl.recipe import ModelSettings
 
-VISION_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-"""Never sampled: a placeholder in a completion breaks the next forward pass (trl #3847)."""
 
+def load_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> ProcessorMixin:
+    """Processor with explicit pixel limits and left padding (trl sets the side only for its own).
 
-def load_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> Qwen2_5_VLProcessor:
-    """Processor with explicit pixel limits and left padding (trl sets the side only for its own)."""
-    processor = Qwen2_5_VLProcessor.from_pretrained(folder, min_pixels=min_pixels, max_pixels=max_pixels)
-    limits = processor.image_processor.size
-    if (limits["shortest_edge"], limits["longest_edge"]) != (min_pixels, max_pixels):
+    Raises:
+        UserError: no processor of a known family, or one that resizes pictures otherwise than its family.
+    """
+    processor = read_processor(folder, min_pixels=min_pixels, max_pixels=max_pixels)
+    images, family = processor.image_processor, find_processor_family(processor)
+    if (images.size["shortest_edge"], images.size["longest_edge"]) != (min_pixels, max_pixels):
         raise UserError(f"{folder}: the image processor ignored the pixel limits; use the pinned transformers")
+    if (factor := images.patch_size * images.merge_size) != family.pixel_factor:
+        raise UserError(
+            f"{folder}: the image processor makes a token of {factor} px, {family.name} of {family.pixel_factor}; take "
+            "its files from the model's source"
+        )
     processor.tokenizer.padding_side = "left"
     return processor
 
 
-def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditionalGeneration:
+def read_processor(folder: Path, **limits: Any) -> ProcessorMixin:
+    """The processor of a model folder, of its family's class; `limits` in place of its own.
+
+    Raises:
+        UserError: a model of no known family.
+    """
+    kind: type[ProcessorMixin] = getattr(transformers, read_family(folder).processor_class)
+    return kind.from_pretrained(folder, **limits)
+
+
+def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     """The model in the recipe's dtype and attention kernel; a missing or unexpected weight is an error.
 
     Raises:
-        UserError: weights that do not fit the architecture, an attention kernel that is not installed, or a folder that
-            holds what would be loaded beside or in place of the weights (models/folder.py).
+        UserError: a model of no known family, weights that do not fit, an attention kernel that is not installed, or a
+            folder that holds what would be loaded beside or in place of the weights (models/folder.py).
     """
     find_model_files(folder)
+    read_family(folder)  # no other may be loaded
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.backends.cudnn.allow_tf32 = False  # a GPU would round what convolutions in float32 read to 10 bits
     logging.disable_progress_bar()
     try:
-        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        loaded = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attention,
             use_safetensors=True,
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except ImportError as error:
         raise UserError(f"model.attention={settings.attention}: {error}; install it or use sdpa") from error
     # Annotated as the model alone, which it is without `output_loading_info`.
-    model, report = cast(tuple[Qwen2_5_VLForConditionalGeneration, dict[str, Any]], loaded)
+    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise UserError(f"{folder}: {kind.replace('_', ' ')} {sorted(report[kind])[:3]}; the weights are not whole")
@@ -67,9 +81,7 @@ def load_model(folder: Path, settings: ModelSettings) -> Qwen2_5_VLForConditiona
     return model
 
 
-def load_for_inference(
-    folder: Path, settings: ModelSettings, local_rank: int = 0
-) -> Qwen2_5_VLForConditionalGeneration:
+def load_for_inference(folder: Path, settings: ModelSettings, local_rank: int = 0) -> PreTrainedModel:
     """The same on this process's device, in evaluation mode; raises as `load_model` does."""
     model = load_model(folder, settings)
     cast(nn.Module, model).to(pick_device(local_rank))  # in place; transformers' own `to` has lost its type
@@ -100,17 +112,18 @@ def pick_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def list_vision_token_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+def list_vision_token_ids(processor: ProcessorMixin) -> list[int]:
     """Ids of the vision placeholders, to be suppressed in generation."""
-    return [processor.tokenizer.convert_tokens_to_ids(token) for token in VISION_TOKENS]
+    tokens = find_processor_family(processor).vision_tokens
+    return [processor.tokenizer.convert_tokens_to_ids(token) for token in tokens]
 
 
-def make_vision_bias(processor: Qwen2_5_VLProcessor) -> dict[int, float]:
+def make_vision_bias(processor: ProcessorMixin) -> dict[int, float]:
     """The same for vLLM, which knows no suppressed tokens: the lowest bias it takes, for each of them."""
     return dict.fromkeys(list_vision_token_ids(processor), -100.0)
 
 
-def compute_resized_size(processor: Qwen2_5_VLProcessor, size: tuple[int, int]) -> tuple[int, int]:
+def compute_resized_size(processor: ProcessorMixin, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of an image after the processor's resizing; `size` is the original (width, height).
 
     Raises:

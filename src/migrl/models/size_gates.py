@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.errors import UserError
 from migrl.grounding.boxes import Size
@@ -14,7 +14,7 @@ from migrl.models.inputs import ModelInput
 from migrl.models.loading import compute_resized_size
 
 
-def check_sizes(items: list[ModelInput], processor: Qwen2_5_VLProcessor) -> None:
+def check_sizes(items: list[ModelInput], processor: ProcessorMixin) -> None:
     """Before step 1: the size that boxes are mapped with is the trainer's processor's own, for every sample.
 
     Its function is asked for all of them; it resizes those pictures that are the smallest, the largest, the most
@@ -37,13 +37,13 @@ def check_sizes(items: list[ModelInput], processor: Qwen2_5_VLProcessor) -> None
         _compare_sizes(item.sample.uid, path, resized, *read_grids(processor, encoded["image_grid_thw"]))
 
 
-def read_grids(processor: Qwen2_5_VLProcessor, grids: torch.Tensor) -> list[Size]:
+def read_grids(processor: ProcessorMixin, grids: torch.Tensor) -> list[Size]:
     """(width, height) in px of the pictures that `image_grid_thw` (pictures, 3) counts the patches of."""
     patch = processor.image_processor.patch_size
     return [(columns * patch, rows * patch) for _, rows, columns in grids.tolist()]
 
 
-def check_batch(rows: list[dict[str, Any]], processor: Qwen2_5_VLProcessor, grids: torch.Tensor) -> None:
+def check_batch(rows: list[dict[str, Any]], processor: ProcessorMixin, grids: torch.Tensor) -> None:
     """The pictures of a trainer's batch were resized to the sizes that boxes are mapped with.
 
     Args:
@@ -63,7 +63,7 @@ def check_batch(rows: list[dict[str, Any]], processor: Qwen2_5_VLProcessor, grid
 
 
 def check_every_batch(
-    collate: Callable[[list[dict[str, Any]]], Any], processor: Qwen2_5_VLProcessor
+    collate: Callable[[list[dict[str, Any]]], Any], processor: ProcessorMixin
 ) -> Callable[[list[dict[str, Any]]], Any]:
     """A trainer's collator that raises what `check_batch` does."""
 

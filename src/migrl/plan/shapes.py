@@ -62,6 +62,7 @@ class VisionShape:
 class ModelShape:
     """A Qwen2.5-VL."""
 
+    model_type: str
     text_config: TextShape
     vision_config: VisionShape
     tie_word_embeddings: bool
@@ -103,7 +104,7 @@ def read_shape(path: Path) -> ModelShape:
     text, vision = data.get("text_config", data), dict(data["vision_config"])
     vision.setdefault("in_channels", vision.get("in_chans"))
     tied = bool(data.get("tie_word_embeddings", False))
-    return ModelShape(_pick(TextShape, text, path), _pick(VisionShape, vision, path), tied)
+    return ModelShape(data["model_type"], _pick(TextShape, text, path), _pick(VisionShape, vision, path), tied)
 
 
 def _pick(kind: Any, data: dict[str, Any], path: Path) -> Any:

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from migrl.errors import UserError, shorten
-from migrl.grounding.boxes import QWEN_FACTOR
+from migrl.grounding.boxes import PIXEL_FACTOR
 from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained
 from migrl.recipe.keys import explain_faults, explain_unknown, list_keys, set_key
 from migrl.recipe.section import Section, Seed, dump_whole
@@ -85,11 +85,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def check_pixels(self) -> Self:
-        least = QWEN_FACTOR**2
+        least = PIXEL_FACTOR**2
         for name in ("sft", "grpo", "evaluate"):
             limit = getattr(self, name).max_pixels
             if limit < least:
-                cell = f"{QWEN_FACTOR} x {QWEN_FACTOR}"
+                cell = f"{PIXEL_FACTOR} x {PIXEL_FACTOR}"
                 raise ValueError(f"{name}.max_pixels={limit} is less than a cell of {cell}; use {least} or more")
             if limit < self.model.min_pixels:
                 raise ValueError(

@@ -48,7 +48,7 @@ class LocalTeacher(PromptedTeacher):
 
 
 class TransformersTeacher(LocalTeacher):
-    """A Qwen2.5-VL that fits on one device a process.
+    """A model of a known family that fits on one device a process.
 
     A batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
     """

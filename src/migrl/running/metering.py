@@ -22,8 +22,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import (
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -85,12 +85,12 @@ class StepMeter(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model: nn.Module = kwargs["model"]
-        inner = next(part for part in model.modules() if isinstance(part, Qwen2_5_VLForConditionalGeneration))
+        inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
         self._dtype = str(inner.dtype)
         self._hook = inner.register_forward_pre_hook(self.count, with_kwargs=True)
         self._mark = read_clock()
 
-    def count(self, model: Qwen2_5_VLForConditionalGeneration, args: Any, kwargs: dict[str, Any]) -> None:
+    def count(self, model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> None:
         """Before a forward pass: add what it will do to the current step."""
         labels = kwargs.get("labels")
         if labels is None:
@@ -144,12 +144,12 @@ class StepMeter(TrainerCallback):
 class GenerationMeter:
     """Times batches of generation in one process and appends each to `progress/performance.<rank>.jsonl`."""
 
-    def __init__(self, folder: Path, rank: int, processor: Qwen2_5_VLProcessor) -> None:
+    def __init__(self, folder: Path, rank: int, processor: ProcessorMixin) -> None:
         self.path = folder / PROGRESS / f"performance.{rank}.jsonl"
         self.processor = processor
         self.noted = 0
 
-    def start(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+    def start(self, model: PreTrainedModel) -> None:
         """The model is loaded, its first batch begins; each `note` ends a batch and begins the next."""
         self.config, self.dtype = model.config, str(model.dtype)  # not the model: it must be gone before the next comes
         log = ProgressLog(self.path)  # drops a torn last line
@@ -228,7 +228,7 @@ def describe(
     }
 
 
-def count_prompt_tokens(item: ModelInput, processor: Qwen2_5_VLProcessor) -> int:
+def count_prompt_tokens(item: ModelInput, processor: ProcessorMixin) -> int:
     """Tokens of a prompt with those of its pictures, without opening a picture."""
     text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
     images = processor.image_processor

@@ -18,7 +18,7 @@ from migrl.benchmarks.readings import ChoiceQuestion
 from migrl.errors import UserError
 from migrl.files import hash_file, read_jsonl
 from migrl.grounding.answers import find_answer_block
-from migrl.grounding.boxes import QWEN_FACTOR, Frame, Size
+from migrl.grounding.boxes import PIXEL_FACTOR, Frame, Size
 from migrl.grounding.images import read_sizes
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.outputs import DETAILS_MARK, check_output, write_output
@@ -43,7 +43,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How predictions are read. Pixel limits matter for the frame `resized_px` only.
+    """How predictions are read.
+
+    Pixel limits and `pixel_factor`, the side in px of the model's tokens, matter for the frame `resized_px` only.
 
     `cut_answer` hands the parser what stands in the last answer block, where there is one: toolkit rules that look
     at the start or the end of a reply score every reasoning model as wrong without it.
@@ -54,12 +56,13 @@ class ScoreSettings:
     min_pixels: int = 3136
     max_pixels: int = 12_845_056
     cut_answer: bool = False
+    pixel_factor: int = PIXEL_FACTOR
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < QWEN_FACTOR**2:
+        if not 0 < self.min_pixels <= self.max_pixels or self.max_pixels < self.pixel_factor**2:
             raise UserError(
                 f"--min-pixels {self.min_pixels}, --max-pixels {self.max_pixels}: need 0 < min <= max and a max of at "
-                f"least {QWEN_FACTOR**2}, one patch; give the limits that the model was run with"
+                f"least {self.pixel_factor**2}, one token; give the limits that the model was run with"
             )
 
 
@@ -192,7 +195,9 @@ class _SizeReader:
 
     def _read_one(self, name: str) -> tuple[Size, Size]:
         if name not in self._known:
-            self._known[name] = read_sizes(self.images / name, [(self.settings.min_pixels, self.settings.max_pixels)])
+            settings = self.settings
+            limits = [(settings.min_pixels, settings.max_pixels)]
+            self._known[name] = read_sizes(self.images / name, limits, settings.pixel_factor)
         return self._known[name]
 
 
@@ -237,7 +242,8 @@ def build_report(
     if annotations.items[0].exact_box_unit is not None:
         report["frame"] = settings.frame
     if settings.frame == "resized_px":
-        report |= {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        names = ("min_pixels", "max_pixels", "pixel_factor")
+        report |= {name: getattr(settings, name) for name in names}
     report |= summarize_rows(rows, reads_image=rule == STRICT)
     report["subsets"] = {}
     for name, belongs in benchmark.subsets.items():

@@ -23,6 +23,7 @@ from migrl.errors import UserError
 from migrl.files import hash_file, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample, read_samples
 from migrl.models.chat_template import check_template
+from migrl.models.family import read_family
 from migrl.models.folder import (
     CONFIG,
     INDEX,
@@ -42,7 +43,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """Fill `data/` and `model/`; return counts per split.
 
     Raises:
-        UserError: a wrong hash, a broken record, or a missing or corrupt image.
+        UserError: a wrong hash, a broken record, a missing or corrupt image, or a model of no known family.
     """
     source, settings = context.recipe.source, context.recipe.model
     data, model = context.folder / "data", context.folder / "model"
@@ -72,10 +73,12 @@ def run(context: StageContext) -> dict[str, Any]:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
         fetch_model(settings, model)
+    read_family(model)
     check_template(model)
     teacher = context.recipe.local_teacher
     if teacher is not None:
         facts["teacher"] = fetch_teacher(teacher, context.folder / "teacher")
+        read_family(context.folder / "teacher")
         check_template(context.folder / "teacher")
     return facts
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import RewardFunc
 
@@ -18,6 +18,7 @@ from migrl.errors import UserError
 from migrl.files import read_json, write_json
 from migrl.grounding.answers import format_box_answer, format_choice_answer
 from migrl.grounding.samples import BoxTarget, read_samples
+from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import (
     copy_small_files,
@@ -56,7 +57,7 @@ from migrl.training.weights import find_pool, find_start
 class CheckedTrainer(GRPOTrainer):
     """trl's trainer, which also compares the sizes of every batch's pictures with those that boxes are mapped with."""
 
-    processing_class: Qwen2_5_VLProcessor
+    processing_class: ProcessorMixin
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -84,7 +85,7 @@ def find_vllm_model(context: StageContext) -> Path:
     return context.folder / "checkpoints" / "start"
 
 
-def load_start_processor(context: StageContext) -> Qwen2_5_VLProcessor:
+def load_start_processor(context: StageContext) -> ProcessorMixin:
     """The start model's processor with this stage's pixel limits."""
     recipe = context.recipe
     return load_processor(find_start(context), min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels)
@@ -135,8 +136,8 @@ def make_rewards(recipe: Recipe, items: list[ModelInput], end_tokens: list[int])
 def build_trainer(
     recipe: Recipe,
     config: GRPOConfig,
-    model: Qwen2_5_VLForConditionalGeneration,
-    processor: Qwen2_5_VLProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     items: list[ModelInput],
     callbacks: list[TrainerCallback],
 ) -> CheckedTrainer:
@@ -148,12 +149,12 @@ def build_trainer(
         args=config,
         train_dataset=build_dataset(items),
         processing_class=processor,
-        peft_config=make_lora_config(recipe.grpo.lora) if recipe.grpo.lora else None,
+        peft_config=make_lora_config(recipe.grpo.lora, find_family(model.config)) if recipe.grpo.lora else None,
         callbacks=callbacks,
     )
 
 
-def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcessor) -> GRPOConfig:
+def make_config(recipe: Recipe, checkpoints: Path, processor: ProcessorMixin) -> GRPOConfig:
     """The recipe in trl's words; made before the model is loaded, as under ZeRO-3 it decides how that is done.
 
     `steps_per_generation` covers one optimizer step: rollouts are on-policy.
@@ -196,12 +197,12 @@ def make_config(recipe: Recipe, checkpoints: Path, processor: Qwen2_5_VLProcesso
     )
 
 
-def suppress_vision(processor: Qwen2_5_VLProcessor) -> dict[str, Any]:
+def suppress_vision(processor: ProcessorMixin) -> dict[str, Any]:
     """trl's argument that keeps `generate` from sampling vision placeholders."""
     return {"generation_kwargs": {"suppress_tokens": list_vision_token_ids(processor)}}
 
 
-def check_perfect_reward(item: ModelInput, processor: Qwen2_5_VLProcessor, rewards: list[RewardFunction]) -> None:
+def check_perfect_reward(item: ModelInput, processor: ProcessorMixin, rewards: list[RewardFunction]) -> None:
     """Encode and decode a perfect completion as the trainer does, and ask every reward for its maximum.
 
     Tags that are special tokens vanish in decoding, and every reward would silently be 0.

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 
 from migrl.errors import OutOfMemory, UserError
 from migrl.grounding.samples import read_samples
+from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import copy_small_files, load_for_inference, load_processor
 from migrl.recipe import Recipe
 from migrl.running.metering import measure_memory, release_memory
 from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.watchdog import watch_loading
-from migrl.training.trainer import VISION_TOWER
 
 CHECKED_SAMPLES = 8
 CHECKED_TOKENS = 256  # of each prompt's end: all logits of a long prompt are gigabytes
@@ -57,8 +57,8 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     samples = read_samples(data / "cot.jsonl")[:CHECKED_SAMPLES]
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     model = load_for_inference(base, recipe.model)
-    state = model.state_dict()
-    vision = {name: weight.to("cpu", copy=True) for name, weight in state.items() if f"{VISION_TOWER}." in name}
+    state, family = model.state_dict(), find_family(model.config)
+    vision = {name: weight.to("cpu", copy=True) for name, weight in state.items() if family.is_vision(name)}
     base_logits = compute_logits(model, processor, items)
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     adapter_logits = compute_logits(adapted, processor, items)
@@ -90,7 +90,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
 
 @torch.inference_mode()
 def compute_logits(
-    model: Qwen2_5_VLForConditionalGeneration | PeftModel, processor: Qwen2_5_VLProcessor, items: list[ModelInput]
+    model: PreTrainedModel | PeftModel, processor: ProcessorMixin, items: list[ModelInput]
 ) -> list[torch.Tensor]:
     """Logits (last tokens, vocabulary) of each item's prompt, one at a time so that padding plays no part."""
     results = []

@@ -8,7 +8,7 @@ from collections import defaultdict
 from random import Random
 from typing import Any
 
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from migrl.files import write_json, write_jsonl
 from migrl.models.loading import load_for_inference
@@ -43,7 +43,7 @@ def run(context: StageContext) -> dict[str, Any]:
 def generate(context: StageContext, rank: Rank) -> None:
     """Sample this rank's share of the rollouts."""
 
-    def load() -> Qwen2_5_VLForConditionalGeneration:
+    def load() -> PreTrainedModel:
         return load_for_inference(find_start(context), context.recipe.model, rank.local)
 
     sample_rollouts(context, rank, read_pool(context), load)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from migrl.errors import UserError
 from migrl.files import read_json, read_jsonl, write_json
 from migrl.grounding.samples import parse_sample
+from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_model, load_processor
 from migrl.models.size_gates import check_every_batch, check_sizes
@@ -106,8 +107,8 @@ def make_config(recipe: Recipe, checkpoints: Path, samples: int) -> SFTConfig:
 def build_trainer(
     recipe: Recipe,
     config: SFTConfig,
-    model: Qwen2_5_VLForConditionalGeneration,
-    processor: Qwen2_5_VLProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     items: list[ModelInput],
     completions: list[str],
     callbacks: list[TrainerCallback],
@@ -119,7 +120,7 @@ def build_trainer(
         args=config,
         train_dataset=build_dataset(items, completions),
         processing_class=processor,
-        peft_config=make_lora_config(recipe.sft.lora),
+        peft_config=make_lora_config(recipe.sft.lora, find_family(model.config)),
         callbacks=callbacks,
     )
     trainer.data_collator = check_every_batch(trainer.data_collator, processor)
@@ -127,7 +128,7 @@ def build_trainer(
 
 
 def load_cot(
-    context: StageContext, processor: Qwen2_5_VLProcessor, *, reasoning: bool
+    context: StageContext, processor: ProcessorMixin, *, reasoning: bool
 ) -> tuple[list[ModelInput], list[str]]:
     """Model inputs and completions of the cold start; without `reasoning` the think block is dropped."""
     path: Path = context.inputs["synthesize"] / "cot.jsonl"
@@ -145,7 +146,7 @@ def load_cot(
     return items, completions
 
 
-def check_labels(trainer: SFTTrainer, processor: Qwen2_5_VLProcessor, completions: list[str]) -> int:
+def check_labels(trainer: SFTTrainer, processor: ProcessorMixin, completions: list[str]) -> int:
     """Assert on a real batch that exactly the completion carries loss; return its number of tokens.
 
     Raises:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from migrl.engines.generate import generate_batch, make_batches
 from migrl.files import write_jsonl
@@ -31,7 +31,7 @@ def read_pool(context: StageContext) -> list[Sample]:
 
 
 def sample_rollouts(
-    context: StageContext, rank: Rank, samples: list[Sample], load: Callable[[], Qwen2_5_VLForConditionalGeneration]
+    context: StageContext, rank: Rank, samples: list[Sample], load: Callable[[], PreTrainedModel]
 ) -> None:
     """Sample this rank's share of the rollouts, `select.rollouts` a sample; `load` gives the model that answers."""
     recipe, settings = context.recipe, context.recipe.select

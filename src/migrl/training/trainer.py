@@ -9,12 +9,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from peft import LoraConfig, PeftModel
-from torch import nn
 from torch.distributed import distributed_c10d
 from transformers import (
     PreTrainedModel,
     ProgressCallback,
-    Qwen2_5_VLForConditionalGeneration,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -25,6 +23,7 @@ from transformers import (
 from migrl.errors import UserError
 from migrl.files import write_jsonl
 from migrl.grounding.images import read_image
+from migrl.models.family import ModelFamily, find_family
 from migrl.models.folder import CONFIG, INDEX
 from migrl.models.inputs import ModelInput
 from migrl.recipe import AlarmSettings, LoraSettings, Parallel, WatchSettings
@@ -35,32 +34,30 @@ from migrl.training.checkpoints import find_checkpoint
 
 LOG = "log.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
-LANGUAGE_MODEL = "language_model"
-VISION_TOWER = "visual"
 
 MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 
 
-def make_lora_config(settings: LoraSettings) -> LoraConfig:
-    """LoRA on every linear layer of the language model, by full path: a suffix would hit the vision tower too."""
+def make_lora_config(settings: LoraSettings, family: ModelFamily) -> LoraConfig:
+    """LoRA on every linear layer of the language model."""
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias="none",
         task_type="CAUSAL_LM",
-        target_modules=rf".*\.{LANGUAGE_MODEL}\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        target_modules=family.lora_targets,
     )
 
 
-def freeze_vision_tower(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def freeze_vision_tower(model: PreTrainedModel) -> None:
     """Train nothing in the vision tower, and run it as in evaluation: without gradients or checkpointing.
 
     Gradient checkpointing lets gradients in at every submodule's input embedding, the tower's patches among them
     (transformers' `enable_input_require_grads`): a frozen tower would be run a second time and passed through
     backwards, for nothing. Called before a trainer has wrapped the model.
     """
-    tower = model.model.visual
+    tower: Any = model.get_submodule(find_family(model.config).vision_tower)
     tower.requires_grad_(False)
     tower.forward = torch.no_grad()(tower.forward)
     tower.eval()
@@ -72,14 +69,14 @@ def get_model(trainer: Trainer) -> PreTrainedModel | PeftModel:
     return cast(PreTrainedModel | PeftModel, trainer.model)
 
 
-def check_trainable(model: nn.Module) -> int:
+def check_trainable(model: PreTrainedModel | PeftModel) -> int:
     """Number of trainable parameters; the vision tower must have none.
 
     Raises:
         UserError: something in the vision tower would be trained, or nothing at all.
     """
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    vision = [name for name in names if f".{VISION_TOWER}." in name]
+    vision = list(filter(find_family(model.config).is_vision, names))
     if vision:
         raise UserError(f"{vision[0]}: the vision tower must stay frozen; correct the LoRA targets")
     if not names:

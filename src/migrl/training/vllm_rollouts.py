@@ -8,7 +8,7 @@ knows no `suppress_tokens`. Written against trl 1.16 and vllm 0.31. Not run: no 
 from pathlib import Path
 from typing import Any
 
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.models.loading import make_vision_bias
 from migrl.recipe import GrpoSettings
@@ -16,7 +16,7 @@ from migrl.recipe import GrpoSettings
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
-def link_model(start: Path, folder: Path, processor: Qwen2_5_VLProcessor) -> Path:
+def link_model(start: Path, folder: Path, processor: ProcessorMixin) -> Path:
     """A folder with the start model's weights, linked, and a processor with this stage's pixel limits."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in start.iterdir():
@@ -26,7 +26,7 @@ def link_model(start: Path, folder: Path, processor: Qwen2_5_VLProcessor) -> Pat
     return folder
 
 
-def make_vllm_arguments(settings: GrpoSettings, processor: Qwen2_5_VLProcessor) -> dict[str, Any]:
+def make_vllm_arguments(settings: GrpoSettings, processor: ProcessorMixin) -> dict[str, Any]:
     """Arguments of trl's GRPOConfig for colocated vLLM, vision placeholders never sampled."""
     return {
         "use_vllm": True,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from migrl.models.loading import load_for_inference
 from migrl.recipe.arms import name_kind
@@ -44,11 +44,11 @@ def find_weights(context: StageContext, arm: str) -> ArmSource:
     return ArmSource(made[-2] / "model", made[-1] / "adapter")
 
 
-def load_arm(context: StageContext, arm: str, rank: Rank) -> Qwen2_5_VLForConditionalGeneration:
+def load_arm(context: StageContext, arm: str, rank: Rank) -> PreTrainedModel:
     """An arm's model on the device; adapters are merged, so that all arms run the same code."""
     source = find_weights(context, arm)
     model = load_for_inference(source.model, context.recipe.model, rank.local)
     if source.adapter is None:
         return model
-    merged: Qwen2_5_VLForConditionalGeneration = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
     return merged

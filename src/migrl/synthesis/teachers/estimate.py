@@ -1,7 +1,7 @@
 """What a teacher would cost, before it is asked: requests, tokens, and the bill of a server.
 
 Nothing is sent. The prompts are the real ones, built from the fetched samples, and their tokens are counted with the
-fetched model's tokenizer and its rule for pictures, which are the teacher's too if it is a Qwen2.5-VL; another model
+fetched model's tokenizer and its rule for pictures, which are the teacher's too if it is of its family; another model
 counts otherwise. Every candidate is a request of its own and pays for its whole prompt.
 """
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.grounding.boxes import Size
 from migrl.grounding.samples import BoxTarget, read_samples
@@ -32,8 +32,8 @@ def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
     ]
 
 
-def count_prompt(processor: Qwen2_5_VLProcessor, item: ModelInput) -> tuple[int, int]:
-    """Tokens of an item's prompt as Qwen2.5-VL reads it: (text, pictures)."""
+def count_prompt(processor: ProcessorMixin, item: ModelInput) -> tuple[int, int]:
+    """Tokens of an item's prompt as its model reads it: (text, pictures)."""
     text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
     ids = processor.tokenizer(text)["input_ids"]
     images = processor.image_processor
@@ -43,7 +43,7 @@ def count_prompt(processor: Qwen2_5_VLProcessor, item: ModelInput) -> tuple[int,
 
 
 def resize_picture(image: Image.Image, size: Size) -> torch.Tensor:
-    """A picture at `size` (width, height), resized as Qwen2.5-VL's processor does it, to the very pixel.
+    """A picture at `size` (width, height), resized as Qwen's image processor does it, to the very pixel.
 
     Returns:
         uint8, (3, height, width).

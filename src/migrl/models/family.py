@@ -1,0 +1,126 @@
+"""Model families: what a stage must know of a model beside its config. Another family is a record more.
+
+    family      boxes                                    pictures                               source
+    Qwen2.5-VL  pixels of the resized picture            sides are multiples of 28 px, and the  arXiv 2502.13923
+    Qwen2-VL    thousandths of the picture's own sides   area lies between the pixel limits     arXiv 2409.12191
+
+Both read the same chat template and tokens, and transformers builds them of modules with the same names. Loading is
+transformers' own (loading.py), as is resizing (grounding/images.py). Which files are a processor's is the same for all
+families (folder.py). No torch here: a plan is made without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrl.errors import UserError
+from migrl.grounding.boxes import Frame
+from migrl.models.folder import CONFIG, read_config
+from migrl.models.vision_flops import count_full_tower, count_window_tower
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What models of one architecture have in common, whatever their size.
+
+    Args:
+        name: what people call it.
+        model_types: `model_type` of its config.json.
+        processor_class: transformers' name of its processor. AutoProcessor would take the one that a folder names.
+        frames: what the numbers of its boxes may mean, its checkpoints' own first.
+        pixel_factor: side in px of what becomes one token: a patch's, times how many are merged.
+        vision_tokens: never sampled, as a placeholder in a completion breaks the next forward pass (trl #3847).
+        control_tokens: of the chat template; a question that holds one would be another prompt than it seems.
+        lora_targets: names of the language model's linear layers, a regular expression.
+        vision_tower: name of the module that stays frozen.
+        count_vision: FLOPs of the vision tower by config and patches of one picture.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    processor_class: str
+    frames: tuple[Frame, ...]
+    pixel_factor: int
+    vision_tokens: tuple[str, ...]
+    control_tokens: tuple[str, ...]
+    lora_targets: str
+    vision_tower: str
+    count_vision: Callable[[Any, int], float]
+
+    def is_vision(self, weight: str) -> bool:
+        """Whether a weight of this name belongs to the vision tower, in LoRA's wrapping or without."""
+        return f".{self.vision_tower}." in f".{weight}"
+
+
+_QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", *_QWEN_VISION_TOKENS)
+# By full path: a suffix would hit the vision tower too.
+_QWEN_LORA_TARGETS = r".*\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+FAMILIES = (
+    ModelFamily(
+        name="Qwen2.5-VL",
+        model_types=("qwen2_5_vl",),
+        processor_class="Qwen2_5_VLProcessor",
+        frames=("resized_px", "original_px", "permille"),
+        pixel_factor=28,
+        vision_tokens=_QWEN_VISION_TOKENS,
+        control_tokens=_QWEN_CONTROL_TOKENS,
+        lora_targets=_QWEN_LORA_TARGETS,
+        vision_tower="model.visual",
+        count_vision=count_window_tower,
+    ),
+    ModelFamily(
+        name="Qwen2-VL",
+        model_types=("qwen2_vl",),
+        processor_class="Qwen2VLProcessor",
+        frames=("permille",),
+        pixel_factor=28,
+        vision_tokens=_QWEN_VISION_TOKENS,
+        control_tokens=_QWEN_CONTROL_TOKENS,
+        lora_targets=_QWEN_LORA_TARGETS,
+        vision_tower="model.visual",
+        count_vision=count_full_tower,
+    ),
+)
+
+
+def find_family(config: Any) -> ModelFamily:
+    """The family of a transformers config, or of anything with its `model_type`.
+
+    Raises:
+        UserError: a model type of no family.
+    """
+    return get_family(getattr(config, "model_type", None), getattr(config, "name_or_path", "") or "the model")
+
+
+def find_processor_family(processor: object) -> ModelFamily:
+    """The family whose processor this is, as `load_processor` gives it."""
+    name = type(processor).__name__
+    return next(family for family in FAMILIES if family.processor_class == name)
+
+
+def read_family(folder: Path) -> ModelFamily:
+    """The family of the model in `folder`, by its config.json.
+
+    Raises:
+        UserError: no such file, no JSON object, or a model type of no family.
+    """
+    return get_family(read_config(folder).get("model_type"), folder / CONFIG)
+
+
+def get_family(model_type: object, source: str | Path) -> ModelFamily:
+    """The family of a `model_type` that `source` states.
+
+    Raises:
+        UserError: none has it.
+    """
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(f"{name} ({family.name})" for family in FAMILIES for name in family.model_types)
+    raise UserError(
+        f"{source}: model_type is {model_type!r}, and the known ones are {known}; name such a model, or add its family "
+        "to migrl/models/family.py"
+    )
