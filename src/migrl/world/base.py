@@ -10,7 +10,6 @@ tried, with figures: reproduce/tiny_base/LOG.md.
 
 import argparse
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -25,16 +24,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from migrl.world.batches import LessonBatches, SceneBatches
 from migrl.world.corpus import draw_corpus
 from migrl.world.lessons import Crowd
+from migrl.world.model import build_model
 from migrl.world.see import IGNORED, SeeHead, find_word_ids
 from migrl.world.tokenizer import build_processor
 
-TRAP = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 1.05}
-"""Decoding settings such as Qwen2.5-VL's checkpoints ship: no stage may inherit them, and every test would see it."""
 WARMUP_STEPS = 100
 LOG_EVERY = 50
 
@@ -52,64 +49,6 @@ class BaseTraining:
     bind_lr: float = 2e-3
     see_weight: float = 0.2
     threads: int = 2
-
-
-def build_config(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLConfig:
-    """Architecture of the tiny base."""
-    token = processor.tokenizer.convert_tokens_to_ids
-    special = {
-        "vision_start_token_id": token("<|vision_start|>"),
-        "vision_end_token_id": token("<|vision_end|>"),
-        "image_token_id": token("<|image_pad|>"),
-        "video_token_id": token("<|video_pad|>"),
-    }
-    text = {
-        "vocab_size": 64 * math.ceil(len(processor.tokenizer) / 64),
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": token("<|im_end|>"),
-        "pad_token_id": token("<|endoftext|>"),
-    }
-    vision = {
-        "depth": 2,
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_heads": 4,
-        "out_hidden_size": 128,
-        "window_size": 168,  # one window a picture: fewer, larger attention calls
-        "fullatt_block_indexes": [1],
-    }
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
-
-
-def build_model(processor: Qwen2_5_VLProcessor) -> Qwen2_5_VLForConditionalGeneration:
-    """The untrained model: normal weights with std fan_in^-0.5, embeddings 0.3.
-
-    Transformers' default (0.02) never learned to see at this size.
-    """
-    config = build_config(processor)
-    model: Qwen2_5_VLForConditionalGeneration = Qwen2_5_VLForConditionalGeneration._from_config(
-        config, attn_implementation="sdpa", dtype=torch.float32
-    )
-    model.set_attn_implementation({"text_config": "eager"})  # its backward is faster than sdpa's at this size
-    for name, weight in model.named_parameters():
-        if "embed_tokens" in name:
-            nn.init.normal_(weight, std=0.3)
-        elif weight.dim() > 1:
-            nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
-        elif name.endswith("bias"):
-            nn.init.zeros_(weight)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    model.generation_config.update(**TRAP)
-    return model
 
 
 @dataclass(frozen=True)
@@ -140,11 +79,12 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
     state = folder / "phases"
     done = load_phases(state, model, head)
     seen: list[torch.Tensor] = []
-    model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
+    tower = model.get_submodule("model.visual")
+    tower.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
 
     def see(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         seen.clear()
-        model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+        tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
         return head.compute_loss(seen[0], batch["cells"])
 
     def answer(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -156,7 +96,7 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
     def speak(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return answer(batch) + training.see_weight * head.compute_loss(seen[0], batch["cells"])
 
-    vision = [*model.model.visual.parameters(), embeddings.weight, *head.parameters()]
+    vision = [*tower.parameters(), *embeddings.parameters(), *head.parameters()]
     every = [*model.parameters(), *head.parameters()]
     seed, size = training.seed, training.batch
     scenes = SceneBatches(processor, seed=f"see-{seed}", size=size)

@@ -6,7 +6,7 @@ from random import Random
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.grounding.prompts import build_messages
 from migrl.world.lessons import Crowd, Lesson, draw_lesson
@@ -19,7 +19,7 @@ CHUNK_BATCHES = 8  # lessons are sorted by length within this many batches, then
 class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
     """Endless batches of pictures with their cell labels (phase `see`)."""
 
-    def __init__(self, processor: Qwen2_5_VLProcessor, *, seed: str, size: int) -> None:
+    def __init__(self, processor: ProcessorMixin, *, seed: str, size: int) -> None:
         self.processor, self.seed, self.size = processor, seed, size
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -36,9 +36,7 @@ class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
 class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
     """Endless batches of lessons; for the first `easy_steps` images hold fewer things."""
 
-    def __init__(
-        self, processor: Qwen2_5_VLProcessor, *, seed: str, size: int, crowd: Crowd, easy_steps: int = 0
-    ) -> None:
+    def __init__(self, processor: ProcessorMixin, *, seed: str, size: int, crowd: Crowd, easy_steps: int = 0) -> None:
         self.processor, self.seed, self.size = processor, seed, size
         self.crowd, self.easy_steps = crowd, easy_steps
 

@@ -6,7 +6,7 @@ The densest signal there is; the head is dropped after training.
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Qwen2_5_VLProcessor
+from transformers import ProcessorMixin
 
 from migrl.world.scenes import COLOURS, SHAPES, Scene
 
@@ -38,7 +38,7 @@ class SeeHead(nn.Module):
         return torch.stack(losses).mean()
 
 
-def find_word_ids(processor: Qwen2_5_VLProcessor) -> list[int]:
+def find_word_ids(processor: ProcessorMixin) -> list[int]:
     """Token ids of the colour and shape words, each a single token with its space."""
     ids = [processor.tokenizer(f" {word}").input_ids for word in (*COLOURS, *SHAPES)]
     assert all(len(some) == 1 for some in ids), "the tokenizer's corpus must merge every colour and shape"

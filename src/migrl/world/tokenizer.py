@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor
+from transformers import ProcessorMixin, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
@@ -91,15 +91,17 @@ def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def build_processor(texts: Iterable[str], folder: Path) -> Qwen2_5_VLProcessor:
-    """Train the tokenizer on `texts` and save a complete Qwen2.5-VL processor in `folder`."""
+def build_processor(
+    texts: Iterable[str], folder: Path, kind: type[ProcessorMixin] = Qwen2_5_VLProcessor
+) -> ProcessorMixin:
+    """Train the tokenizer on `texts` and save a complete processor with it in `folder`."""
     tokenizer = train_tokenizer(texts)
     limits = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
-    processor = Qwen2_5_VLProcessor(
+    processor = kind(
         image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **limits),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**limits),
         chat_template=CHAT_TEMPLATE,
     )
     processor.save_pretrained(folder)
-    return Qwen2_5_VLProcessor.from_pretrained(folder)
+    return kind.from_pretrained(folder)
