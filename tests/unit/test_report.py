@@ -87,7 +87,7 @@ def test_the_curve_of_another_arm_lies_before_that_of_the_main_one_on_one_scale(
 def test_an_arm_of_a_recipes_own_is_called_as_the_recipe_calls_it_and_told_what_it_is(tmp_path: Path) -> None:
     arms = {"rl_kl0": {"grpo.beta": 0}, "sft_r8": {"like": "sft", "sft.lora.rank": 8}}
     rows = [*make_rows(tmp_path / "images")]
-    rows += [{**row, "arm": "rl_kl0"} for row in rows if row["arm"] == "rl"]
+    rows += [replace(row, arm="rl_kl0") for row in rows if row.arm == "rl"]
     scores = {**make_scores(), "rl_kl0": make_scores()["rl"]}
     html = write(tmp_path, rows, scores=scores, facts=FACTS | {"settings": {"arms": arms}})
     for page in (html, (tmp_path / "out/report.md").read_text(encoding="utf-8")):
