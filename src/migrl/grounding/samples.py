@@ -6,7 +6,7 @@ reading is strict, because files may come from elsewhere: every error names file
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from migrl.errors import UserError
@@ -122,7 +122,7 @@ def parse_sample(data: Any, where: str) -> Sample:
     for path in images:
         if "\0" in path:
             raise fail("images", f"{path!r} is no name of a file")
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        if path.startswith("/") or ".." in path.split("/"):
             raise fail("images", f"{path!r} leaves the data folder")
     return Sample(
         uid=data["uid"],

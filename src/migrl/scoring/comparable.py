@@ -10,18 +10,6 @@ from migrl.scoring.official import read_officially
 from migrl.scoring.rows import EvaluationRow, name_arm, rescore_row
 
 Rule = Literal["strict", "official", "untagged"]
-_SHARED_KEYS = (
-    "prompt_hash",
-    "frame",
-    "resized_sizes",
-    "sizes",
-    "benchmark",
-    "task",
-    "images",
-    "question",
-    "target",
-    "cluster",
-)
 
 
 @dataclass(frozen=True)
@@ -42,13 +30,9 @@ class ComparableRows:
             return rows
         key = (arm, benchmark, rule)
         if key not in self._read:
-            again = read_officially if rule == "official" else _read_untagged
-            self._read[key] = [again(row) for row in rows]
+            official = rule == "official"
+            self._read[key] = [read_officially(row) if official else rescore_row(row, tagged=False) for row in rows]
         return self._read[key]
-
-
-def _read_untagged(row: EvaluationRow) -> EvaluationRow:
-    return rescore_row(row, tagged=False)
 
 
 def index_rows(rows: Iterable[EvaluationRow]) -> ComparableRows:
@@ -85,8 +69,8 @@ def _check_asked_alike(row: EvaluationRow, first: EvaluationRow) -> None:
     asked, before = ((one.sample, one.prompt_hash, one.frame, one.resized_sizes) for one in (row, first))
     if asked == before:
         return
-    one, other = row.to_json(), first.to_json()
-    key = next(key for key in _SHARED_KEYS if one[key] != other[key])
+    one, other = row.to_json(), first.to_json()  # what was asked comes before the answer
+    key = next(key for key in one if key != "arm" and one[key] != other[key])
     raise UserError(
         f"sample {row.sample.uid!r}: key {key!r} is {one[key]!r} for {row.who} and {other[key]!r} for {first.who}; "
         "evaluate both arms with the same prompts, images and limits"

@@ -168,7 +168,7 @@ def score_items(
     for item in annotations.items:
         prediction = predictions[item.sample.uid]
         text = cut_answer(prediction.completion) if cut else prediction.completion
-        score = _score_box(item, text, parse, sizes) if item.exact_box_unit else _score_letter(item, text, parse)
+        score = _score(item, text, parse, sizes)
         rows.append(ScoredRow(item.sample, score, prediction.truncated, prediction.tokens))
     return rows
 
@@ -201,22 +201,11 @@ class _SizeReader:
         return self._known[name]
 
 
-def _score_box(item: Item, text: str, parse: Any, sizes: _SizeReader) -> Score:
-    target = item.sample.target
-    assert isinstance(target, BoxTarget)
-    return score_by_rule(
-        text,
-        target,
-        parse,
-        frame=sizes.settings.frame,
-        sizes=sizes.read(item.sample),
-        exact_box_unit=item.exact_box_unit,
-    )
-
-
-def _score_letter(item: Item, text: str, parse: Any) -> Score:
-    target = item.sample.target
-    assert not isinstance(target, BoxTarget)
+def _score(item: Item, text: str, parse: Any, sizes: _SizeReader) -> Score:
+    target, frame = item.sample.target, sizes.settings.frame
+    if isinstance(target, BoxTarget):
+        exact = item.exact_box_unit
+        return score_by_rule(text, target, parse, frame=frame, sizes=sizes.read(item.sample), exact_box_unit=exact)
     answer = parse(text, ChoiceQuestion(target.options, item.choices))
     hit = answer.readable and answer.letter == target.letter
     return Score(answer.status, None, None, answer.letter, None, hit)
