@@ -24,8 +24,10 @@ from migrl.running.metering import BFLOAT16, GenerationMeter, Step, StepMeter, d
 from migrl.running.preflight import needs_gpu
 from migrl.running.stage import PROGRESS
 from migrl.training.trainer import make_lora_config
+from migrl.world.model import QWEN2_5_VL, QWEN2_VL, Architecture, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESSOR = load_processor(ROOT / "reproduce/tiny_base", min_pixels=784, max_pixels=784)
 CPU = {"device": "cpu", "peak_memory_gb": None, "reserved_memory_gb": None}
 GRIDS = [[1, 12, 24], [1, 12, 12]]  # whole windows of 12 x 12 patches: torch counts what is there, not what could be
 PATCHES = [288, 144]
@@ -35,9 +37,9 @@ def read_config(path: str) -> PreTrainedConfig:
     return AutoConfig.for_model(**json.loads((ROOT / path).read_text()))
 
 
-def build_tiny() -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The tiny architecture and one batch over two pictures."""
-    config = read_config("reproduce/tiny_base/config.json")
+def build_tiny(architecture: Architecture = QWEN2_5_VL) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model of the tiny base's size and one batch over two pictures."""
+    config = build_config(PROCESSOR, architecture)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
     model.model.visual.requires_grad_(False)
     image = config.image_token_id
@@ -47,9 +49,10 @@ def build_tiny() -> tuple[PreTrainedModel, dict[str, Any]]:
     return model, batch
 
 
+@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
 @pytest.mark.parametrize("training", ["forward", "full", "lora"])
-def test_flops_are_those_that_torch_counts(training: str) -> None:
-    model, batch = build_tiny()
+def test_flops_are_those_that_torch_counts(training: str, architecture: Architecture) -> None:
+    model, batch = build_tiny(architecture)
     trained: torch.nn.Module = model
     if training == "lora":
         trained = get_peft_model(model, make_lora_config(LoraSettings(rank=8, alpha=8), find_family(model.config)))
@@ -145,7 +148,7 @@ def test_a_meter_of_generation_does_not_keep_the_model_in_memory(tmp_path: Path)
     (tmp_path / PROGRESS).mkdir()
     model, _ = build_tiny()
     gone = weakref.ref(model)
-    meter = GenerationMeter(tmp_path, 0, load_processor(ROOT / "reproduce/tiny_base", min_pixels=784, max_pixels=784))
+    meter = GenerationMeter(tmp_path, 0, PROCESSOR)
     meter.start(model)
     del model
     gc.collect()
