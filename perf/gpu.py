@@ -39,7 +39,7 @@ from migrl.errors import UserError
 from migrl.evidence.measurements import MEASUREMENTS, add_part, read_cards
 from migrl.evidence.publication import replace_results
 from migrl.files import name_aside
-from migrl.plan.changes import change_recipe
+from migrl.plan.advice import change_recipe
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.gpu_parts import COLUMNS, Part, list_rows
 from migrl.running.launch import choose_gpu

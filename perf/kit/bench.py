@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from migrl.grounding.samples import read_samples
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_processor
 from migrl.plan.assumptions import load_assumptions
-from migrl.plan.lengths import Prompts
+from migrl.plan.costs import Duration
+from migrl.plan.lengths import Length, Prompts, combine
 from migrl.plan.machine import Machine, read_host_bytes
 from migrl.plan.memory import Memory
-from migrl.plan.timing import Duration
 from migrl.plan.workload import Workload
 from migrl.recipe import Recipe
 from migrl.report.gpu_parts import Conditions, Figure, Formula, Part
@@ -138,20 +139,11 @@ class Formulas:
 
 def measure_prompts(items: list[ModelInput], processor: ProcessorMixin) -> Prompts:
     """The prompts of a batch in plan's terms: their means, and the longest."""
-    patch, merge = processor.image_processor.patch_size, processor.image_processor.merge_size**2
-    tokens = [count_prompt_tokens(item, processor) for item in items]
-    patches = [count_patches(item, patch) for item in items]
-    mean_patches = sum(map(sum, patches)) / len(items)
-    return Prompts(
-        samples=len(items),
-        images=sum(map(len, patches)) / len(items),
-        patches=mean_patches,
-        text_tokens=sum(tokens) / len(items) - mean_patches / merge,
-        longest_patches=max(map(sum, patches)),
-        longest_tokens=max(tokens),
-        source="counted",
-        merge=merge,
-    )
+    lengths = [
+        Length(len(item.paths), sum(count_patches(item, processor.image_processor.patch_size)), tokens)
+        for item, tokens in ((item, count_prompt_tokens(item, processor)) for item in items)
+    ]
+    return Prompts(len(items), combine(fmean, lengths), combine(max, lengths), "counted")
 
 
 def count_patches(item: ModelInput, patch: int) -> list[int]:

@@ -15,10 +15,8 @@ from migrl.models.decoding import Decoding, choose_sampling
 from migrl.models.family import find_family
 from migrl.models.flops import count_forward
 from migrl.models.inputs import ModelInput
-from migrl.plan.costs import make_decoding
-from migrl.plan.memory import Memory
-from migrl.plan.peaks import generate, make_batch
-from migrl.plan.timing import time_compute, time_decoding
+from migrl.plan.costs import count_step, time_compute, time_decoding
+from migrl.plan.memory import Memory, list_weights, plan_generation
 from migrl.report.gpu_parts import Bound, Figure, Part
 from migrl.running.metering import read_clock
 from migrl.training.trainer import make_lora_config
@@ -139,13 +137,13 @@ def describe_phases(
     """A figure for each phase, with the work that plan counts for it: every rollout reads the prompt by itself."""
     workload, machine, shares = formulas.workload, formulas.machine, formulas.shares
     prompts, sequences = measure_prompts(batch, bench.processor), len(lengths)
-    patch = bench.processor.image_processor.patch_size
+    patch, mean = bench.processor.image_processor.patch_size, prompts.mean
     patches = [count for item in batch for count in count_patches(item, patch)] * rollouts
-    read = count_forward(workload.shape, [round(prompts.tokens)] * sequences, sequences, patches, lora_rank=rank)
+    read = count_forward(workload.shape, [round(mean.tokens)] * sequences, sequences, patches, lora_rank=rank)
     steps = max(lengths) - 1
-    decoding = make_decoding(workload.shape, prompts, 1, sequences, (steps, steps), rank)
+    read_per_step = count_step(workload.shape, mean, sequences, steps, rank)
     bound: Bound = "decode_adapter" if rank else "decode_transformers"
-    words = f"{sequences} x {prompts.tokens:,.0f} tokens, {prompts.images:.3g} pictures each"
+    words = f"{sequences} x {mean.tokens:,.0f} tokens, {mean.images:.3g} pictures each"
 
     def make(name: str, what: str, **work: Any) -> Figure:
         return Figure(what=what, seconds=tuple(some[name] for some in timed), **work)
@@ -153,7 +151,7 @@ def describe_phases(
     figures = {
         "preparing": make("preparing", f"{len(batch)} prompts: pictures and words to numbers", items=len(batch)),
         "vision": make("vision", f"{len(patches)} pictures of {patches[0]:,} patches", flops=read.vision),
-        "prefill": make("prefill", words, flops=read.total - read.vision, tokens=round(prompts.tokens * sequences)),
+        "prefill": make("prefill", words, flops=read.total - read.vision, tokens=round(mean.tokens * sequences)),
         "reading": make(
             "reading",
             "vision and prefill together",
@@ -164,14 +162,14 @@ def describe_phases(
         "decoding": make(
             "decoding",
             f"{sequences} completions of {max(lengths)} tokens",
-            bytes=decoding.bytes * steps,
+            bytes=read_per_step * steps,
             tokens=sum(lengths),
             bound=bound,
-            formula=to_formula(time_decoding(decoding, getattr(shares, bound), machine, 1)),
+            formula=to_formula(time_decoding(1, (steps, steps), read_per_step, getattr(shares, bound), machine, 1)),
         ),
         "whole": make(
             "whole", f"{len(batch)} questions, {sequences} completions", items=len(batch), tokens=sum(lengths)
         ),
     }
-    memory = generate(workload, workload.shape, make_batch(prompts, sequences, max(lengths)))
+    memory = plan_generation(workload, list_weights(workload), prompts, sequences, max(lengths))
     return figures, memory

@@ -14,9 +14,9 @@ from kit.bench import Bench, Formulas, close_part, measure_prompts, to_formula, 
 from kit.budget import OutOfTime
 from migrl.models.inputs import ModelInput
 from migrl.models.loading import list_end_tokens, list_vision_token_ids
-from migrl.plan.memory import Memory, Training, plan_training
-from migrl.plan.peaks import make_batch
-from migrl.plan.timing import time_compute
+from migrl.plan.costs import time_compute
+from migrl.plan.memory import Memory, plan_training
+from migrl.plan.work import Training
 from migrl.recipe import LoraSettings
 from migrl.report.gpu_parts import Figure, Part
 from migrl.running.metering import Step, StepMeter
@@ -89,10 +89,9 @@ def plan_peak(
     formulas: Formulas, items: list[ModelInput], processor: Any, sequences: int, completion: int, lora: LoraSettings
 ) -> Memory:
     """Plan's peak of a training step, by one process without DeepSpeed."""
-    workload = formulas.workload
-    training = Training(lora, "none", 1, workload.number_bytes, workload.recipe.model.attention)
-    batch = make_batch(measure_prompts(items, processor), sequences, completion)
-    return plan_training(workload.shape, training, batch, workload.extras)
+    prompts, new_tokens = measure_prompts(items, processor), (completion, completion)
+    training = Training(prompts, sequences, new_tokens, sequences, sequences, lora, "none", processes=1)
+    return plan_training(formulas.workload, training)
 
 
 def conclude(

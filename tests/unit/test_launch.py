@@ -15,7 +15,7 @@ from torch.utils.file_baton import FileBaton
 from migrl.errors import OutOfMemory, UserError
 from migrl.files import write_json
 from migrl.models.loading import load_processor
-from migrl.plan.out_of_memory import explain_out_of_memory
+from migrl.plan.advice import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
 from migrl.running.ending import ENDING, leave_ending, read_ending
 from migrl.running.launch import check_gpus, choose_gpu, describe_context, drop_dead_locks, explain_failure, find_end

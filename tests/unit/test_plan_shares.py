@@ -52,16 +52,16 @@ def plan(tmp_path: Path, results: Path, *overrides: str, options: GpuOptions = E
 
 
 def list_bases(made: Plan) -> dict[str, str]:
-    return {stage.name: stage.cost.duration.basis for stage in made.stages if stage.cost.duration is not None}
+    return {stage.name: stage.duration.basis for stage in made.stages if stage.duration is not None}
 
 
 def test_measured_shares_take_the_place_of_assumed_ones(tmp_path: Path) -> None:
-    assumed = {stage.name: stage.cost.duration for stage in plan(tmp_path, tmp_path / "none").stages}
+    assumed = {stage.name: stage.duration for stage in plan(tmp_path, tmp_path / "none").stages}
     made = plan(tmp_path, write_part(tmp_path / "results"))
     bases = list_bases(made)
     assert bases.pop("synthesize") == "assumed"  # by vLLM, which the kit does not measure
     assert set(bases.values()) == {"measured"} and {"sft", "select", "grpo", "evaluate"} <= bases.keys()
-    sft = {stage.name: stage for stage in made.stages}["sft"].cost.duration
+    sft = {stage.name: stage for stage in made.stages}["sft"].duration
     low, high = load_assumptions().efficiency.train_lora.range
     # From 25 to 30 % of the peak, where 15 to 35 % are assumed.
     assert sft.low == pytest.approx(assumed["sft"].low * high / 0.30)

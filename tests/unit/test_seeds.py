@@ -223,7 +223,7 @@ def test_a_plan_counts_every_further_seed_without_the_base(tmp_path: Path) -> No
         for seeds in ("seeds=[]", "seeds=[1, 2]")
     )
     assert three.refusals == ()
-    seconds = {stage.name: stage.cost.duration.high for stage in three.stages if stage.cost.duration}
+    seconds = {stage.name: stage.duration.high for stage in three.stages if stage.duration}
     for name in ("sft", "select", "grpo"):
         assert seconds[f"{name}, seed 1"] == seconds[f"{name}, seed 2"] == seconds[name]
     arms = len(load("paper").evaluate.arms)
@@ -236,7 +236,7 @@ def test_a_plan_counts_every_further_seed_without_the_base(tmp_path: Path) -> No
 
 def test_a_plan_takes_the_measured_time_of_the_main_chain_for_a_further_seed(tmp_path: Path) -> None:
     made = build_plan(load("tiny", "seeds=[1]"), tmp_path / "runs", ROOT / "results", GpuOptions(gpus=0))
-    stages = {stage.name: stage.cost for stage in made.stages}
+    stages = {stage.name: stage for stage in made.stages}
     for name in ("sft", "select", "grpo"):
         further, main = stages[f"{name}, seed 1"].duration, stages[name].duration
         assert further == main and main.basis == "measured"

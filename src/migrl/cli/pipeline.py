@@ -171,6 +171,7 @@ def plan(
     gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs in all, instead of those found; 0 for none.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="What they are, such as H100 or A100 40GB.")] = None,
     gpu_memory: Annotated[float | None, typer.Option("--gpu-memory", help="GB of each.")] = None,
+    price: Annotated[float | None, typer.Option("--price", help="What a GPU-hour costs, in any currency.")] = None,
     formulas: Annotated[bool, typer.Option("--formulas", help="Show where every part of a figure is from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     overrides: Overrides = None,
@@ -182,7 +183,7 @@ def plan(
     from migrl.plan.refuse import raise_refusals
 
     settings = find_recipe(recipe, overrides)
-    made = build_plan(settings, runs, results, GpuOptions(gpus, gpu_memory, gpu))
+    made = build_plan(settings, runs, results, GpuOptions(gpus, gpu_memory, gpu), price)
     if as_json:
         print(json.dumps(made.to_json(), indent=1))
     else:

@@ -54,7 +54,7 @@ def run_stages(recipe: Recipe, runs: Path, *, only: str | None = None, force: bo
     try:
         return run_pipeline(recipe, runs, only=only, force=force, tell=tell_progress(recipe))
     except OutOfMemory as error:
-        from migrl.plan.out_of_memory import explain_out_of_memory
+        from migrl.plan.advice import explain_out_of_memory
 
         own = next(stage.recipe_for(recipe) for stage in stages if stage.name == error.stage)
         raise UserError(explain_out_of_memory(error.stage, own, error.said)) from error

@@ -1,5 +1,9 @@
 """`migrl plan`: what a recipe costs and whether it fits, before anything is spent. No torch, no weights.
 
-Every figure stands beside its formula. What is assumed is in reproduce/plan.yaml with its source; what was measured is
-taken from results/ and called measured.
+assumptions   reproduce/plan.yaml                     machine    the GPUs that are planned for
+shapes        parameters and cache of a model         workload   samples, prompts, the model
+memory        what a stage's process holds at most    costs      what a stage computes, and how long that takes
+disk          what it downloads and writes            measured   what is known better than by a formula
+checks        lengths that cannot work out            advice     which keys lower a peak
+refuse        what cannot fit                         build, print
 """

@@ -1,32 +1,28 @@
-"""`reproduce/plan.yaml`: efficiencies and lengths that a plan takes for granted, each with its source."""
+"""`reproduce/plan.yaml`: what a plan takes for granted; the file has the source of each figure."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field
 
-from migrl.errors import UserError
-from migrl.files import ROOT, Strict, explain_fault
-from migrl.yaml_file import read_yaml
+from migrl.files import ROOT, Strict
+from migrl.yaml_file import load_model
 
 PLAN_FILE = ROOT / "reproduce" / "plan.yaml"
 Positive = Annotated[float, Field(gt=0)]
-_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _check_shares(span: tuple[float, float]) -> tuple[float, float]:
+    if not span[0] <= span[1] <= 1:
+        raise ValueError("write [low, high], shares of 1")
+    return span
 
 
 class Efficiency(Strict):
-    """The share of a peak that is reached, from low to high, where that is from, and whether somebody measured it."""
+    """The share of a GPU's peak that is reached, from low to high."""
 
-    range: tuple[Positive, Positive]
-    source: str
+    range: Annotated[tuple[Positive, Positive], AfterValidator(_check_shares)]
     basis: Literal["assumed", "measured"] = "assumed"
-
-    @model_validator(mode="after")
-    def check_order(self) -> Self:
-        low, high = self.range
-        if not low <= high <= 1:
-            raise ValueError("range: [low, high], shares of 1")
-        return self
 
 
 class Efficiencies(Strict):
@@ -38,16 +34,11 @@ class Efficiencies(Strict):
     decode_vllm: Efficiency
 
 
-class MachineChoice(Strict):
-    """The GPU that is planned for where none is found and none is given."""
+class Margins(Strict):
+    """GB of a process beside its tensors, on the GPU and on the host; `margin` of what comes and goes on top."""
 
-    gpu: str
-    source: str
-
-
-class MemoryExtras(Strict):
     overhead_gb: float
-    fragmentation: float
+    margin: float
     host_overhead_gb: float
     host_overhead_cpu_gb: float
 
@@ -57,30 +48,26 @@ class TextLengths(Strict):
 
     template_tokens: int
     tokens_per_image_extra: int
-    tokens_per_word: float
-    answer_tokens: int
     completion_tokens: int
     characters_per_token: float
 
 
 class SetLengths(Strict):
-    """Pictures a question and tokens of its text; `pixels` a picture, null for as many as the limit allows."""
+    """Pictures per question, each as large as the limit allows, and tokens of its text."""
 
     images: Positive
     max_images: Annotated[int, Field(ge=1)]
     text_tokens: int
-    pixels: int | None = None
-    source: str
 
 
 class Assumptions(Strict):
     """The whole file."""
 
     shapes: dict[str, Path]
-    machine: MachineChoice
+    gpu: str
     efficiency: Efficiencies
     network_gbit: Positive
-    memory: MemoryExtras
+    memory: Margins
     lengths: TextLengths
     sets: dict[str, SetLengths]
 
@@ -91,9 +78,4 @@ def load_assumptions(path: Path = PLAN_FILE) -> Assumptions:
     Raises:
         UserError: no such file, no YAML, an unknown key or a bad value; it names file and key.
     """
-    try:
-        return Assumptions.model_validate(read_yaml(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; restore it from the repository") from error
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain_fault(error)}; correct the file") from error
+    return load_model(path, Assumptions)

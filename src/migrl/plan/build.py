@@ -5,35 +5,38 @@ from pathlib import Path
 from typing import Any
 
 from migrl.pipeline import Stage, plan_stages
+from migrl.plan.advice import can_share, change_recipe, list_processes
 from migrl.plan.assumptions import load_assumptions
-from migrl.plan.changes import can_share, change_recipe, list_processes
-from migrl.plan.checks import list_batch_faults, list_length_faults
-from migrl.plan.costs import Cost, plan_cost, time_seconds
-from migrl.plan.disk import Disk, is_done, plan_disk, read_free
+from migrl.plan.checks import list_length_faults
+from migrl.plan.costs import Duration, time_rate, time_work
+from migrl.plan.disk import Disk, plan_disk, read_free, refuse_disk
 from migrl.plan.machine import GpuOptions, Machine, choose_machine
 from migrl.plan.measured import Measured, read_measured
-from migrl.plan.peaks import Peak, plan_peak
-from migrl.plan.refuse import refuse_disk, refuse_machine, refuse_memory
+from migrl.plan.memory import Peak, plan_peak
+from migrl.plan.refuse import refuse_machine, refuse_memory
+from migrl.plan.work import list_work
 from migrl.plan.workload import Workload
 from migrl.recipe import HubSource, Recipe
+from migrl.recipe.arithmetic import list_batch_faults
+from migrl.running.stage import MANIFEST
 
 UNTRAINED = ("fetch", "evaluate")  # the stages of a recipe without training data
+NO_PEAK = "gpus.yaml has no peak and no bandwidth for it"
+NO_FORMULA = "no formula for a processor, and not measured with these settings"
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage. `disk` is nothing where the stage is finished already.
-
-    Measured are the tensors on the rehearsal's GPU, and this recipe's largest process in an earlier run.
-    """
+    """One stage: `words` say what it does, `why_none` why it has no duration. A finished one needs no more disk."""
 
     name: str
-    cost: Cost
+    words: str
+    duration: Duration | None
+    why_none: str
     peak: Peak | None
     disk: Disk
     done: bool
-    measured_memory_gb: float | None
-    measured_host_gb: float | None
+    measured: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Totals:
 
     gpu_hours: tuple[float, float]
     hours: tuple[float, float]
+    money: tuple[float, float] | None
     without_hours: tuple[str, ...]
     disk: float
     download: float
@@ -68,14 +72,14 @@ class Plan:
         kind = self.machine.kind
         data["machine"]["kind"] = None if kind is None else {"name": kind[0], **kind[1].model_dump(mode="json")}
         for stage, plan in zip(data["stages"], self.stages, strict=True):
-            if plan.peak is not None and plan.peak.device is not None:
+            if plan.peak is not None:
                 stage["peak"]["device"]["total"] = plan.peak.device.total
             stage["disk"]["download"] = plan.disk.download
         return data
 
 
-def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -> Plan:
-    """Plan every stage of a recipe for the machine that is found or given.
+def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, price: float | None = None) -> Plan:
+    """Plan every stage of a recipe for the machine that is found or given, at so much per GPU-hour.
 
     Raises:
         UserError: options or files that cannot be read; what does not fit is in the plan's refusals.
@@ -83,122 +87,114 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions) -
     assumptions = load_assumptions()
     machine = choose_machine(recipe, options, assumptions)
     workload = Workload(recipe, assumptions, runs / recipe.name)
-    faults = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
-    asked, recipe = recipe.launch.processes, reduce_processes(recipe, machine)
+    refusals = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
+    if machine.gpus < recipe.launch.processes and (legal := list_processes(recipe, machine.gpus)):
+        recipe = change_recipe(recipe, {"launch.processes": legal[0]})
     workload = replace(workload, recipe=recipe)
     measured = read_measured(results, workload, machine)
     efficiency = assumptions.efficiency.model_copy(update=measured.shares)
     workload = replace(workload, assumptions=assumptions.model_copy(update={"efficiency": efficiency}))
-    stages, more, needs_gpu = [], [], recipe.model.needs_gpu
+    refusals += list_length_faults(workload)
+    stages = []
     for stage in plan_stages(recipe):
-        if not workload.recipe.trains and stage.name not in UNTRAINED:
+        if not recipe.trains and stage.name not in UNTRAINED:
             continue
-        changed, kind = stage.recipe_for(recipe), stage.kind
+        changed = stage.recipe_for(recipe)
         own = workload if changed is recipe else replace(workload, recipe=changed)
-        peak = plan_peak(kind, own, machine)
-        # A further seed needs what the main chain does, and pass_rates what select does.
-        # What was refused as a whole needs no second reason.
-        refused = (needs_gpu and not machine.gpus) or (kind == "synthesize" and not can_share(own, machine))
-        if peak is not None and stage.seed is None and kind != "pass_rates" and not refused:
-            more += refuse_memory(stage.name, kind, peak, own, machine)
-        stages.append(plan_stage(stage, peak, own, machine, measured))
-    faults += [*list_length_faults(workload), *more]
+        made = plan_stage(stage, own, machine, measured)
+        stages.append(made)
+        # A further seed needs what the main chain does, and pass_rates what select does. What was refused as a whole
+        # needs no second reason.
+        refused = (stage.kind == "synthesize" and not can_share(own, machine)) or (
+            recipe.model.needs_gpu and not machine.gpus
+        )
+        if made.peak and stage.seed is None and stage.kind != "pass_rates" and not refused:
+            refusals += refuse_memory(stage.name, stage.kind, made.peak, own, machine)
+    notes = [*(measured.notes if machine.gpus else ()), *list_notes(workload, machine)]
     full = refuse_disk(count_disk(workload, stages, runs))
-    notes = list_notes(workload, machine, measured)
-    if recipe.launch.processes < asked:
-        notes.append(f"what follows is planned with launch.processes={recipe.launch.processes}")
     if machine.knows_host:
-        faults += full
+        refusals += full
     else:
         notes += [f"not this machine's disk: {fault}" for fault in full]
     return Plan(
-        recipe=recipe.name,
-        machine=machine,
-        processes=recipe.launch.processes,
-        stages=tuple(stages),
-        totals=add_up(stages, workload),
-        prompts=describe_prompts(workload),
-        notes=tuple(notes),
-        refusals=tuple(dict.fromkeys(faults)),
-        network_gbit=assumptions.network_gbit,
+        recipe.name,
+        machine,
+        recipe.launch.processes,
+        tuple(stages),
+        add_up(stages, price),
+        {split: prompts.source for (split, _), prompts in workload.measured.items()},
+        tuple(notes),
+        tuple(dict.fromkeys(refusals)),
+        assumptions.network_gbit,
     )
 
 
-def plan_stage(stage: Stage, peak: Peak | None, workload: Workload, machine: Machine, measured: Measured) -> StagePlan:
-    """One stage; what was measured of this very recipe goes before any formula."""
+def plan_stage(stage: Stage, workload: Workload, machine: Machine, measured: Measured) -> StagePlan:
+    """One stage; an earlier run of this very recipe goes before the rehearsal's rate, and that before any formula."""
     kind = stage.kind
-    cost = plan_cost(kind, workload, machine, measured)
+    work, peak, done = list_work(kind, workload), plan_peak(kind, workload, machine), workload.home / stage.place
+    rate = measured.stages.get("select" if kind == "pass_rates" else kind)
     own = measured.own.get(stage.place)
     if own is None and kind != "evaluate":  # that of a further seed has fewer arms
         own = measured.own.get(stage.name)
-    if own is not None:
-        cost = Cost(cost.words, time_seconds(own.seconds, workload.gpus if machine.gpus else 0))
-    elif machine.gpus == 0 and cost.duration is None and peak is not None:
-        cost = Cost(cost.words, why_none="no formula for a processor, and not measured with these settings")
-    done = is_done(workload.home, stage.place)
-    rehearsed = measured.stages.get(kind)
-    memory = rehearsed.peak_memory_gb if rehearsed else None
-    host = own.peak_memory_mb / 1000 if own else None
-    return StagePlan(stage.label, cost, peak, Disk() if done else plan_disk(kind, workload), done, memory, host)
+    duration, why_none, known = None, work.why_none, []
+    if rate and rate.peak_memory_gb:
+        known.append(f"{rate.peak_memory_gb:.1f} GB in tensors, measured in the rehearsal")
+    if own:
+        known.append(f"{own.peak_memory_mb / 1000:.1f} GB on the host, measured in an earlier run, the largest so far")
+        words = f"{own.seconds:,.0f} s, measured in an earlier run of this recipe"
+        duration = Duration(own.seconds, own.seconds, workload.gpus if machine.gpus else 0, words, "measured")
+    elif not why_none and rate and rate.tokens_per_second:
+        duration = time_rate(work, rate.tokens_per_second / rate.processes, workload.gpus)
+    elif not why_none:
+        duration, why_none = time_work(kind, work, workload, machine), NO_PEAK if machine.gpus else NO_FORMULA
+    is_done = (done / MANIFEST).is_file()
+    disk = Disk() if is_done else plan_disk(kind, work, workload)
+    return StagePlan(stage.label, work.describe(), duration, why_none, peak, disk, is_done, tuple(known))
 
 
 def count_disk(workload: Workload, stages: list[StagePlan], runs: Path) -> dict[str, tuple[float, int, int]]:
     """Bytes that are needed, device and free bytes, for the runs folder and the downloads."""
     source = workload.recipe.source
-    kept = sum(stage.disk.count(passing=False, folder="runs") for stage in stages)
-    passing = max((stage.disk.count(passing=True, folder="runs") for stage in stages), default=0.0)
-    needs = {str(runs): (kept + passing, *read_free(runs))}
+    needs = {str(runs): (count_bytes(stages, "runs"), *read_free(runs))}
     if isinstance(source, HubSource):
-        needed = sum(stage.disk.count(folder="downloads") for stage in stages)
-        needs[str(source.downloads)] = (needed, *read_free(source.downloads))
+        needs[str(source.downloads)] = (count_bytes(stages, "downloads"), *read_free(source.downloads))
     return needs
 
 
-def add_up(stages: list[StagePlan], workload: Workload) -> Totals:
-    """Sums; what is only there for a while counts once, at its largest."""
-    durations = [stage.cost.duration for stage in stages if stage.cost.duration is not None]
-    kept = sum(stage.disk.count(passing=False) for stage in stages)
-    passing = max((stage.disk.count(passing=True) for stage in stages), default=0.0)
+def count_bytes(stages: list[StagePlan], folder: str | None = None) -> float:
+    """What the stages write in all; what is only there for a while counts once, at its largest."""
+    kept = sum(stage.disk.count(passing=False, folder=folder) for stage in stages)
+    return kept + max((stage.disk.count(passing=True, folder=folder) for stage in stages), default=0.0)
+
+
+def add_up(stages: list[StagePlan], price: float | None) -> Totals:
+    """Sums over the stages, and the money at so much per GPU-hour."""
+    durations = [stage.duration for stage in stages if stage.duration is not None]
+    low, high = (sum(duration.gpu_hours[end] for duration in durations) for end in (0, 1))
     return Totals(
-        gpu_hours=(sum(d.gpu_hours[0] for d in durations), sum(d.gpu_hours[1] for d in durations)),
-        hours=(sum(d.hours[0] for d in durations), sum(d.hours[1] for d in durations)),
-        without_hours=tuple(stage.name for stage in stages if stage.cost.duration is None),
-        disk=kept + passing,
+        gpu_hours=(low, high),
+        hours=(sum(duration.hours[0] for duration in durations), sum(duration.hours[1] for duration in durations)),
+        money=None if price is None else (low * price, high * price),
+        without_hours=tuple(stage.name for stage in stages if stage.duration is None),
+        disk=count_bytes(stages),
         download=sum(stage.disk.download for stage in stages),
         unknown_files=sum(len(stage.disk.unknown) for stage in stages if stage.name == "fetch"),
     )
 
 
-def describe_prompts(workload: Workload) -> dict[str, str]:
-    """Where the lengths of every split's prompts are from."""
-    recipe = workload.recipe
-    splits = {"cot": recipe.sft.max_pixels, "rl": recipe.grpo.max_pixels} if workload.recipe.trains else {}
-    splits |= dict.fromkeys(workload.list_benchmarks(), recipe.evaluate.max_pixels)
-    return {split: workload.measure(split, pixels).source for split, pixels in splits.items()}
-
-
-def reduce_processes(recipe: Recipe, machine: Machine) -> Recipe:
-    """The recipe with as many processes as the GPUs and the batches allow, if it has more than there are GPUs."""
-    if not 0 < machine.gpus < recipe.launch.processes:
-        return recipe
-    legal = list_processes(recipe, machine.gpus)
-    return change_recipe(recipe, {"launch.processes": legal[0]}) if legal else recipe
-
-
-def list_notes(workload: Workload, machine: Machine, measured: Measured) -> list[str]:
+def list_notes(workload: Workload, machine: Machine) -> list[str]:
     """What the reader should know about the figures."""
-    notes = list(measured.notes) if machine.gpus else []
+    notes, model = [f"planned with launch.processes={workload.gpus}"], workload.recipe.model
     if machine.gpus > workload.gpus:
-        idle = machine.gpus - workload.gpus
-        notes.append(f"{idle} of {machine.gpus} GPUs stay idle: launch.processes={workload.gpus}")
-    attention = workload.recipe.model.attention
-    if machine.kind is not None and attention != "flash_attention_2":
+        notes.append(f"{machine.gpus - workload.gpus} of {machine.gpus} GPUs stay idle")
+    if machine.kind is not None and model.attention != "flash_attention_2":
         notes.append(
-            f"assumed times are those of flash attention: with model.attention={attention} the vision tower works on a "
-            "picture's windows one after the other, which nobody has timed"
+            f"assumed times are those of flash attention: with model.attention={model.attention} the vision tower "
+            "works on a picture's windows one after the other, which nobody has timed"
         )
-    if machine.gpus and workload.recipe.model.dtype != "bfloat16":
-        notes.append(f"no times: the peaks in reproduce/gpus.yaml are of bfloat16, not {workload.recipe.model.dtype}")
+    if machine.gpus and model.dtype != "bfloat16":
+        notes.append(f"no times: the peaks in reproduce/gpus.yaml are of bfloat16, not {model.dtype}")
     elif machine.gpus and machine.kind is None:
         notes.append(f"no times: reproduce/gpus.yaml does not know {machine.device}; add its peak and bandwidth there")
     return notes

@@ -1,265 +1,148 @@
-"""What each stage computes, in words and FLOPs, and how long that takes.
+"""Hours: tokens at a rate that was measured, or FLOPs at a share of the peak and decoding at a share of the bandwidth.
 
-FLOPs are those of models/flops.py, which a measured MFU counts too: recomputation for checkpoints is in the share of
-the peak, not in the FLOPs.
+Reading a prompt and training are bound by compute, decoding by memory: every step reads the weights and the cache of
+all sequences, and a batch ends with its longest completion. FLOPs are those of models/flops.py, which a measured MFU
+counts too. Time is taken to fall with the number of GPUs; loading of weights and the network between GPUs are not
+counted.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from migrl.models.flops import Forward, count_forward, count_vision
-from migrl.plan.lengths import Prompts
+from migrl.models.shapes import ModelShape, count_kv_bytes, count_lora_parameters, count_parameters
+from migrl.plan.assumptions import Efficiency
+from migrl.plan.lengths import Length
 from migrl.plan.machine import Machine
-from migrl.plan.measured import Measured
-from migrl.plan.peaks import count_fitting
-from migrl.plan.shapes import ModelShape, count_kv_bytes, count_lora_parameters, count_parameters
-from migrl.plan.timing import (
-    Decoding,
-    Duration,
-    add_durations,
-    show_span,
-    time_compute,
-    time_decoding,
-    time_measured,
-)
+from migrl.plan.work import Generation, Training, Work, show_span
 from migrl.plan.workload import Workload
-from migrl.recipe import RehearsalSource, ServerTeacher, TransformersTeacher, VllmTeacher
+from migrl.recipe import VllmTeacher
 
 VLLM_SEQUENCES = 256  # vLLM's max_num_seqs
-NO_FIGURES = "gpus.yaml has no peak and no bandwidth for it"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a stage does, and how long; no duration where there is no formula or no figure, which `words` then says."""
+class Duration:
+    """Seconds of wall time from low to high on `gpus` GPUs, the formula in numbers, and what it rests on."""
 
+    low: float
+    high: float
+    gpus: int
     words: str
-    duration: Duration | None = None
-    why_none: str = ""
+    basis: str = "assumed"
+
+    @property
+    def hours(self) -> tuple[float, float]:
+        return self.low / 3600, self.high / 3600
+
+    @property
+    def gpu_hours(self) -> tuple[float, float]:
+        return self.hours[0] * self.gpus, self.hours[1] * self.gpus
 
 
-def plan_cost(kind: str, workload: Workload, machine: Machine, measured: Measured) -> Cost:
-    """The cost of a stage of this kind."""
-    match kind:
-        case "fetch":
-            return Cost("downloads, checks and unpacks", why_none="the network's and the disk's time")
-        case "synthesize":
-            return plan_synthesize(workload, machine)
-        case "sft":
-            return plan_sft(workload, machine, measured)
-        case "merge":
-            return Cost("reads the weights twice, writes them once", why_none="the disk's time, minutes")
-        case "select" | "pass_rates":
-            return plan_pool(kind, workload, machine, measured)
-        case "grpo":
-            return plan_grpo(workload, machine, measured)
-        case "evaluate":
-            return plan_evaluate(workload, machine, measured)
-    return Cost("scores, intervals, figures", why_none="seconds to minutes on the processor")
+def time_rate(work: Work, rate: float, gpus: int) -> Duration:
+    """Seconds at a measured number of tokens per second and GPU: those trained on, prompts included, or generated."""
+    if work.training:
+        trained = work.training
+        low, high = (trained.sequences * (trained.prompts.mean.tokens + tokens) for tokens in trained.tokens)
+    else:
+        low, high = (sum(made.completions * made.tokens[end] for made in work.generations) for end in (0, 1))
+    words = f"{show_span((low, high))} tokens / ({rate:,.0f} per second, measured, x {gpus} GPUs)"
+    return Duration(low / rate / gpus, high / rate / gpus, gpus, words, "measured")
 
 
-def plan_sft(workload: Workload, machine: Machine, measured: Measured) -> Cost:
-    """One pass over the cold start an epoch."""
-    settings = workload.recipe.sft
-    prompts = workload.measure("cot", settings.max_pixels)
-    if prompts.samples is None:
-        return Cost("samples unknown", why_none="their number is unknown; run `migrl fetch` first")
-    samples = min(prompts.samples, workload.recipe.synthesize.max_samples)
-    completion = mean_completion(workload, training=True)
-    forward = count_prompts(workload.shape, prompts, completion, completion, settings.lora.rank)
-    steps = math.ceil(samples / settings.batch) * settings.num_train_epochs
-    words = f"at most {samples:,} samples x ({describe(prompts)} + {completion:,.0f} tokens), {steps} steps"
-    total = samples * settings.num_train_epochs
-    tokens = total * (prompts.tokens + completion)
-    share = workload.assumptions.efficiency.train_lora
-    return Cost(
-        words,
-        time_measured("sft", (tokens, tokens), measured, workload.gpus)
-        or time_compute("training", total * forward.train(lora=True), share, machine, workload.gpus),
-        NO_FIGURES,
-    )
+def time_work(kind: str, work: Work, workload: Workload, machine: Machine) -> Duration | None:
+    """Seconds by the formulas; None for a device whose peak and bandwidth are unknown."""
+    recipe, shares, training = workload.recipe, workload.assumptions.efficiency, work.training
+    rank, gpus = training.lora.rank if training and training.lora else 0, workload.gpus
+    generations, vllm = work.generations, kind == "grpo" and recipe.grpo.engine == "vllm"
+    if kind == "synthesize" and (teacher := recipe.local_teacher) is not None:
+        workload = workload.for_teacher(teacher)
+        if isinstance(teacher, VllmTeacher):
+            # Devices that share one model read its weights together, so a step has all their bandwidth.
+            vllm, gpus = True, teacher.tensor_parallel
+            room = teacher.memory * machine.gpu_bytes * gpus
+            generations = tuple(fill_cache(made, workload, room) for made in generations)
+    shape, parts = workload.shape, []
+    if generations:
+        reads = [(made, made.completions / (made.times if vllm else 1)) for made in generations]
+        flops = sum(count * count_pass(shape, made.prompts.mean, 0, rank).total for made, count in reads)
+        parts.append(time_compute("reading", flops, shares.prefill, machine, gpus))
+        decode = shares.decode_vllm if vllm else shares.decode_adapter if rank else shares.decode_transformers
+        sequences = [made.count_sequences(made.prompts.mean.patches) for made in generations]
+        batches = [made.completions / count for made, count in zip(generations, sequences, strict=True)]
+        steps = generations[0].tokens
+        read = sum(
+            batch * count_step(shape, made.prompts.mean, count, steps[0], rank)
+            for made, count, batch in zip(generations, sequences, batches, strict=True)
+        )
+        parts.append(time_decoding(sum(batches), steps, read / sum(batches), decode, machine, gpus))
+    if training:
+        share = shares.train_lora if rank else shares.train_full
+        parts.append(time_compute("training", count_training(shape, training), share, machine, gpus))
+    return add_durations(parts)
 
 
-def plan_grpo(workload: Workload, machine: Machine, measured: Measured) -> Cost:
-    """Steps of rollouts, the start model's log-probabilities, and training."""
-    recipe, settings, shares = workload.recipe, workload.recipe.grpo, workload.assumptions.efficiency
-    prompts = workload.measure("rl", settings.max_pixels)
-    completion, limit = mean_completion(workload), settings.max_new_tokens
-    rank = settings.lora.rank if settings.lora else 0
-    total = settings.max_steps * settings.completions_per_step
-    forward = count_prompts(workload.shape, prompts, completion, completion, rank)
-    flops = forward.train(lora=settings.lora is not None) + (forward.total if settings.beta else 0.0)
-    words = (
-        f"{settings.max_steps} steps x {settings.completions_per_step} completions x "
-        f"({describe(prompts)} + {show_span(completion, limit)} tokens)"
-    )
-    tokens = (total * (prompts.tokens + completion), total * (prompts.tokens + limit))
-    known = time_measured("grpo", tokens, measured, workload.gpus)
-    if known is not None:
-        return Cost(words, known)
-    vllm = settings.engine == "vllm"
-    reading = (
-        count_prompts(workload.shape, prompts, 0, 1, rank).total * total / (settings.num_generations if vllm else 1)
-    )
-    share = max(1, settings.completions_per_step // recipe.launch.processes)
-    batches = settings.max_steps * settings.completions_per_step / share
-    decoding = make_decoding(workload.shape, prompts, batches, share, (completion, limit), rank)
-    how = shares.decode_vllm if vllm else shares.decode_adapter if rank else shares.decode_transformers
-    duration = add_durations(
-        time_compute("reading", reading, shares.prefill, machine, workload.gpus),
-        time_decoding(decoding, how, machine, workload.gpus),
-        time_compute(
-            "training", total * flops, shares.train_lora if rank else shares.train_full, machine, workload.gpus
-        ),
-    )
-    return Cost(words, duration, NO_FIGURES)
+def fill_cache(made: Generation, workload: Workload, room: float) -> Generation:
+    """A generation with as many sequences at once as vLLM's cache holds beside the weights."""
+    size, shape = workload.number_bytes, workload.shape
+    each = count_kv_bytes(shape, size) * (made.prompts.mean.tokens + made.tokens[0])
+    return replace(made, batch=min(VLLM_SEQUENCES, int((room - count_parameters(shape).total * size) / each)))
 
 
-def plan_pool(kind: str, workload: Workload, machine: Machine, measured: Measured) -> Cost:
-    """Rollouts of the RL pool for select, of a part of it for pass_rates; select's measured rate holds for both."""
-    recipe, prompts = workload.recipe, workload.measure_pool(kind)
-    rollouts, limit = recipe.select.rollouts, recipe.grpo.max_new_tokens
-    fitting = count_fitting(workload, prompts.at_mean(), recipe.select.batch, recipe.select.batch_pixels)
-    run = Run(fitting * rollouts, rollouts, limit)
-    words = f"{show_count(prompts.samples)} samples x {rollouts} rollouts, {describe(prompts)}"
-    return Cost(words, *plan_rollouts("select", workload, [(prompts, run)], machine, measured))
+def count_training(shape: ModelShape, training: Training) -> float:
+    """FLOPs of all sequences, with a completion of mean length."""
+    rank = training.lora.rank if training.lora else 0
+    forward = count_pass(shape, training.prompts.mean, training.tokens[0], rank)
+    return training.sequences * (forward.train(lora=rank > 0) + (forward.total if training.reference else 0.0))
 
 
-def plan_evaluate(workload: Workload, machine: Machine, measured: Measured) -> Cost:
-    """Every arm on every benchmark whose size is known."""
-    settings = workload.recipe.evaluate
-    runs, unknown = [], []
-    for split in workload.list_benchmarks():
-        prompts = workload.measure(split, settings.max_pixels)
-        if prompts.samples is None:
-            unknown.append(split)
-            continue
-        sequences = count_fitting(workload, prompts.at_mean(), settings.batch, settings.batch_pixels)
-        runs.append((prompts, Run(sequences, len(settings.arms), settings.max_new_tokens)))
-    samples = sum(prompts.samples or 0 for prompts, _ in runs)
-    prompt = sum(prompts.tokens * (prompts.samples or 0) for prompts, _ in runs) / max(1, samples)
-    left_out = f"; not counted, their size is unknown: {', '.join(unknown)}" if unknown else ""
-    words = f"{samples:,} samples x {len(settings.arms)} arms, {prompt:,.0f} prompt tokens{left_out}"
-    return Cost(words, *plan_rollouts("evaluate", workload, runs, machine, measured))
+def count_pass(shape: ModelShape, prompt: Length, completion: int, rank: int) -> Forward:
+    """FLOPs of one forward pass over a prompt and a completion, or the first token of one."""
+    forward = count_forward(shape, [round(prompt.tokens + completion)], completion or 1, [], lora_rank=rank)
+    return replace(forward, vision=prompt.images * count_vision(shape, round(prompt.patches / prompt.images)))
 
 
-def plan_synthesize(workload: Workload, machine: Machine) -> Cost:
-    """The teacher's candidates; only one with weights here takes GPUs."""
-    settings, shares = workload.recipe.synthesize, workload.assumptions.efficiency
-    teacher, prompts = settings.teacher, workload.measure_teacher()
-    asked = f"{show_count(prompts.samples)} samples x {settings.candidates} candidates"
-    if isinstance(teacher, ServerTeacher):
-        return Cost(f"{asked}, {describe(prompts)}", why_none="a server's; migrl synthesize --dry-run prints its bill")
-    if not isinstance(teacher, TransformersTeacher | VllmTeacher):
-        return Cost(f"{asked} by the scripted teacher", why_none="no model; minutes on the processor")
-    if prompts.samples is None:
-        return Cost(asked, why_none="the number of samples is unknown; run `migrl fetch` first")
-    shape, total = workload.find_shape(teacher.model, "teacher"), prompts.samples * settings.candidates
-    number_bytes = workload.with_teacher_precision(teacher).number_bytes
-    vllm = isinstance(teacher, VllmTeacher)
-    gpus = teacher.tensor_parallel if isinstance(teacher, VllmTeacher) else workload.gpus
-    sequences = VLLM_SEQUENCES
-    if isinstance(teacher, VllmTeacher):
-        # As many as the cache holds beside the weights.
-        room = teacher.memory * machine.gpu_bytes * gpus - count_parameters(shape).total * number_bytes
-        each = count_kv_bytes(shape, number_bytes) * (prompts.tokens + mean_completion(workload))
-        sequences = max(1, min(sequences, int(room / each)))
-    if isinstance(teacher, TransformersTeacher):
-        fitting = count_fitting(workload, prompts.at_mean(), teacher.batch, teacher.batch_pixels)
-        sequences = fitting * settings.candidates
-    read = prompts.samples if vllm else total
-    flops = read * count_prompts(shape, prompts, 0, 1, 0).total
-    # Devices that share one model read its weights together, so a step has all their bandwidth.
-    batches = total / sequences
-    decoding = make_decoding(shape, prompts, batches, sequences, (mean_completion(workload), teacher.max_new_tokens), 0)
-    share = shares.decode_vllm if vllm else shares.decode_transformers
-    duration = add_durations(
-        time_compute("reading", flops, shares.prefill, machine, gpus), time_decoding(decoding, share, machine, gpus)
-    )
-    return Cost(f"{asked}, {describe(prompts)}", duration, NO_FIGURES)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Generation over a split: sequences at once, completions per sample, and their limit in tokens."""
-
-    sequences: int
-    times: int
-    limit: int
-
-
-def plan_rollouts(
-    stage: str, workload: Workload, runs: list[tuple[Prompts, Run]], machine: Machine, measured: Measured
-) -> tuple[Duration | None, str]:
-    """Duration of generating over splits without training, or why there is none."""
-    shares, completion = workload.assumptions.efficiency, mean_completion(workload)
-    if any(prompts.samples is None for prompts, _ in runs):
-        return None, "the number of samples is unknown; run `migrl fetch` first"
-    totals = [(prompts, run, (prompts.samples or 0) * run.times) for prompts, run in runs]
-    tokens = (sum(n * min(completion, run.limit) for _, run, n in totals), sum(n * run.limit for _, run, n in totals))
-    known = time_measured(stage, tokens, measured, workload.gpus)
-    if known is not None:
-        return known, ""
-    reading = sum(n * count_prompts(workload.shape, prompts, 0, 1, 0).total for prompts, _, n in totals)
-    batches = sum(n / run.sequences for _, run, n in totals)
-    if not batches:
-        return None, "nothing of known size to generate"
-    decodings = [
-        make_decoding(workload.shape, prompts, n / run.sequences, run.sequences, (completion, run.limit), 0)
-        for prompts, run, n in totals
-    ]
-    mean_bytes = sum(decoding.bytes * decoding.batches for decoding in decodings) / batches
-    decoding = Decoding(batches, decodings[0].steps, mean_bytes)
-    duration = add_durations(
-        time_compute("reading", reading, shares.prefill, machine, workload.gpus),
-        time_decoding(decoding, shares.decode_transformers, machine, workload.gpus),
-    )
-    return duration, NO_FIGURES
-
-
-def make_decoding(
-    shape: ModelShape, prompts: Prompts, batches: float, sequences: int, steps: tuple[float, float], rank: int
-) -> Decoding:
-    """A step reads all weights but embeddings and vision tower, adapters, and the cache of half-grown completions."""
-    parameters, size = count_parameters(shape), 2
+def count_step(shape: ModelShape, prompt: Length, sequences: int, completion: int, rank: int) -> float:
+    """Bytes that a step reads in bfloat16: weights without embeddings and vision tower, adapters, half-grown caches."""
+    parameters = count_parameters(shape)
     weights = parameters.layers + (parameters.head or parameters.embedding) + count_lora_parameters(shape, rank)
-    cache = sequences * (prompts.tokens + steps[0] / 2) * count_kv_bytes(shape, size)
-    return Decoding(batches, (min(steps), steps[1]), weights * size + cache)
+    return weights * 2 + sequences * (prompt.tokens + completion / 2) * count_kv_bytes(shape, 2)
 
 
-def count_prompts(shape: ModelShape, prompts: Prompts, completion: float, predicted: float, rank: int) -> Forward:
-    """FLOPs of one forward pass over the mean prompt and a completion."""
-    forward = count_forward(shape, [round(prompts.tokens + completion)], round(predicted), [], lora_rank=rank)
-    return replace(forward, vision=prompts.images * count_vision(shape, prompts.patches_per_image))
+def time_compute(what: str, flops: float, share: Efficiency, machine: Machine, gpus: int) -> Duration | None:
+    """Seconds for so many FLOPs; None for a device whose peak is unknown."""
+    if machine.kind is None:
+        return None
+    tflops = machine.kind[1].tflops
+    power, ideal = f"{flops:.1e}".replace("e+", "e"), flops / (tflops * 1e12 * gpus)
+    return share_peak(f"{what} {power} FLOPs / ({gpus} x {tflops:g} TFLOP/s", (ideal, ideal), share, gpus)
 
 
-def mean_completion(workload: Workload, *, training: bool = False) -> float:
-    """Tokens of a completion on average; a rehearsal's random weights never end theirs before the limit."""
-    source, lengths = workload.recipe.source, workload.assumptions.lengths
-    limit = workload.recipe.grpo.max_new_tokens
-    if isinstance(source, RehearsalSource):
-        return source.thought_tokens + lengths.answer_tokens if training else limit
-    return min(lengths.completion_tokens, limit)
+def time_decoding(
+    batches: float, steps: tuple[float, float], read: float, share: Efficiency, machine: Machine, gpus: int
+) -> Duration | None:
+    """Seconds to decode all batches, a GPU's share of them after each other; `read` are the bytes that a step reads."""
+    if machine.kind is None:
+        return None
+    bandwidth, (short, long) = machine.kind[1].bandwidth_gb, steps
+    each = batches / gpus * read / (bandwidth * 1e9)
+    words = f"decoding {batches:,.0f} batches / {gpus} x {show_span(steps)} steps x {read / 1e9:.1f} GB / "
+    return share_peak(f"{words}({bandwidth / 1e3:g} TB/s", (each * short, each * long), share, gpus)
 
 
-def describe(prompts: Prompts) -> str:
-    """A prompt in words."""
-    return f"{prompts.tokens:,.0f} prompt tokens of {prompts.images:.3g} pictures"
+def share_peak(words: str, ideal: tuple[float, float], share: Efficiency, gpus: int) -> Duration:
+    """The seconds that work takes at a share of a peak that would do it in `ideal`."""
+    low, high = share.range
+    words = f"{words} x {100 * low:.0f}-{100 * high:.0f} %)"
+    return Duration(ideal[0] / high, ideal[1] / low, gpus, words, share.basis)
 
 
-def show_count(count: int | None) -> str:
-    """A number of samples."""
-    return "an unknown number of" if count is None else f"{count:,}"
-
-
-def show_hours(hours: tuple[float, float]) -> str:
-    """A range of hours, in minutes where it is short."""
-    low, high = hours
-    if high < 1:
-        return f"{low * 60:.1f}-{high * 60:.1f} min" if low != high else f"{low * 60:.1f} min"
-    return f"{low:.1f}-{high:.1f} h" if f"{low:.1f}" != f"{high:.1f}" else f"{low:.1f} h"
-
-
-def time_seconds(seconds: float, gpus: int) -> Duration:
-    """A stage of this recipe that was run before."""
-    return Duration(seconds, seconds, gpus, f"{seconds:,.0f} s, measured in an earlier run of this recipe", "measured")
+def add_durations(parts: Sequence[Duration | None]) -> Duration | None:
+    """One after the other; None if one of them is unknown."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    basis = "measured" if all(part.basis == "measured" for part in known) else "assumed"
+    low, high, gpus = sum(part.low for part in known), sum(part.high for part in known), known[0].gpus
+    return Duration(low, high, gpus, " + ".join(part.words for part in known), basis)

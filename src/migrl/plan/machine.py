@@ -54,14 +54,12 @@ class Machine:
         """Whether the GPUs are this machine's, so that its host memory is theirs."""
         return self.gpus == 0 or self.found == "found"
 
-    @property
-    def peak_flops(self) -> float | None:
-        return self.kind[1].tflops * 1e12 if self.kind else None
-
-    @property
-    def bandwidth(self) -> float | None:
-        """Bytes a second."""
-        return self.kind[1].bandwidth_gb * 1e9 if self.kind else None
+    def is_kind(self, device: str) -> bool:
+        """Whether what was measured on a device holds for these; all processors are alike here."""
+        if not self.gpus or self.kind is None:
+            return not self.gpus and device == "cpu"
+        found = find_gpu(device, load_gpus())
+        return found is not None and found[0] == self.kind[0]
 
 
 def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions) -> Machine:
@@ -80,9 +78,9 @@ def choose_machine(recipe: Recipe, options: GpuOptions, assumptions: Assumptions
         return Machine(count * recipe.launch.machines, device, memory, kind, found="found", **host)
     if recipe.model.dtype == "float32":
         return Machine(0, "CPU", 0, None, found="no GPU found; a recipe in float32 runs on the processor", **host)
-    name = assumptions.machine.gpu
+    name = assumptions.gpu
     gpu = load_gpus()[name]
-    how = f"no GPU found; assumed: {assumptions.machine.source}; say --gpus, --gpu, --gpu-memory for others"
+    how = "no GPU found; assumed, as in reproduce/plan.yaml; say --gpus, --gpu, --gpu-memory for others"
     return Machine(recipe.launch.processes, name, int(gpu.memory_gb * 1e9), (name, gpu), found=how, **host)
 
 
@@ -96,7 +94,7 @@ def _take_options(recipe: Recipe, options: GpuOptions, assumptions: Assumptions,
         raise UserError(f"--gpu-memory {options.memory_gb:g}: give the GB of each GPU, such as 80")
     if count % host["machines"]:
         raise UserError(f"--gpus {count}: not the same number on each of launch.machines={host['machines']}")
-    name = options.name or assumptions.machine.gpu
+    name = options.name or assumptions.gpu
     kind = find_gpu(name, load_gpus())
     if kind is None and options.memory_gb is None:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Measurements that hold for a plan: shares of a peak, the rehearsal's rates, and what this very recipe took before.
+"""Measurements that hold for a plan: what this very recipe took before, the rehearsal's rates, and shares of a peak.
 
-A share that `make gpu` measured is used where GPU, number type, attention and the model's shape are those of the plan,
-a rate where the settings that decide it are, too; what is not used is named.
+A rate of the rehearsal is used where GPU, model shape and all settings that decide it are those of the plan; what is
+not used is named.
 """
 
 from dataclasses import dataclass, field
@@ -9,41 +9,30 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
 from migrl.evidence.measurements import MEASUREMENTS
 from migrl.files import explain_fault, find_from_root
+from migrl.models.shapes import read_shape
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
-from migrl.plan.shapes import read_shape
 from migrl.plan.shares import pick_shares
 from migrl.plan.workload import REHEARSAL, Workload
 from migrl.report.gpu_parts import Card
-from migrl.running.gpu_peaks import find_gpu, load_gpus
 from migrl.running.stage import MANIFEST
 
 SHARED = ("model.dtype", "model.attention")
-_BATCHES = ("select.rollouts", "select.batch", "select.batch_pixels")
-_ROLLOUTS = (*_BATCHES, "grpo.max_pixels", "grpo.max_new_tokens")
 DECIDING = {
     "sft": ("sft.lora", "sft.per_device_train_batch_size", "sft.max_pixels", "sft.parallel"),
-    "select": _ROLLOUTS,
+    "select": ("select.rollouts", "select.batch", "select.batch_pixels", "grpo.max_pixels", "grpo.max_new_tokens"),
     "grpo": (
-        *(
-            "grpo.lora",
-            "grpo.num_generations",
-            "grpo.per_device_train_batch_size",
-            "grpo.max_pixels",
-            "grpo.max_new_tokens",
-        ),
-        *("grpo.parallel", "grpo.engine"),
+        *("grpo.lora", "grpo.num_generations", "grpo.per_device_train_batch_size", "grpo.max_pixels"),
+        *("grpo.max_new_tokens", "grpo.parallel", "grpo.engine"),
     ),
     "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
-    "pass_rates": _ROLLOUTS,
-    "merge": ("sft.max_pixels",),
 }
-"""The settings that decide a stage's rate and its peak, beside the model's shape and, in RL, a process's share."""
+"""The settings that decide a stage's rate, beside the model's shape and, in RL, a process's share."""
 _File = TypeVar("_File", bound=BaseModel)
 
 
@@ -66,32 +55,22 @@ class Measurements(_Lenient):
 
     device: str | None = None
     not_run: bool = False
-    stages: Annotated[dict[str, Rate], Field(validate_default=True)] = {}
+    stages: dict[str, Rate] = {}
     cards: dict[str, Card] = {}
 
-    @field_validator("stages", mode="after")
-    @classmethod
-    def check_device(cls, stages: dict[str, Rate], info: ValidationInfo) -> dict[str, Rate]:
-        """Stages and their device stand together."""
-        if (info.data.get("device") is None) != (not stages):
-            raise ValueError("neither device nor stages can stand alone")
-        return stages
-
-
-class Performance(_Lenient):
-    device: str
-
-
-class Facts(_Lenient):
-    performance: Performance | None = None
+    @model_validator(mode="after")
+    def check_device(self) -> "Measurements":
+        if (self.device is None) != (not self.stages):
+            raise ValueError("device and stages stand together")
+        return self
 
 
 class OwnStage(_Lenient):
-    """A stage of an earlier run: its wall time, and the largest process so far in 10^6 bytes."""
+    """A stage of an earlier run: its wall time, the largest process so far in 10^6 bytes, and its device."""
 
     seconds: float
     peak_memory_mb: float
-    facts: Facts
+    device: Annotated[str | None, Field(validation_alias=AliasPath("facts", "performance", "device"))] = None
 
 
 class Manifest(_Lenient):
@@ -103,10 +82,7 @@ class Manifest(_Lenient):
 
 @dataclass(frozen=True)
 class Measured:
-    """The rehearsal's stages, shares of a peak and this recipe's own stages, as far as they hold.
-
-    `notes` are what the reader should know of them.
-    """
+    """The rehearsal's stages, shares of a peak and this recipe's own stages, as far as they hold, and notes on them."""
 
     stages: dict[str, Rate] = field(default_factory=dict)
     shares: dict[str, Efficiency] = field(default_factory=dict)
@@ -121,68 +97,57 @@ def read_measured(results: Path, workload: Workload, machine: Machine) -> Measur
         UserError: a file of measurements that is broken.
     """
     path = results / REHEARSAL / MEASUREMENTS
-    found = read_file(Measurements, path) or Measurements()
-    stages, note = pick_rates(found, path, workload, machine)
-    known = {device: card for device, card in found.cards.items() if card.memory_gb}
-    cards = {device: card for device, card in known.items() if is_device(device, workload, machine)}
-    shares, words = pick_shares(cards, workload, machine)
-    if found.cards and not cards:
-        words = f"parts measured on {', '.join(found.cards)}, not on {machine.device}, so not used"
-    notes = tuple(text for text in (note, words and f"{path}: {words}") if text)
-    if not notes:
-        notes = (f"no {REHEARSAL}/{MEASUREMENTS} below {results}: nothing was measured on a GPU",)
+    found, own = read_file(Measurements, path), read_own(results, workload, machine)
+    if found is None:
+        return Measured({}, {}, own, (f"no {REHEARSAL}/{MEASUREMENTS} below {results}: nothing was measured on a GPU",))
+    stages, of_stages = pick_rates(found, path, workload, machine)
+    shares, of_shares = pick_shares(found.cards, workload, machine)
+    return Measured(stages, shares, own, tuple(f"{path}: {note}" for note in (of_stages, of_shares) if note))
+
+
+def read_own(results: Path, workload: Workload, machine: Machine) -> dict[str, OwnStage]:
+    """The stages of this recipe's committed run, if it had these settings and this kind of device."""
     manifest = read_file(Manifest, results / workload.recipe.name / MANIFEST)
     # Other seeds leave what a stage costs as it is.
     settings = workload.recipe.model_dump(mode="json", exclude={"seeds"})
     if manifest is None or not agrees(manifest.settings, settings):
-        return Measured(stages, shares, {}, notes)
-    devices = {stage.facts.performance.device for stage in manifest.stages.values() if stage.facts.performance}
-    own = manifest.stages if all(is_device(device, workload, machine) for device in devices) else {}
-    return Measured(stages, shares, own, notes)
+        return {}
+    devices = {stage.device for stage in manifest.stages.values() if stage.device}
+    return manifest.stages if all(machine.is_kind(device) for device in devices) else {}
 
 
 def pick_rates(found: Measurements, path: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Rate], str]:
     """The rehearsal's stages that hold, and where they are from or why they do not."""
     if found.device is None:
         return {}, ""
-    if found.not_run or not is_device(found.device, workload, machine):
-        return {}, f"{path}: measured on {found.device}, not on {machine.device}, so not used"
+    if found.not_run or not machine.is_kind(found.device):
+        return {}, f"measured on {found.device}, not on {machine.device}, so not used"
     manifest = read_file(Manifest, path.parent / MANIFEST)
     if manifest is None:
         raise UserError(f"{path.parent / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
     shapes = manifest.settings.get("source", {}).get("shapes")
     if shapes is None or read_shape(find_from_root(Path(shapes))) != workload.shape:
-        return {}, f"{path}: measured on a model of another shape, so not used"
-    here = workload.recipe.model_dump(mode="json")
-    differing = {stage: list_differences(stage, manifest.settings, here) for stage in DECIDING}
-    left = "; ".join(f"{stage} with {', '.join(keys)}" for stage, keys in differing.items() if keys)
-    note = f"{path}: measured on {found.device}" + (f"; other settings, so not used: {left}" if left else "")
-    return {stage: rate for stage, rate in found.stages.items() if not differing.get(stage)}, note
+        return {}, "measured on a model of another shape, so not used"
+    here, left = workload.recipe.model_dump(mode="json"), {}
+    for stage in DECIDING:
+        old, new = (list_deciding(stage, settings) for settings in (manifest.settings, here))
+        if differing := [f"{key}={value}" for key, value in old.items() if value != new[key]]:
+            left[stage] = f"{stage} with {', '.join(differing)}"
+    others = f"; other settings, so not used: {'; '.join(left.values())}" if left else ""
+    note = f"measured on {found.device}{others}"
+    return {stage: rate for stage, rate in found.stages.items() if stage not in left}, note
 
 
-def list_differences(stage: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What decides a stage's rate and is not the same in two recipes, as `key=value` of the first."""
-    found = []
-    for key in (*SHARED, *DECIDING[stage]):
-        old, new = (reduce(lambda part, name: part.get(name, {}), key.split("."), recipe) for recipe in (there, here))
-        if old != new:
-            found.append(f"{key}={old}")
-    if stage == "grpo" and count_share(there) != count_share(here):
-        found.append(f"{count_share(there):g} completions per process")
+def list_deciding(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides a stage's rate, by its dotted key."""
+
+    def look_up(key: str) -> Any:
+        return reduce(lambda part, name: part.get(name, {}), key.split("."), settings)
+
+    found = {key: look_up(key) for key in (*SHARED, *DECIDING[stage])}
+    if stage == "grpo":
+        found["grpo.prompts_per_step per process"] = look_up("grpo.prompts_per_step") / look_up("launch.processes")
     return found
-
-
-def count_share(recipe: dict[str, Any]) -> float:
-    """Completions of a step that one process makes."""
-    return float(recipe["grpo"]["prompts_per_step"] * recipe["grpo"]["num_generations"] / recipe["launch"]["processes"])
-
-
-def is_device(device: str, workload: Workload, machine: Machine) -> bool:
-    """Whether what was measured on a device holds for the plan's; all processors are alike here."""
-    if not machine.gpus or machine.kind is None:
-        return not machine.gpus and device == "cpu"
-    kind = find_gpu(device, load_gpus())
-    return kind is not None and kind[0] == machine.kind[0]
 
 
 def agrees(old: Any, new: Any) -> bool:

@@ -1,55 +1,45 @@
-"""Peak memory of a process: training with ZeRO and checkpointing, and generation with its cache. Formulas, not runs.
+"""The most memory that a process holds, by simple formulas and a margin; none was measured on a GPU by this project.
 
-Bytes a token of one layer were fitted on small models of the same code, every tensor tracked on a CPU
-(tests/unit/test_plan_memory.py tracks them again); kernels that a GPU fuses need less. All else is counted from shapes
-and from the sources of transformers, trl and DeepSpeed. No figure here was measured on a GPU.
+    weights       parameters x bytes of a number; under ZeRO-3 a process's share, and what is gathered
+    trained       16 bytes per trained parameter, as in the ZeRO paper: its weight, and 14 for gradient, float32 master
+                  and Adam, which the processes of ZeRO share; and DeepSpeed's bucket
+    pictures      the pixels of a batch as the processor hands them over, in float32
+    checkpoints   one input per layer and token; in float32 nothing is checkpointed, and every layer is held instead
+    layer         the one at work, in numbers: backwards 6 per token and 4 x width + inner width, 10 where adapters are
+                  float32 beside bfloat16 (without DeepSpeed); reading a prompt 3 per token and width + inner width, or
+                  19 per patch and width of the vision tower
+    cache         keys and values of every token
+    logits        a tile of 4096 tokens x 32768 in training (trl's fused head), 3 float32 copies in generation
+    square        what attention other than flash attention holds of a length's square: scores, or sdpa's mask
+    reserve       plan.yaml, memory: a fixed part, and a margin of all that comes and goes
+
+The numbers of `layer` were read off small models on a processor. tests/unit/test_plan_memory.py holds the whole against
+the published peaks of a 7B model on an A100.
 """
 
 from dataclasses import dataclass
 
-from migrl.plan.assumptions import MemoryExtras
-from migrl.plan.shapes import ModelShape, count_kv_bytes, count_lora_parameters, count_parameters
-from migrl.recipe import LoraSettings, Parallel
+from migrl.models.shapes import count_kv_bytes, count_lora_parameters, count_parameters
+from migrl.plan.lengths import Prompts
+from migrl.plan.machine import Machine
+from migrl.plan.work import Training, Work, list_work
+from migrl.plan.workload import Workload
+from migrl.recipe import VllmTeacher
 
-BUCKET = 5e8  # numbers, DeepSpeed's reduce_bucket_size; the launch files do not change it
-LIVE = 1e9  # numbers, DeepSpeed's stage3_max_live_parameters
-TILE = (4096, 32768)  # tokens x vocabulary that trl's fused head projects at a time
-PIXEL_BYTES = 4  # the processor hands over float32
-
-
-@dataclass(frozen=True)
-class LayerBytes:
-    """Bytes a token: multiples of a layer's width, of its keys' width and of its MLP's width, and a constant."""
-
-    width: float
-    keys: float
-    inner: float
-    constant: float = 0.0
-
-    def count(self, width: int, keys: int, inner: int) -> float:
-        return self.width * width + self.keys * keys + self.inner * inner + self.constant
-
-
-# One layer computed again and run backwards, bfloat16.
-BACKWARD = LayerBytes(26, 7, 12)
-BACKWARD_DROPOUT = LayerBytes(51, 7, 12)  # LoRA drops out the input of each of its seven layers
-BACKWARD_FLOAT32_ADAPTERS = LayerBytes(63, 5, 22)  # without DeepSpeed adapters stay float32 and cast their inputs
-# What a layer keeps where nothing is checkpointed, and what the one that runs backwards takes beside it, float32.
-KEPT = LayerBytes(32, 8, 16.5)
-KEPT_DROPOUT = LayerBytes(66, 8, 20.5)
-KEPT_BACKWARD = LayerBytes(11, 0, 7)
-# A layer without gradients, bfloat16: while a prompt is read, and the vision tower always, the pictures cast to it.
-PREFILL = LayerBytes(8.5, 0, 6.1)
-VISION_PREFILL = LayerBytes(34, 0, 0.7, 2650)
+STATES = 14  # bytes per trained parameter, beside its weight
+LIVE, BUCKET = 1e9, 5e8  # numbers, DeepSpeed's stage3_max_live_parameters and reduce_bucket_size
+TILE = (4096, 32768)
+BACKWARD, BACKWARD_FLOAT32_ADAPTERS, READING, LOOKING = 6, 10, 3, 19
 
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of one process, and where they are from."""
+    """Bytes of one process, and where they are from; `moving` ones come and go."""
 
     name: str
     bytes: float
     words: str
+    moving: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,153 +55,141 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sequences that one process works on at once, each as long as the longest; patches are a sequence's.
+class Peak:
+    """The largest memory of one process on its GPU, of which it may use a `share`, and of one machine's on the host."""
 
-    `held_patches` are those whose pixels lie on the device meanwhile, of all sequences of a step.
-    """
-
-    sequences: int
-    prompt_tokens: int
-    completion_tokens: int
-    patches: int
-    held_patches: int
-
-    @property
-    def tokens(self) -> int:
-        return self.sequences * (self.prompt_tokens + self.completion_tokens)
+    device: Memory
+    host: Part
+    share: float = 1.0
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained: `lora` None trains all but the vision tower; `reference` is a frozen copy beside it."""
-
-    lora: LoraSettings | None
-    parallel: Parallel
-    processes: int
-    number_bytes: int
-    attention: str
-    reference: bool = False
-
-    @property
-    def shards(self) -> int:
-        """Processes that share gradients and optimizer states."""
-        return 1 if self.parallel == "none" else self.processes
-
-
-def plan_training(shape: ModelShape, training: Training, batch: Batch, extras: MemoryExtras) -> Memory:
-    """The peak of a training step: the last layer is computed again while all checkpoints are held."""
-    text, vision, size = shape.text_config, shape.vision_config, training.number_bytes
-    low, dropout = size == 2, bool(training.lora and training.lora.dropout)
-    patches, scored = batch.sequences * batch.patches, batch.sequences * batch.completion_tokens
-    widths = (text.hidden_size, text.key_size, text.intermediate_size)
-    if low:
-        kept = float(size * text.hidden_size * text.num_hidden_layers * batch.tokens)
-        bytes_each = BACKWARD_DROPOUT if dropout else BACKWARD
-        if training.lora and training.parallel == "none":
-            bytes_each = BACKWARD_FLOAT32_ADAPTERS
-        # The frozen tower is done, without gradients, before the first checkpoint is kept.
-        tower = patches * VISION_PREFILL.count(vision.hidden_size, 0, vision.intermediate_size)
-        layer = max(batch.tokens * bytes_each.count(*widths), tower - kept)
-        activations = [
-            Part(
-                "checkpoints", kept, f"{text.num_hidden_layers} layers x {batch.tokens:,} tokens x {text.hidden_size}"
-            ),
-            Part("layer", layer, "one layer, computed again and run backwards"),
-        ]
-    else:
-        bytes_each = KEPT_DROPOUT if dropout else KEPT
-        kept = text.num_hidden_layers * batch.tokens * bytes_each.count(*widths)
-        layer = batch.tokens * KEPT_BACKWARD.count(*widths)
-        activations = [
-            Part("activations", kept, f"all of {text.num_hidden_layers} layers, without checkpoints"),
-            Part("layer", layer, "one layer run backwards"),
-        ]
-    tile = min(scored, TILE[0]) * min(TILE[1], text.vocab_size) * size
-    full_head = 0 if training.lora else 4 * text.vocab_size * text.hidden_size
-    head = tile + scored * text.hidden_size * (size + 4) + full_head
-    activations.append(Part("head", head, f"{scored:,} scored tokens, {TILE[0]} x {TILE[1]} logits at a time"))
-    activations += _plan_attention(shape, training.attention, batch, size)
-    pixels = Part("pixels", batch.held_patches * vision.patch_values * PIXEL_BYTES, f"{batch.held_patches:,} patches")
-    states = plan_states(shape, training, gathered=False)
-    return _close("a training step", [*states, pixels], activations, extras)
+def plan_peak(kind: str, workload: Workload, machine: Machine) -> Peak | None:
+    """The peak of a stage by its kind (the module it runs); None for those that load no model here."""
+    work, launch, share, parts = list_work(kind, workload), workload.recipe.launch, 1.0, 1
+    processes = 1 if kind == "merge" else launch.processes // launch.machines
+    if kind == "synthesize":
+        teacher = workload.recipe.local_teacher
+        if teacher is None:
+            return None
+        workload = workload.for_teacher(teacher)
+        if isinstance(teacher, VllmTeacher):
+            # It fills what its weights leave with cache, and one sequence has to fit.
+            processes, share, parts = 1, teacher.memory, teacher.tensor_parallel
+    if not work.generations and work.training is None:
+        return None
+    device = max(list_memories(work, workload, machine, parts), key=lambda memory: memory.total)
+    margins, each = workload.assumptions.memory, device.total
+    base, words = margins.host_overhead_cpu_gb, "in tensors"
+    if machine.gpus:
+        # Each process reads its own copy of the weights before they go to its GPU.
+        copies = 2 if work.training and needs_copy(work.training) else 1
+        each = copies * count_parameters(workload.shape).total * workload.number_bytes
+        base, words = margins.host_overhead_gb, "of weights while loading"
+    words = f"{processes} x ({each / 1e9:.1f} GB {words} + {base:g} GB of Python and libraries)"
+    return Peak(device, Part("host", processes * (each + base * 1e9), words), share)
 
 
-def plan_states(shape: ModelShape, training: Training, *, gathered: bool) -> list[Part]:
-    """Weights, gradients and optimizer states of one process; `gathered`: ZeRO-3 brings all weights together."""
-    parameters, size, shards = count_parameters(shape), training.number_bytes, training.shards
-    zero3 = training.parallel == "zero3"
-    share = shards if zero3 else 1
-    live = 0.0 if not zero3 else parameters.total * size if gathered else min(LIVE, parameters.total) * size
-    weights = parameters.total * size / share + live
-    trained = count_lora_parameters(shape, training.lora.rank) if training.lora else parameters.trained_in_full
+def list_memories(work: Work, workload: Workload, machine: Machine, parts: int) -> list[Memory]:
+    """What each kind of batch of a stage takes; the weights are cut into `parts`."""
+    training = work.training
+    states = list_states(workload, training, gathered=True) if training else list_weights(workload, parts)
+    vllm = training is not None and bool(work.generations) and workload.recipe.grpo.engine == "vllm"
+    memories = []
+    for made in work.generations if not vllm else ():
+        sequences = made.count_sequences(made.prompts.longest.patches)
+        memories.append(plan_generation(workload, states, made.prompts, sequences, made.tokens[1]))
+    if training:
+        trained, share = plan_training(workload, training), workload.recipe.grpo.vllm_gpu_memory_utilization
+        if vllm:
+            length, (weights,) = training.prompts.longest.tokens + training.tokens[1], list_weights(workload)
+            least = weights.bytes + length * count_kv_bytes(workload.shape, workload.number_bytes)
+            words = f"grpo.vllm_gpu_memory_utilization={share}, at least its own weights and one sequence"
+            beside = Part("vllm", max(share * machine.gpu_bytes, least), words)
+            trained = Memory(trained.phase, (*trained.parts, beside))
+        memories.append(trained)
+    return memories
+
+
+def needs_copy(training: Training) -> bool:
+    """Whether the start model is kept beside the trained one; with LoRA the adapter is switched off instead."""
+    return training.reference and training.lora is None
+
+
+def plan_training(workload: Workload, training: Training) -> Memory:
+    """The peak of a training step on the longest prompts and completions."""
+    text, size = workload.shape.text_config, workload.number_bytes
+    tokens = training.batch * (training.prompts.longest.tokens + training.tokens[1])
+    float32_adapters = size == 2 and training.lora is not None and training.parallel == "none"
+    numbers = BACKWARD_FLOAT32_ADAPTERS if float32_adapters else BACKWARD
+    layers, layer = text.num_hidden_layers, numbers * (4 * text.hidden_size + text.intermediate_size) * size
+    kept = layers * text.hidden_size * size if size == 2 else (layers - 1) * layer
+    scored, words = min(training.batch * training.tokens[1], TILE[0]), f"{tokens:,.0f} tokens x "
     parts = [
-        Part("weights", weights, f"{parameters.total:,} x {size} bytes" + (f" / {share} + gathered" if zero3 else ""))
+        *list_states(workload, training, gathered=False),
+        hold_pictures(workload, training.held * training.prompts.longest.patches),
+        Part("checkpoints", tokens * kept, f"{words}{kept:,} bytes, {layers} layers"),
+        Part("layer", tokens * layer, f"{words}{layer:,} bytes"),
+        Part("logits", scored * min(TILE[1], text.vocab_size) * size, f"{scored:,} tokens at a time"),
     ]
-    if training.parallel == "none":
-        # trl and peft keep adapters in float32; weights trained in full keep their own type, and so do Adam's moments.
-        each = 4 if training.lora else size
-        copies = 2 if training.processes > 1 else 1  # DDP reduces gradients in buckets of its own
-        adapters, gradients, states, buffers = float(each), float(each * copies), 2.0 * each, 0.0
-        words = f"{gradients:g} + {states:g} bytes each"
-    else:
-        # On a CPU, where numbers are float32 here, the bucket's pages are never touched.
-        adapters, buffers = size / share, BUCKET * size if size == 2 else 0.0
-        gradients, states = (size + 4) / shards, 12 / shards
-        words = f"({size} + 4) and 12 bytes each, / {shards}"
+    return close_peak("a training step", parts, tokens, training.batch, workload)
+
+
+def list_weights(workload: Workload, parts: int = 1) -> list[Part]:
+    """All that a model holds that is not trained, cut into `parts`."""
+    total, size = count_parameters(workload.shape).total, workload.number_bytes
+    return [Part("weights", total * size / parts, f"{total:,} x {size} bytes / {parts}", moving=False)]
+
+
+def list_states(workload: Workload, training: Training, *, gathered: bool) -> list[Part]:
+    """Weights, gradients and optimizer states of one process; `gathered`: ZeRO-3 brings all weights together."""
+    parameters, size = count_parameters(workload.shape), workload.number_bytes
+    total, trained, own = parameters.total, parameters.trained_in_full, 0
     if training.lora:
-        parts.append(Part("adapters", trained * adapters, f"{trained:,}, rank {training.lora.rank}"))
-    parts += [
-        Part("gradients", trained * gradients, f"{trained:,} trained: {words}"),
-        Part("optimizer", trained * states, "float32 master and Adam" if training.parallel != "none" else "Adam"),
+        trained, own = count_lora_parameters(workload.shape, training.lora.rank), size
+    share, live = 1, 0.0
+    if training.parallel == "zero3":
+        share, live = training.processes, total if gathered else min(LIVE, total)
+    shards, bucket = (1, 0.0) if training.parallel == "none" else (training.processes, BUCKET * size)
+    of_weights = f"{total:,} / {share} + {live:,.0f} gathered, x {size} bytes"
+    of_trained = f"{trained:,} x ({own} + {STATES} / {shards}) + {bucket:,.0f} bytes"
+    parts = [
+        Part("weights", (total / share + live) * size, of_weights, moving=False),
+        Part("trained", trained * (own + STATES / shards) + bucket, of_trained, moving=False),
     ]
-    if buffers:
-        parts.append(Part("buffers", buffers, f"DeepSpeed's bucket of {BUCKET:,.0f}"))
-    if training.reference:
-        parts.append(Part("reference", parameters.total * size / share, "the start model, for the KL term"))
+    if needs_copy(training):
+        parts.append(Part("reference", total * size / share, "the start model, for the KL term", moving=False))
     return parts
 
 
-def plan_generation(
-    shape: ModelShape, states: list[Part], batch: Batch, number_bytes: int, attention: str, extras: MemoryExtras
-) -> Memory:
-    """The peak of generating a batch: its prompts are read at once, and its cache grows to the limit."""
-    text, vision = shape.text_config, shape.vision_config
-    low = number_bytes / 2
-    tokens, patches = batch.sequences * batch.prompt_tokens, batch.sequences * batch.patches
-    each = count_kv_bytes(shape, number_bytes)
-    cache = batch.tokens * each * (1 + 1 / text.num_hidden_layers)
-    reading = max(
-        tokens * PREFILL.count(text.hidden_size, 0, text.intermediate_size),
-        patches * VISION_PREFILL.count(vision.hidden_size, 0, vision.intermediate_size),
-    )
-    pixels = batch.held_patches * vision.patch_values * PIXEL_BYTES
-    activations = [
-        Part(
-            "cache", cache, f"{batch.tokens:,} tokens x {count_kv_bytes(shape, number_bytes):,} bytes, one layer twice"
-        ),
-        Part("layer", low * reading, f"one layer for {tokens:,} prompt tokens or {patches:,} patches"),
-        Part("logits", 12.0 * batch.sequences * text.vocab_size, f"{batch.sequences} x {text.vocab_size} x 3 copies"),
-        *_plan_attention(shape, attention, batch, number_bytes),
+def plan_generation(workload: Workload, states: list[Part], prompts: Prompts, sequences: int, new: int) -> Memory:
+    """The peak of generating `new` tokens after each of the longest prompts, beside the `states`."""
+    text, vision, size = workload.shape.text_config, workload.shape.vision_config, workload.number_bytes
+    read, patches = sequences * prompts.longest.tokens, sequences * prompts.longest.patches
+    tokens, each = read + sequences * new, count_kv_bytes(workload.shape, size)
+    reading = read * READING * (text.hidden_size + text.intermediate_size) * size
+    looking = patches * LOOKING * vision.hidden_size * size
+    parts = [
+        *states,
+        hold_pictures(workload, patches),
+        Part("cache", tokens * each, f"{tokens:,.0f} tokens x {each:,} bytes"),
+        Part("layer", max(reading, looking), f"{read:,.0f} prompt tokens, or {patches:,.0f} patches"),
+        Part("logits", 12 * sequences * text.vocab_size, f"{sequences} x {text.vocab_size:,} x 3 copies"),
     ]
-    held = Part("pixels", pixels, f"{batch.held_patches:,} patches")
-    plural = "s" * (batch.sequences > 1)
-    return _close(f"generation of {batch.sequences} sequence{plural}", [*states, held], activations, extras)
+    return close_peak(f"generation of {sequences} sequence{'s' * (sequences > 1)}", parts, tokens, sequences, workload)
 
 
-def _plan_attention(shape: ModelShape, attention: str, batch: Batch, size: int) -> list[Part]:
-    """What kernels other than flash attention hold of the square of a sequence's length."""
-    square = batch.sequences * (batch.prompt_tokens + batch.completion_tokens) ** 2
-    if attention == "eager":
-        heads = shape.text_config.num_attention_heads
-        return [Part("scores", square * heads * (4 + 2 * size), f"eager attention: scores of {heads} heads")]
-    if attention == "sdpa" and batch.sequences > 1:
-        return [Part("mask", square * (1 + size), "sdpa: mask of padded sequences")]
-    return []
+def hold_pictures(workload: Workload, patches: float) -> Part:
+    values = workload.shape.vision_config.patch_values
+    return Part("pictures", patches * values * 4, f"{patches:,.0f} patches x {values} numbers", moving=False)
 
 
-def _close(phase: str, fixed: list[Part], activations: list[Part], extras: MemoryExtras) -> Memory:
-    lost = extras.fragmentation * sum(part.bytes for part in activations)
-    words = f"{extras.overhead_gb:g} GB for CUDA, and {100 * extras.fragmentation:g} % of what comes and goes; assumed"
-    reserve = Part("reserve", extras.overhead_gb * 1e9 + lost, words)
-    return Memory(phase, tuple(part for part in (*fixed, *activations, reserve) if part.bytes >= 1))
+def close_peak(phase: str, parts: list[Part], tokens: float, sequences: int, workload: Workload) -> Memory:
+    """A peak with what grows with the square of a length, and the reserve."""
+    size, margins, attention = workload.number_bytes, workload.assumptions.memory, workload.recipe.model.attention
+    heads = workload.shape.text_config.num_attention_heads
+    each = {"eager": heads * (4 + 2 * size), "sdpa": 1 + size if sequences > 1 else 0}.get(attention, 0)
+    parts.append(Part("square", tokens**2 / sequences * each, f"{attention}: {each} bytes x length^2 per sequence"))
+    fixed = margins.overhead_gb if size == 2 else 0.0  # a processor has no CUDA
+    reserve = fixed * 1e9 + margins.margin * sum(part.bytes for part in parts if part.moving)
+    words = f"{fixed:g} GB for CUDA, {100 * margins.margin:g} % of what comes and goes"
+    return Memory(phase, tuple(part for part in (*parts, Part("reserve", reserve, words)) if part.bytes >= 1))

@@ -9,9 +9,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from migrl.plan.build import Plan, StagePlan
-from migrl.plan.costs import show_hours
-from migrl.plan.memory import Memory
-from migrl.plan.timing import Duration
 
 GB = 1e9
 
@@ -21,117 +18,98 @@ def print_plan(plan: Plan, console: Console, *, formulas: bool) -> None:
     machine = plan.machine
     what = f"{machine.gpus} x {machine.device}, {machine.gpu_bytes / GB:.1f} GB each" if machine.gpus else "no GPU"
     host = f"{machine.cores} cores, {machine.host_bytes / GB:.0f} GB of memory"
-    _say(console, f"recipe {plan.recipe} on {what} ({machine.found}); this machine: {host}")
+    say(console, f"recipe {plan.recipe} on {what} ({machine.found}); this machine: {host}")
     for note in plan.notes:
-        _say(console, note)
-    console.print(_make_table(plan))
+        say(console, note)
+    console.print(make_table(plan))
     for stage in plan.stages:
-        _print_stage(stage, plan, console, formulas=formulas)
+        console.print(Text(stage.name, style="bold"), Text(stage.words), soft_wrap=False)
+        for line in describe_stage(stage, plan, formulas=formulas):
+            say(console, line, indent=2)
     if formulas:
-        _say(console, "prompts")
+        say(console, "prompts")
         for split, source in plan.prompts.items():
-            _say(console, f"{split}: {source}", indent=2)
-    _print_totals(plan, console)
+            say(console, f"{split}: {source}", indent=2)
+    console.print(Text(describe_totals(plan), style="bold"))
 
 
-def _make_table(plan: Plan) -> Table:
+def make_table(plan: Plan) -> Table:
+    """One line per stage."""
     right = [Column(name, justify="right") for name in ("GPU-hours", "wall time", "GPU GB", "disk GB", "download GB")]
     table = Table(Column("stage", no_wrap=True), *right, box=SIMPLE)
     for stage in plan.stages:
-        duration = stage.cost.duration
-        peak = stage.peak.device if stage.peak and plan.machine.gpus else None
+        duration, disk = stage.duration, stage.disk
+        more = "+" * bool(disk.unknown)  # files of unknown size come on top
         table.add_row(
-            stage.name + (" (done)" if stage.done else ""),
+            stage.name + " (done)" * stage.done,
             "-" if duration is None or not duration.gpus else show_range(duration.gpu_hours),
             "-" if duration is None else show_hours(duration.hours),
-            "-" if peak is None else f"{peak.total / GB:.1f}",
-            "-" if not stage.disk.items else show_gb(stage.disk.count(), stage.disk.unknown),
-            "-" if not stage.disk.download else show_gb(stage.disk.download, stage.disk.unknown),
+            "-" if stage.peak is None or not plan.machine.gpus else f"{stage.peak.device.total / GB:.1f}",
+            "-" if not disk.items else show_gb(disk.count()) + more,
+            "-" if not disk.download else show_gb(disk.download) + more,
         )
     return table
 
 
-def _print_stage(stage: StagePlan, plan: Plan, console: Console, *, formulas: bool) -> None:
-    cost = stage.cost
-    console.print(Text(stage.name, style="bold"), Text(cost.words), soft_wrap=False)
-    _say(console, f"time    {explain_duration(cost.duration, cost.why_none)}", indent=2)
-    if stage.peak is not None and stage.peak.device is not None:
-        _say(console, f"memory  {explain_memory(stage.peak.device, plan)}", indent=2)
-        if stage.measured_memory_gb is not None:
-            _say(console, f"measured in the rehearsal: {stage.measured_memory_gb:.1f} GB in tensors", indent=10)
+def describe_stage(stage: StagePlan, plan: Plan, *, formulas: bool) -> list[str]:
+    """Each figure of a stage with its formula."""
+    duration, peak, disk = stage.duration, stage.peak, stage.disk
+    mark = "assumed, not measured: " if duration and duration.basis == "assumed" else ""
+    time = f"{mark}{duration.words} = {show_hours(duration.hours)}" if duration else f"not estimated: {stage.why_none}"
+    lines = [f"time    {time}"]
+    if peak is not None:
+        parts = " + ".join(f"{part.name} {show_gb(part.bytes)}" for part in peak.device.parts)
+        have = f" of {show_gb(plan.machine.gpu_bytes)}" if plan.machine.gpus else ""
+        total = f"{show_gb(peak.device.total)}{have} GB in {peak.device.phase}"
+        lines.append(f"memory  {total}: {parts}; a formula, not measured")
         if formulas:
-            for part in stage.peak.device.parts:
-                _say(console, f"{part.name} {part.bytes / GB:.2f} GB: {part.words}", indent=10)
-        host = stage.peak.host
-        _say(console, f"host    {host.bytes / GB:.1f} GB: {host.words}", indent=2)
-        if stage.measured_host_gb is not None:
-            words = "measured in an earlier run of this recipe, the largest process so far"
-            _say(console, f"{stage.measured_host_gb:.1f} GB, {words}", indent=10)
-    for item in stage.disk.items:
-        passing = ", gone at the end" if item.passing else ""
-        fetched = ", downloaded" if item.downloads else ""
-        _say(console, f"disk    {item.name} {show_gb(item.bytes)} GB{fetched}{passing}: {item.words}", indent=2)
-    if stage.disk.download:
-        hours = stage.disk.download * 8 / (plan.network_gbit * 1e9) / 3600
-        _say(
-            console,
-            f"network {show_gb(stage.disk.download)} GB at {plan.network_gbit:g} Gbit/s: {hours:.1f} h",
-            indent=2,
-        )
-    if stage.disk.unknown:
-        _say(console, f"unknown {explain_unknown(stage.disk.unknown, formulas=formulas)}", indent=2)
+            lines += [f"        {part.name} {show_gb(part.bytes)} GB: {part.words}" for part in peak.device.parts]
+        lines.append(f"host    {show_gb(peak.host.bytes)} GB: {peak.host.words}")
+    lines += [f"known   {text}" for text in stage.measured]
+    for item in disk.items:
+        how = ", downloaded" * item.downloaded + ", gone at the end" * item.passing
+        lines.append(f"disk    {item.name} {show_gb(item.bytes)} GB{how}: {item.words}")
+    if disk.download:
+        hours = disk.download * 8 / (plan.network_gbit * 1e9) / 3600
+        lines.append(f"network {show_gb(disk.download)} GB at {plan.network_gbit:g} Gbit/s: {hours:.1f} h")
+    if disk.unknown:
+        owners = Counter(name.split(":")[0] for name in disk.unknown)
+        counts = [f"{owner} ({number} files)" if number > 1 else owner for owner, number in owners.items()]
+        lines.append(f"unknown in no sum: {', '.join(disk.unknown if formulas else counts)}")
+    return lines
 
 
-def explain_unknown(names: tuple[str, ...], *, formulas: bool) -> str:
-    """What has no stated size: every name, or how many of each repository."""
-    if formulas:
-        return f"in no sum: {', '.join(names)}"
-    owners = Counter(name.split(":")[0] for name in names)
-    counts = [f"{owner} ({number} files)" if number > 1 else owner for owner, number in owners.items()]
-    return f"in no sum: {', '.join(counts)}"
-
-
-def explain_duration(duration: Duration | None, why_none: str) -> str:
-    """A time with its formula, and what it rests on."""
-    if duration is None:
-        return f"not estimated: {why_none}"
-    mark = "assumed, not measured: " if duration.basis == "assumed" else ""
-    return f"{mark}{duration.words} = {show_hours(duration.hours)}"
-
-
-def explain_memory(memory: Memory, plan: Plan) -> str:
-    """A peak as a sum of its parts."""
-    parts = " + ".join(f"{part.name} {part.bytes / GB:.1f}" for part in memory.parts if part.bytes >= 0.05 * GB)
-    have = f" of {plan.machine.gpu_bytes / GB:.1f}" if plan.machine.gpus else ""
-    total = f"{memory.total / GB:.1f}{have} GB" if memory.total >= 0.05 * GB else f"{memory.total / 1e6:.0f} MB"
-    return f"{total} in {memory.phase}{f': {parts}' if parts else ''}; a formula, not measured"
-
-
-def _print_totals(plan: Plan, console: Console) -> None:
-    totals = plan.totals
+def describe_totals(plan: Plan) -> str:
+    """The sums and the verdict."""
+    totals, count = plan.totals, len(plan.refusals)
+    hours = "no times"
+    if totals.hours[1]:
+        without = f" without {', '.join(totals.without_hours)}" if totals.without_hours else ""
+        gpu_hours = f"{show_range(totals.gpu_hours)} GPU-hours, " if plan.machine.gpus else ""
+        money = f"{show_range(totals.money)} of money, " if totals.money else ""
+        hours = f"{gpu_hours}{money}{show_hours(totals.hours)} of wall time{without}"
     unknown = f" and {totals.unknown_files} files of unknown size" if totals.unknown_files else ""
-    without = f" without {', '.join(totals.without_hours)}" if totals.without_hours else ""
-    gpu_hours = f"{show_range(totals.gpu_hours)} GPU-hours, " if plan.machine.gpus else ""
-    count = len(plan.refusals)
     verdict = "fits" if not count else f"does not fit: {count} refusal{'s' * (count > 1)}"
-    hours = f"{gpu_hours}{show_hours(totals.hours)} of wall time{without}" if totals.hours[1] else "no times"
-    line = f"total: {hours}; disk {show_gb(totals.disk)} GB; download {show_gb(totals.download)} GB{unknown}; {verdict}"
-    console.print(Text(line, style="bold"))
+    return f"total: {hours}; disk {show_gb(totals.disk)} GB; download {show_gb(totals.download)} GB{unknown}; {verdict}"
 
 
 def show_range(span: tuple[float, float]) -> str:
-    """A range of hours, with a digit behind the point where it is short."""
+    """A range, with a digit behind the point where it is short."""
     low, high = (f"{value:.1f}" if value < 10 else f"{value:,.0f}" for value in span)
     return low if low == high else f"{low}-{high}"
 
 
-def show_gb(size: float, unknown: tuple[str, ...] = ()) -> str:
-    """GB; a plus says that files of unknown size come on top."""
-    more = "+" if unknown else ""
-    if not size:
-        return f"0{more}"
-    return f"{size / GB:.1f}{more}" if size >= 0.05 * GB else f"{size / GB:.3f}{more}"
+def show_hours(hours: tuple[float, float]) -> str:
+    """A range of hours, in minutes where it is short."""
+    unit, factor = ("min", 60) if hours[1] < 1 else ("h", 1)
+    low, high = (f"{value * factor:.1f}" for value in hours)
+    return f"{low} {unit}" if low == high else f"{low}-{high} {unit}"
 
 
-def _say(console: Console, text: str, indent: int = 0) -> None:
+def show_gb(size: float) -> str:
+    """GB, with more digits where it is little."""
+    return "0" if not size else f"{size / GB:.1f}" if size >= 0.05 * GB else f"{size / GB:.3f}"
+
+
+def say(console: Console, text: str, indent: int = 0) -> None:
     console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))

@@ -1,55 +1,50 @@
 """Shares of a GPU's peaks that `make gpu` measured, in place of those that reproduce/plan.yaml assumes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from migrl.errors import UserError
 from migrl.files import find_from_root
+from migrl.models.shapes import read_shape
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
-from migrl.plan.shapes import read_shape
 from migrl.plan.workload import Workload
-from migrl.report.gpu_parts import Bound, Card, Part
-from migrl.running.gpu_peaks import GPUS_FILE, Gpu
+from migrl.report.gpu_parts import Card
+from migrl.running.gpu_peaks import GPUS_FILE
 
 
 def pick_shares(cards: Mapping[str, Card], workload: Workload, machine: Machine) -> tuple[dict[str, Efficiency], str]:
-    """From the lowest to the highest share of each kind, and in words where they are from and what was left out.
+    """From the lowest to the highest share of each kind, and where they are from and what was left out.
 
-    Those of another number type, attention or model shape are left out.
+    Those of another GPU, number type, attention or model shape are left out.
 
     Raises:
         UserError: more than the whole peak was reached, so the peak in gpus.yaml is wrong.
     """
-    if machine.kind is None or not cards:
-        return {}, ""
+    measured = {device: card for device, card in cards.items() if card.memory_gb}
+    known = {device: card for device, card in measured.items() if machine.is_kind(device)}
+    if machine.kind is None or not known:
+        devices = ", ".join(measured)
+        return {}, f"parts measured on {devices}, not on {machine.device}, so not used" if devices else ""
     found: dict[str, list[float]] = {}
-    others = set()
-    for device, part in ((device, part) for device, card in cards.items() for part in card.parts.values()):
-        model, conditions = workload.recipe.model, part.conditions
+    others, model, gpu = set(), workload.recipe.model, machine.kind[1]
+    for device, part in ((device, part) for device, card in known.items() for part in card.parts.values()):
+        conditions = part.conditions
         if (conditions.dtype, conditions.attention) != (model.dtype, model.attention):
             others.add(f"{conditions.dtype} with {conditions.attention}")
-        elif read_shape(find_from_root(Path(conditions.shapes))) != workload.shape:
+            continue
+        if read_shape(find_from_root(Path(conditions.shapes))) != workload.shape:
             others.add(conditions.shapes)
-        else:
-            for bound, share in list_shares(part, machine.kind[1]):
-                if share > 1:
-                    raise UserError(
-                        f"{GPUS_FILE}: {bound} was measured at {share:.2f} of the peak it has for {device}; "
-                        "correct gpus there"
-                    )
-                found.setdefault(bound, []).append(share)
-    source = f"measured on {', '.join(cards)}"
-    shares = {
-        bound: Efficiency(range=(min(some), max(some)), source=source, basis="measured")
-        for bound, some in found.items()
-    }
-    return shares, f"parts {source}" + (f"; not used: {', '.join(sorted(others))}" if others else "")
-
-
-def list_shares(part: Part, gpu: Gpu) -> Iterator[tuple[Bound, float]]:
-    """What each figure of a part reached of the GPU's peak in FLOP/s, or in bytes per second."""
-    for figure in part.figures.values():
-        if figure.bound is not None and figure.work is not None:
-            peak = gpu.tflops * 1e12 if figure.flops else gpu.bandwidth_gb * 1e9
-            yield figure.bound, figure.work / figure.median / peak
+            continue
+        for figure in part.figures.values():
+            if figure.bound is None or figure.work is None:
+                continue
+            share = figure.work / figure.median / (gpu.tflops * 1e12 if figure.flops else gpu.bandwidth_gb * 1e9)
+            if share > 1:
+                raise UserError(
+                    f"{GPUS_FILE}: {figure.bound} was measured at {share:.2f} of the peak it has for {device}; "
+                    "correct gpus there"
+                )
+            found.setdefault(figure.bound, []).append(share)
+    note = f"parts measured on {', '.join(known)}" + (f"; not used: {', '.join(sorted(others))}" if others else "")
+    return {bound: Efficiency(range=(min(some), max(some)), basis="measured") for bound, some in found.items()}, note

@@ -13,12 +13,10 @@ from migrl.errors import UserError
 from migrl.files import read_log
 from migrl.models.loading import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
+from migrl.recipe.arithmetic import ANSWER_TOKENS, TOKENS_PER_WORD, count_thought_tokens
 from migrl.synthesis.teachers.ledger import compute_cost, count_tokens, find_replies, name_request
 from migrl.synthesis.teachers.prompts import prompt_item
 from migrl.synthesis.teachers.teacher import count_prompt, load_items
-
-TOKENS_A_WORD = 1.5  # of English in Qwen's tokenizer, with the numbers and brackets of the answer; on the high side
-ANSWER_TOKENS = 50
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,8 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
             text += missing * text_tokens
             pictures += missing * picture_tokens
             requests += missing
-    rule = f"{settings.max_thought_words} words each, {TOKENS_A_WORD} tokens a word, and {ANSWER_TOKENS}"
-    each: float = min(teacher.max_new_tokens, math.ceil(settings.max_thought_words * TOKENS_A_WORD) + ANSWER_TOKENS)
+    rule = f"{settings.max_thought_words} words each, {TOKENS_PER_WORD} tokens per word, and {ANSWER_TOKENS}"
+    each: float = min(teacher.max_new_tokens, count_thought_tokens(settings))
     counts = count_tokens(replies.values())
     if told := counts["requests"] - counts["unreported"]:
         each, rule = counts["completion_tokens"] / told, f"the mean of {told} replies so far"

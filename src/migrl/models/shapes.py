@@ -7,23 +7,33 @@ Both forms of the file are read: the Hub's, with the language model's keys at th
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
+from migrl.files import explain_fault
 from migrl.models.flops import list_linear_shapes
 
+Size = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class TextShape:
+
+class _Config(BaseModel):
+    """A part of a config.json; keys that nothing is counted from are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TextShape(_Config):
     """The language model; sizes in features, tokens or counts."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-    max_position_embeddings: int
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    vocab_size: Size
+    max_position_embeddings: Size
 
     @property
     def key_size(self) -> int:
@@ -31,20 +41,19 @@ class TextShape:
         return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
 
 
-@dataclass(frozen=True)
-class VisionShape:
+class VisionShape(_Config):
     """The vision tower; `window_size` and `patch_size` in px."""
 
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    out_hidden_size: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    window_size: int
-    in_channels: int
+    depth: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_heads: Size
+    out_hidden_size: Size
+    patch_size: Size
+    temporal_patch_size: Size
+    spatial_merge_size: Size
+    window_size: Size
+    in_channels: Annotated[int, Field(validation_alias=AliasChoices("in_channels", "in_chans"))]
     fullatt_block_indexes: tuple[int, ...]
 
     @property
@@ -58,14 +67,13 @@ class VisionShape:
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
 
-@dataclass(frozen=True)
-class ModelShape:
+class ModelShape(_Config):
     """A Qwen2.5-VL."""
 
     model_type: str
     text_config: TextShape
     vision_config: VisionShape
-    tie_word_embeddings: bool
+    tie_word_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,21 +107,13 @@ def read_shape(path: Path) -> ModelShape:
         raise UserError(f"{path}: no such file; name a config.json, or the folder of a model") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); correct the file") from error
-    if data.get("model_type") != "qwen2_5_vl":
-        raise UserError(f"{path}: model_type is {data.get('model_type')!r}; only qwen2_5_vl is planned for")
-    text, vision = data.get("text_config", data), dict(data["vision_config"])
-    vision.setdefault("in_channels", vision.get("in_chans"))
-    tied = bool(data.get("tie_word_embeddings", False))
-    return ModelShape(data["model_type"], _pick(TextShape, text, path), _pick(VisionShape, vision, path), tied)
-
-
-def _pick(kind: Any, data: dict[str, Any], path: Path) -> Any:
-    names = list(kind.__dataclass_fields__)
-    missing = [name for name in names if data.get(name) is None]
-    if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing; it is no complete config of a Qwen2.5-VL")
-    values = {name: tuple(data[name]) if isinstance(data[name], list) else data[name] for name in names}
-    return kind(**values)
+    kind = data.get("model_type") if isinstance(data, dict) else None
+    if kind != "qwen2_5_vl":
+        raise UserError(f"{path}: model_type is {kind!r}; only qwen2_5_vl is planned for")
+    try:
+        return ModelShape.model_validate({"text_config": data, **data})
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain_fault(error)}; it is no complete config of a Qwen2.5-VL") from error
 
 
 def count_parameters(shape: ModelShape) -> Parameters:
@@ -148,3 +148,11 @@ def count_kv_bytes(shape: ModelShape, number_bytes: int) -> int:
     """Bytes of one token in the KV cache: keys and values of every layer."""
     text = shape.text_config
     return 2 * text.num_hidden_layers * text.key_size * number_bytes
+
+
+def can_divide(shape: ModelShape, parts: int) -> bool:
+    """Whether vLLM can cut a model into so many parts: heads and MLPs evenly, each KV head into one part or several."""
+    text, vision = shape.text_config, shape.vision_config
+    widths = (text.num_attention_heads, text.intermediate_size, vision.num_heads, vision.intermediate_size)
+    keys = text.num_key_value_heads
+    return not any(width % parts for width in widths) and (keys % parts == 0 or parts % keys == 0)

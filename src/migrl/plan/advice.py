@@ -1,0 +1,172 @@
+"""Which keys of a recipe lower a stage's memory, and the mildest values with which it fits."""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from migrl.models.shapes import can_divide
+from migrl.plan.machine import Machine
+from migrl.plan.memory import Peak, plan_peak
+from migrl.plan.workload import Workload
+from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
+from migrl.recipe.arithmetic import list_batch_faults
+from migrl.recipe.arms import name_kind
+from migrl.recipe.keys import set_key
+from migrl.recipe.section import dump_whole, list_divisors
+
+LOWERED_BY = {
+    "synthesize": ("synthesize.", "sft.max_pixels"),
+    "sft": ("sft.",),
+    "merge": ("sft.max_pixels",),
+    "select": ("select.", "grpo.max_pixels"),
+    "grpo": ("grpo.", "launch."),
+    "evaluate": ("evaluate.",),
+}
+"""What the keys begin with that lower a stage's memory."""
+EXPERIMENT = (".max_pixels", ".prompts_per_step", ".lora")  # keys that change what is learnt or seen
+OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")
+PIXELS = (640_000, 401_408, 200_704)
+Changes = dict[str, Any]
+"""Dotted keys of the recipe, and their new values."""
+
+
+def list_smaller(kind: str, recipe: Recipe) -> dict[str, list[Any]]:
+    """The keys that lower a stage's memory, and their smaller values, the mildest of both first."""
+    sft, grpo, select, evaluate = recipe.sft, recipe.grpo, recipe.select, recipe.evaluate
+    teacher, processes, vllm = recipe.synthesize.teacher, recipe.launch.processes, grpo.engine == "vllm"
+    prompts = teacher.batch if isinstance(teacher, TransformersTeacher) else 1
+    parts, share = (teacher.tensor_parallel, teacher.memory) if isinstance(teacher, VllmTeacher) else (8, 1.0)
+    used = grpo.vllm_gpu_memory_utilization if vllm else 0.0
+    values: dict[str, list[Any]] = {
+        "synthesize.teacher.batch": halve(prompts),
+        "synthesize.teacher.tensor_parallel": [n for n in (2, 4, 8) if n > parts],
+        "synthesize.teacher.memory": [more for more in (0.9, 0.95) if more > share],
+        "sft.per_device_train_batch_size": divide(sft.per_device_train_batch_size, sft.batch // processes),
+        "sft.parallel": ["zero3"],
+        "grpo.per_device_train_batch_size": divide(
+            grpo.per_device_train_batch_size, grpo.completions_per_step // processes
+        ),
+        "grpo.lora": [] if grpo.lora else [{"rank": 64, "alpha": 128}],
+        "grpo.parallel": ["zero3"],
+        "grpo.vllm_gpu_memory_utilization": [less for less in (0.4, 0.3, 0.25) if less < used],
+        "grpo.engine": ["transformers"] if vllm else [],
+        "select.batch_pixels": halve(select.batch_pixels or 2 * select.batch * grpo.max_pixels, grpo.max_pixels),
+        "select.batch": halve(select.batch),
+        "evaluate.batch_pixels": halve(evaluate.batch_pixels, evaluate.max_pixels),
+        "evaluate.batch": halve(evaluate.batch),
+        "sft.max_pixels": [n for n in PIXELS if n < sft.max_pixels],
+        "grpo.max_pixels": [n for n in PIXELS if n < grpo.max_pixels],
+        "evaluate.max_pixels": [n for n in PIXELS if n < evaluate.max_pixels],
+        "launch.processes": [2 * processes, 4 * processes],  # more of them have fewer rollouts each
+        "grpo.prompts_per_step": halve(grpo.prompts_per_step),
+    }
+    return {key: some for key, some in values.items() if some and key.startswith(LOWERED_BY[kind])}
+
+
+def divide(now: int, share: int) -> list[int]:
+    """Smaller micro-batches that divide a process's share of the batch, the largest first."""
+    return [n for n in reversed(list_divisors(share)) if n < now]
+
+
+def halve(value: int, least: int = 1) -> list[int]:
+    """Half, a quarter and so on, down to `least`."""
+    return [half for n in range(1, value.bit_length()) if (half := value >> n) >= least]
+
+
+def list_fitting(kind: str, workload: Workload, machine: Machine) -> list[tuple[Changes, Peak]]:
+    """Changes with each of which a stage fits, and its peak then: of each key that does alone, the mildest value.
+
+    Where these all change the experiment, or there are none, what does together comes first: key after key as far as
+    each lowers the peak.
+    """
+    smaller = list_smaller(kind, workload.recipe)
+    found: list[tuple[Changes, Peak]] = []
+    for key, values in smaller.items():
+        tried = ((changes, try_changes(kind, workload, machine, changes)) for changes in ({key: n} for n in values))
+        found += [(changes, peak) for changes, peak in tried if peak and fits_device(peak, machine)][:1]
+    if any(not key.endswith(EXPERIMENT) for changes, _ in found for key in changes):
+        return found
+    together, least = Changes(), plan_peak(kind, workload, machine)
+    for key, value in ((key, value) for key, values in smaller.items() for value in values):
+        peak = try_changes(kind, workload, machine, {**together, key: value})
+        if peak and least and peak.device.total < least.device.total:
+            together, least = {**together, key: value}, peak
+            if fits_device(peak, machine):
+                return [(together, peak), *found]
+    return found
+
+
+def try_changes(kind: str, workload: Workload, machine: Machine, changes: Changes) -> Peak | None:
+    """A stage's peak with some keys changed; None if recipe, batches, GPUs or the host do not allow it."""
+    old = workload.recipe
+    try:
+        recipe = change_recipe(old, changes)
+    except ValidationError:
+        return None
+    changed = replace(workload, recipe=recipe)
+    if list_batch_faults(recipe) or old.launch.processes < recipe.launch.processes > machine.gpus > 0:
+        return None
+    if kind == "synthesize" and not can_share(changed, machine):
+        return None
+    peak = plan_peak(kind, changed, machine)
+    return peak if peak and fits_host(peak, machine) else None
+
+
+def fits_device(peak: Peak, machine: Machine) -> bool:
+    """Whether a peak fits its share of a GPU; without GPUs it is the host's matter."""
+    return not machine.gpus or peak.device.total <= peak.share * machine.gpu_bytes
+
+
+def fits_host(peak: Peak, machine: Machine) -> bool:
+    """Whether a peak fits the host, where that is known."""
+    return not machine.knows_host or peak.host.bytes <= machine.host_bytes
+
+
+def can_share(workload: Workload, machine: Machine) -> bool:
+    """Whether the GPUs of one machine can share a vLLM teacher as the recipe says; other teachers need no sharing."""
+    teacher = workload.recipe.local_teacher
+    if not isinstance(teacher, VllmTeacher) or not machine.gpus:
+        return True
+    parts = teacher.tensor_parallel
+    return parts <= machine.local_gpus and can_divide(workload.for_teacher(teacher).shape, parts)
+
+
+def list_processes(recipe: Recipe, most: int) -> list[int]:
+    """Numbers of processes up to `most` that the batches and the machines allow, the largest first."""
+    counts = range(most - most % recipe.launch.machines, 0, -recipe.launch.machines)
+    return [n for n in counts if not list_batch_faults(change_recipe(recipe, {"launch.processes": n}))]
+
+
+def change_recipe(recipe: Recipe, changes: Changes) -> Recipe:
+    """The recipe with some dotted keys changed.
+
+    Raises:
+        ValidationError: with these values it is no recipe.
+    """
+    data = dump_whole(recipe)
+    for key, value in changes.items():
+        set_key(data, key, value)
+    return Recipe.model_validate(data)
+
+
+def show_change(key: str, value: Any) -> str:
+    """A change as an override of the recipe."""
+    return f"{key}={str(value).replace(chr(39), '')}"
+
+
+def explain_out_of_memory(stage: str, recipe: Recipe, said: str) -> str:
+    """The error for a GPU that ran out of memory in the middle of a stage: what torch said, and the keys to lower."""
+    kind = "select" if stage == "pass_rates" else name_kind(stage)
+    # Merge has no key of its own: the pixels that a plan offers would have sft run anew.
+    smaller = {} if kind == "merge" else list_smaller(kind, recipe)
+    mildest = [
+        show_change(key, values[0]) + " (changes the experiment)" * key.endswith(EXPERIMENT)
+        for key, values in smaller.items()
+        if key not in OTHER_MACHINE
+    ]
+    change = f"set one of {', '.join(mildest)}: this stage then begins anew; or " if mildest else ""
+    return (
+        f"{stage}: the GPU ran out of memory ({said}); {change}use GPUs with more memory or end what else is on them "
+        f"(nvidia-smi); `migrl plan --recipe {recipe.name}` prints what needs how much"
+    )

@@ -1,0 +1,187 @@
+"""What each stage does: one table for its time, its memory and its disk.
+
+A stage generates completions, trains on sequences, or both. A process works on batches; each prompt of a batch has as
+many completions in it as are made together.
+"""
+
+from dataclasses import dataclass, replace
+
+from migrl.plan.lengths import Prompts
+from migrl.plan.workload import Workload
+from migrl.recipe import LocalTeacher, LoraSettings, Parallel, RehearsalSource, ServerTeacher, TransformersTeacher
+from migrl.recipe.arithmetic import count_thought_tokens
+
+NO_NUMBER = "the number of samples is unknown; run `migrl fetch` first"
+Tokens = tuple[int, int]
+"""Of a completion: the mean, and the longest that there may be."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`times` completions per sample of a split, `together` of them in a batch of at most `batch` samples.
+
+    `batch_patches` is the most patches of a batch's pictures, None for no limit.
+    """
+
+    split: str
+    prompts: Prompts
+    times: int
+    tokens: Tokens
+    together: int = 1
+    batch: int = 1
+    batch_patches: float | None = None
+
+    @property
+    def completions(self) -> int:
+        """All of them; none of a split whose size nobody has stated."""
+        return (self.prompts.samples or 0) * self.times
+
+    def count_sequences(self, patches: float) -> int:
+        """Sequences of one batch, if every prompt has so many patches; one prompt always fits."""
+        fitting = self.batch if self.batch_patches is None else min(self.batch, int(self.batch_patches / patches))
+        return max(1, fitting) * self.together
+
+
+@dataclass(frozen=True)
+class Training:
+    """`sequences` in all, `batch` of them at once in each process, the pictures of `held` in memory.
+
+    `lora` None trains all but the vision tower; `reference`: the start model reads them too.
+    """
+
+    prompts: Prompts
+    sequences: int
+    tokens: Tokens
+    batch: int
+    held: int
+    lora: LoraSettings | None
+    parallel: Parallel
+    processes: int
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage generates and trains on; without a time, `why_none` says why."""
+
+    generations: tuple[Generation, ...] = ()
+    training: Training | None = None
+    why_none: str = ""
+
+    def describe(self) -> str:
+        """The work in words."""
+        said = []
+        if known := [made for made in self.generations if made.completions]:
+            samples = sum(made.prompts.samples or 0 for made in known)
+            tokens = sum(made.prompts.mean.tokens * (made.prompts.samples or 0) for made in known) / samples
+            said.append(f"{samples:,} samples x {known[0].times} completions, {tokens:,.0f} prompt tokens on average")
+        if trained := self.training:
+            length = f"{trained.prompts.mean.tokens:,.0f} + {show_span(trained.tokens)}"
+            said.append(f"trains {trained.sequences:,} sequences of {length} tokens")
+        if unknown := [made.split for made in self.generations if made.prompts.samples is None]:
+            said.append(f"not counted, their size is unknown: {', '.join(unknown)}")
+        return "; ".join(said)
+
+
+def list_work(kind: str, workload: Workload) -> Work:
+    """The work of a stage by its kind (the module it runs)."""
+    match kind:
+        case "fetch":
+            return Work(why_none="the network's and the disk's time")
+        case "synthesize":
+            return ask_teacher(workload)
+        case "sft":
+            return train_cold_start(workload)
+        case "merge":
+            # Compares logits, one prompt after the other.
+            prompts = workload.measure("cot", workload.recipe.sft.max_pixels)
+            return Work((Generation("cot", prompts, 0, (0, 0)),), None, "the disk's time, minutes")
+        case "select" | "pass_rates":
+            return roll_out(kind, workload)
+        case "grpo":
+            return reinforce(workload)
+        case "evaluate":
+            return evaluate(workload)
+    return Work(why_none="seconds to minutes on the processor")
+
+
+def ask_teacher(workload: Workload) -> Work:
+    """Candidates for every cold start sample."""
+    settings, teacher = workload.recipe.synthesize, workload.recipe.synthesize.teacher
+    prompts, mean = workload.measure_teacher(), workload.assumptions.lengths.completion_tokens
+    made = Generation("cot", prompts, settings.candidates, (mean, getattr(teacher, "max_new_tokens", mean)))
+    if isinstance(teacher, TransformersTeacher):
+        patches = count_patches(workload, teacher.batch_pixels)
+        made = replace(made, together=settings.candidates, batch=teacher.batch, batch_patches=patches)
+    why = "" if prompts.samples else NO_NUMBER
+    if isinstance(teacher, ServerTeacher):
+        why = "a server's; migrl synthesize --dry-run prints its bill"
+    elif not isinstance(teacher, LocalTeacher):
+        why = "no model; minutes on the processor"
+    return Work((made,), None, why)
+
+
+def train_cold_start(workload: Workload) -> Work:
+    """A pass over the cold start per epoch."""
+    recipe, sft = workload.recipe, workload.recipe.sft
+    prompts, longest = workload.measure("cot", sft.max_pixels), count_thought_tokens(recipe.synthesize)
+    mean = min(longest, workload.assumptions.lengths.completion_tokens)
+    sequences = min(prompts.samples or 0, recipe.synthesize.max_samples) * sft.num_train_epochs
+    batch, processes = sft.per_device_train_batch_size, recipe.launch.processes
+    training = Training(prompts, sequences, (mean, longest), batch, batch, sft.lora, sft.parallel, processes)
+    return Work((), training, "" if sequences else NO_NUMBER)
+
+
+def roll_out(kind: str, workload: Workload) -> Work:
+    """Rollouts of the RL pool, or of the part that pass_rates draws from it."""
+    recipe, select = workload.recipe, workload.recipe.select
+    prompts = workload.measure("rl", recipe.grpo.max_pixels)
+    if kind == "pass_rates" and recipe.pass_rates and prompts.samples:
+        prompts = replace(prompts, samples=min(recipe.pass_rates.samples, prompts.samples))
+    patches, times = count_patches(workload, select.batch_pixels), select.rollouts
+    made = Generation("rl", prompts, times, count_new_tokens(workload), times, select.batch, patches)
+    return Work((made,), None, "" if prompts.samples else NO_NUMBER)
+
+
+def reinforce(workload: Workload) -> Work:
+    """Steps of rollouts, the start model's log-probabilities, and training."""
+    grpo, processes, tokens = workload.recipe.grpo, workload.recipe.launch.processes, count_new_tokens(workload)
+    prompts = replace(workload.measure("rl", grpo.max_pixels), samples=grpo.max_steps * grpo.prompts_per_step)
+    times, each = grpo.num_generations, max(1, grpo.prompts_per_step // processes)
+    made = Generation("rl", prompts, times, tokens, times, each)
+    batch, reference = grpo.per_device_train_batch_size, grpo.beta > 0
+    training = Training(
+        prompts, made.completions, tokens, batch, each * times, grpo.lora, grpo.parallel, processes, reference
+    )
+    return Work((made,), training)
+
+
+def evaluate(workload: Workload) -> Work:
+    """Every arm on every benchmark."""
+    settings, mean = workload.recipe.evaluate, count_new_tokens(workload)[0]
+    limit, patches = settings.max_new_tokens, count_patches(workload, settings.batch_pixels)
+    measured = {split: workload.measure(split, settings.max_pixels) for split in workload.benchmarks}
+    made = [
+        Generation(split, prompts, len(settings.arms), (min(mean, limit), limit), 1, settings.batch, patches)
+        for split, prompts in measured.items()
+    ]
+    return Work(tuple(made), None, "" if any(each.completions for each in made) else NO_NUMBER)
+
+
+def count_new_tokens(workload: Workload) -> Tokens:
+    """Tokens of a rollout; a rehearsal's random weights never end theirs before the limit."""
+    limit = workload.recipe.grpo.max_new_tokens
+    if isinstance(workload.recipe.source, RehearsalSource):
+        return limit, limit
+    return min(workload.assumptions.lengths.completion_tokens, limit), limit
+
+
+def count_patches(workload: Workload, pixels: int | None) -> float | None:
+    """Patches of so many pixels."""
+    return None if pixels is None else pixels / workload.shape.vision_config.patch_size**2
+
+
+def show_span(span: tuple[float, float]) -> str:
+    """Whole numbers from low to high."""
+    low, high = (f"{value:,.0f}" for value in span)
+    return low if low == high else f"{low}-{high}"
