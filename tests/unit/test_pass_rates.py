@@ -201,6 +201,6 @@ def test_the_plan_counts_it_as_its_share_of_select(tmp_path: Path) -> None:
     assert small.duration is not None and large.duration is not None
     assert large.duration.high == pytest.approx(10 * small.duration.high)
     assert large.disk.count() == pytest.approx(10 * small.disk.count()) and small.peak == large.peak
-    assert small.words.startswith("2,100 samples x 8 rollouts")
+    assert small.words.startswith("2,100 samples x 8 completions")
     whole = build_plan(load("paper", "pass_rates.samples=99999"), tmp_path, tmp_path, machine)
     assert next(stage for stage in whole.stages if stage.name == "pass_rates").words == large.words

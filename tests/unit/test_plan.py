@@ -142,7 +142,7 @@ TEACHERS = (
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from([1, 2, 3, 4, 7, 8, 16]),
     st.sampled_from([24, 40, 48, 80, 180]),

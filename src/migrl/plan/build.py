@@ -87,9 +87,10 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
     assumptions = load_assumptions()
     machine = choose_machine(recipe, options, assumptions)
     workload = Workload(recipe, assumptions, runs / recipe.name)
-    refusals = [*list_batch_faults(recipe), *refuse_machine(workload, machine)]
+    refusals, notes = [*list_batch_faults(recipe), *refuse_machine(workload, machine)], []
     if machine.gpus < recipe.launch.processes and (legal := list_processes(recipe, machine.gpus)):
         recipe = change_recipe(recipe, {"launch.processes": legal[0]})
+        notes.append(f"what follows is planned with launch.processes={legal[0]}")
     workload = replace(workload, recipe=recipe)
     measured = read_measured(results, workload, machine)
     efficiency = assumptions.efficiency.model_copy(update=measured.shares)
@@ -110,7 +111,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
         )
         if made.peak and stage.seed is None and stage.kind != "pass_rates" and not refused:
             refusals += refuse_memory(stage.name, stage.kind, made.peak, own, machine)
-    notes = [*(measured.notes if machine.gpus else ()), *list_notes(workload, machine)]
+    notes = [*(measured.notes if machine.gpus else ()), *notes, *list_notes(workload, machine)]
     full = refuse_disk(count_disk(workload, stages, runs))
     if machine.knows_host:
         refusals += full
@@ -185,7 +186,7 @@ def add_up(stages: list[StagePlan], price: float | None) -> Totals:
 
 def list_notes(workload: Workload, machine: Machine) -> list[str]:
     """What the reader should know about the figures."""
-    notes, model = [f"planned with launch.processes={workload.gpus}"], workload.recipe.model
+    notes, model = [], workload.recipe.model
     if machine.gpus > workload.gpus:
         notes.append(f"{machine.gpus - workload.gpus} of {machine.gpus} GPUs stay idle")
     if machine.kind is not None and model.attention != "flash_attention_2":

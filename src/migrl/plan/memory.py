@@ -149,7 +149,9 @@ def list_states(workload: Workload, training: Training, *, gathered: bool) -> li
     share, live = 1, 0.0
     if training.parallel == "zero3":
         share, live = training.processes, total if gathered else min(LIVE, total)
-    shards, bucket = (1, 0.0) if training.parallel == "none" else (training.processes, BUCKET * size)
+    shards = 1 if training.parallel == "none" else training.processes
+    # Where numbers are float32, on a processor, the bucket's pages are never touched.
+    bucket = 0.0 if training.parallel == "none" or size == 4 else BUCKET * size
     of_weights = f"{total:,} / {share} + {live:,.0f} gathered, x {size} bytes"
     of_trained = f"{trained:,} x ({own} + {STATES} / {shards}) + {bucket:,.0f} bytes"
     parts = [

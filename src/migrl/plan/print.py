@@ -58,7 +58,8 @@ def describe_stage(stage: StagePlan, plan: Plan, *, formulas: bool) -> list[str]
     time = f"{mark}{duration.words} = {show_hours(duration.hours)}" if duration else f"not estimated: {stage.why_none}"
     lines = [f"time    {time}"]
     if peak is not None:
-        parts = " + ".join(f"{part.name} {show_gb(part.bytes)}" for part in peak.device.parts)
+        large = [part for part in peak.device.parts if part.bytes >= 0.01 * peak.device.total]
+        parts = " + ".join(f"{part.name} {show_gb(part.bytes)}" for part in large)
         have = f" of {show_gb(plan.machine.gpu_bytes)}" if plan.machine.gpus else ""
         total = f"{show_gb(peak.device.total)}{have} GB in {peak.device.phase}"
         lines.append(f"memory  {total}: {parts}; a formula, not measured")
@@ -86,7 +87,7 @@ def describe_totals(plan: Plan) -> str:
     if totals.hours[1]:
         without = f" without {', '.join(totals.without_hours)}" if totals.without_hours else ""
         gpu_hours = f"{show_range(totals.gpu_hours)} GPU-hours, " if plan.machine.gpus else ""
-        money = f"{show_range(totals.money)} of money, " if totals.money else ""
+        money = f"money {show_range(totals.money)}, " if totals.money else ""
         hours = f"{gpu_hours}{money}{show_hours(totals.hours)} of wall time{without}"
     unknown = f" and {totals.unknown_files} files of unknown size" if totals.unknown_files else ""
     verdict = "fits" if not count else f"does not fit: {count} refusal{'s' * (count > 1)}"

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 from migrl.plan.lengths import Prompts
 from migrl.plan.workload import Workload
-from migrl.recipe import LocalTeacher, LoraSettings, Parallel, RehearsalSource, ServerTeacher, TransformersTeacher
+from migrl.recipe import (
+    LocalTeacher,
+    LoraSettings,
+    Parallel,
+    PromptedTeacher,
+    RehearsalSource,
+    ServerTeacher,
+    TransformersTeacher,
+)
 from migrl.recipe.arithmetic import count_thought_tokens
 
 NO_NUMBER = "the number of samples is unknown; run `migrl fetch` first"
@@ -108,7 +116,8 @@ def list_work(kind: str, workload: Workload) -> Work:
 def ask_teacher(workload: Workload) -> Work:
     """Candidates for every cold start sample."""
     settings, teacher = workload.recipe.synthesize, workload.recipe.synthesize.teacher
-    prompts, mean = workload.measure_teacher(), workload.assumptions.lengths.completion_tokens
+    asked, mean = isinstance(teacher, PromptedTeacher), workload.assumptions.lengths.completion_tokens
+    prompts = workload.measure_teacher() if asked else workload.measure("cot", workload.recipe.sft.max_pixels)
     made = Generation("cot", prompts, settings.candidates, (mean, getattr(teacher, "max_new_tokens", mean)))
     if isinstance(teacher, TransformersTeacher):
         patches = count_patches(workload, teacher.batch_pixels)
