@@ -4,7 +4,6 @@ A sample is one question over 1..n images with its target. Samples travel betwee
 reading is strict, because files may come from elsewhere: every error names file, line and key.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -135,14 +134,6 @@ def parse_sample(data: Any, where: str) -> Sample:
         facts=facts,
         sizes=_parse_sizes(data["sizes"], len(images), fail) if "sizes" in data else (),
     )
-
-
-def read_target(data: Mapping[str, Any]) -> Target:
-    """The target that `to_json` wrote; data of unknown origin are for `parse_sample`."""
-    if "letter" in data:
-        return ChoiceTarget(data["letter"], data["options"])
-    x1, y1, x2, y2 = data["box_unit"]
-    return BoxTarget(data["image"], (x1, y1, x2, y2), data.get("image_trusted", True), data.get("defect", ""))
 
 
 def _parse_sizes(data: Any, image_count: int, fail: Any) -> tuple[Size, ...]:

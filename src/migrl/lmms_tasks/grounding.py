@@ -8,7 +8,7 @@ in percent, and mean what `migrl.scoring.tables` means by their names.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from migrl.errors import UserError
 from migrl.grounding.boxes import PIXEL_FACTOR, Frame, Size
 from migrl.grounding.images import find_sizes, fit_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, quote_boxes
-from migrl.grounding.samples import BoxTarget, parse_sample, read_target
+from migrl.grounding.samples import BoxTarget, Sample, parse_sample
 from migrl.scoring.completions import is_hit, score_completion
 
 QWEN_VL_UTILS_PIXELS = (4 * PIXEL_FACTOR**2, 16384 * PIXEL_FACTOR**2)
@@ -75,8 +75,8 @@ class GroundingTask:
 
     def load_images(self, doc: Doc) -> list[Image.Image]:
         """The pictures of a document, in order."""
-        originals = self._find_originals(doc)
-        return [read_image(self.data / name, size) for name, size in zip(doc["images"], originals, strict=True)]
+        sample = self._read(doc)
+        return [read_image(self.data / name, size) for name, size in zip(sample.images, sample.sizes, strict=True)]
 
     def build_messages(self, doc: Doc) -> list[dict[str, Any]]:
         """Chat messages as lmms-eval wants them: each picture stands where migrl's prompt has its placeholder."""
@@ -104,50 +104,52 @@ class GroundingTask:
         lmms-eval takes standard errors, clustered by image set, of whatever is named `score`. A mean over
         tasks has no such error, so those items hold a `value`. `macro` also carries the whole score for the log.
         """
-        target = read_target(json.loads(doc["target"]))
+        sample = self._read(doc)
+        target = sample.target
         assert isinstance(target, BoxTarget)  # only tasks of boxes are written
-        originals = self._find_originals(doc)
         # lmms-eval does not say where a text was cut; that changes the name of a miss, never a hit.
         score = score_completion(
             results[0],
             target,
             frame=self.frame,
-            sizes=originals,
-            resized_sizes=[self._resize(name, size) for name, size in zip(doc["images"], originals, strict=True)],
+            sizes=sample.sizes,
+            resized_sizes=self._resize(sample),
             truncated=False,
         )
-        hit, iou = 100.0 * score.hit, score.iou or 0.0
+        hit, iou = 100.0 * score.hit, float(score.iou or 0)
         over_tasks = {
             "acc_30": 100.0 * is_hit(iou, 0.3),
             "acc_70": 100.0 * is_hit(iou, 0.7),
             "mean_iou": 100.0 * iou,
         }
-        over_docs = {"micro": hit, TASK_METRIC + doc["task"]: hit, "parse_rate": 100.0 * score.readable}
+        over_docs = {"micro": hit, TASK_METRIC + sample.task: hit, "parse_rate": 100.0 * score.readable}
         if target.image_trusted:
             over_docs["image_accuracy"] = 100.0 * (score.readable and score.image == target.image)
         return {
-            "macro": {"value": hit, "task": doc["task"], "uid": doc["uid"], **score.to_json()},
-            **{name: {"value": value, "task": doc["task"]} for name, value in over_tasks.items()},
-            **{name: {"score": value, "cluster": doc["cluster"]} for name, value in over_docs.items()},
+            "macro": {"value": hit, "task": sample.task, "uid": sample.uid, **score.to_json()},
+            **{name: {"value": value, "task": sample.task} for name, value in over_tasks.items()},
+            **{name: {"score": value, "cluster": sample.cluster} for name, value in over_docs.items()},
         }
 
     def _build_prompt(self, doc: Doc) -> list[dict[str, Any]]:
-        original = self._find_originals(doc)[0]
-        resized = self._resize(doc["images"][0], original)
-        question = quote_boxes(doc["question"], self.frame, original_size=original, resized_size=resized)
-        return build_messages(question, len(doc["images"]), self.style, "box")
+        sample = self._read(doc)
+        original, resized = sample.sizes[0], self._resize(sample)[0]
+        question = quote_boxes(sample.question, self.frame, original_size=original, resized_size=resized)
+        return build_messages(question, len(sample.images), self.style, "box")
 
-    def _find_originals(self, doc: Doc) -> tuple[Size, ...]:
-        """(width, height) of each picture of a document, as stored."""
-        stored = tuple((width, height) for width, height in doc.get("sizes") or ())
-        return find_sizes(self.data, doc["images"], stored)
+    def _read(self, doc: Doc) -> Sample:
+        """The sample of a document, with the sizes of its pictures."""
+        told = {key: value for key, value in doc.items() if value is not None}  # a table has every column in every row
+        sample = parse_sample({**told, "target": json.loads(doc["target"])}, f"document {doc['uid']}")
+        return replace(sample, sizes=find_sizes(self.data, sample.images, sample.sizes))
 
-    def _resize(self, name: str, size: Size) -> Size:
-        """The size at which the model sees a picture; without limits it is the same."""
+    def _resize(self, sample: Sample) -> list[Size]:
+        """The size at which the model sees each picture; without limits it is the same."""
         limits = []
         if self.min_pixels is not None and self.max_pixels is not None:
             limits = [QWEN_VL_UTILS_PIXELS] * self.resized_twice + [(self.min_pixels, self.max_pixels)]
-        return fit_sizes(self.data / name, size, limits)
+        pictures = zip(sample.images, sample.sizes, strict=True)
+        return [fit_sizes(self.data / name, size, limits) for name, size in pictures]
 
 
 def average_docs(items: Sequence[dict[str, Any]]) -> float:
