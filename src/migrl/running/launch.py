@@ -44,7 +44,7 @@ def launch_training(module: str, context: StageContext, parallel: Parallel) -> N
     processes = context.recipe.launch.processes
     # Of several GPUs that it sees, a process alone would train on all, with torch's DataParallel.
     gpus = {"CUDA_VISIBLE_DEVICES": choose_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))} if processes == 1 else {}
-    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, processes, gpus)
+    _launch(module, context, "ddp" if parallel == "none" and processes > 1 else parallel, gpus)
 
 
 def launch_generation(module: str, context: StageContext, generate: Callable[[StageContext, Rank], None]) -> None:
@@ -61,23 +61,20 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
         with watch_loading(context.folder, context.recipe.watch):
             generate(context, Rank())
         return
-    _launch(module, context, "ddp" if processes > 1 else "none", processes)
+    _launch(module, context, "ddp" if processes > 1 else "none")
 
 
-def _launch(
-    module: str, context: StageContext, config: str, processes: int, gpus: dict[str, str] | None = None
-) -> None:
+def _launch(module: str, context: StageContext, config: str, gpus: dict[str, str] | None = None) -> None:
     settings = context.recipe.launch
-    check_gpus(processes // settings.machines)
+    check_gpus(settings.processes // settings.machines)
     drop_dead_locks()
     folder = context.folder.resolve()
     for path in (folder / ENDING, folder / ENDED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
     write_json(folder / CONTEXT, describe_context(context))
     command = [*settings.starter, sys.executable, "-m", "migrl.running.launcher", "--module", module]
-    command += ["--context", str(folder / CONTEXT), "--config", str(find_launch_file(config))]
-    command += ["--processes", str(processes), "--address", settings.address or socket.gethostname()]
-    command += ["--port", str(settings.port if settings.machines > 1 else 0)]
+    command += ["--context", str(folder / CONTEXT), "--config", str(ROOT / "reproduce" / "launch" / f"{config}.yaml")]
+    command += ["--address", settings.address or socket.gethostname()]
     command += ["--id", uuid.uuid4().hex]  # a launcher that another start left behind meets nobody
     result = subprocess.run(
         command,
@@ -105,7 +102,7 @@ def find_end(folder: Path) -> signal.Signals | None:
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """The launchers' words of processes that ended badly: `rank`, `exit_code` and `time`."""
+    """What the launchers report of processes that ended badly: `rank`, `exit_code` and `time`."""
     return [read_json(path) for path in folder.glob(FAILURE.format(rank="*"))]
 
 
@@ -172,7 +169,7 @@ def choose_gpu(visible: str | None) -> str:
 
 
 def explain_failure(module: str, folder: Path, code: int) -> str:
-    """The error for processes that left no word themselves: the first that failed, as the launcher saw it."""
+    """The error for processes that left none themselves: the first that failed, as the launcher saw it."""
     failures = read_failures(folder)
     what = f"its launcher ended with code {code}"
     if failures:
@@ -188,8 +185,3 @@ def prepare_launcher() -> None:
     """What a launcher is started with, before its own program begins."""
     die_with_parent()
     hold_requests()
-
-
-def find_launch_file(name: str) -> Path:
-    """The accelerate config of this name, beside the recipes."""
-    return ROOT / "reproduce" / "launch" / f"{name}.yaml"

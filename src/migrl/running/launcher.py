@@ -1,4 +1,4 @@
-"""Starts a stage's processes on one machine: accelerate's launcher, which leaves word of what failed.
+"""Starts a stage's processes on one machine: accelerate's launcher, which reports what failed.
 
 `migrl.running.launch` runs this once, or once on each machine. It reads the stage's context for the number of processes
 and writes `.failure-<rank>.json` beside it when one of them ends badly.
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("context", "config"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("address", "port", "id", "module", "processes"):
+    for name in ("address", "id", "module"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
     await_requests(options.context.parent.parent)
@@ -59,15 +59,15 @@ def main() -> None:
 
 
 def leave_failure(folder: Path, rank: int, exit_code: int, moment: float) -> NoReturn:
-    """Word of the process that failed first; `moment` in seconds since 1970."""
+    """Report the process that failed first; `moment` in seconds since 1970."""
     write_json(folder / f".failure-{rank}.json", {"rank": rank, "exit_code": exit_code, "time": moment})
     sys.exit(1)
 
 
 def build_arguments(options: argparse.Namespace, settings: LaunchSettings) -> list[str]:
     """accelerate's arguments for this machine's share of the processes."""
-    arguments = ["--config_file", str(options.config), "--num_processes", options.processes]
-    arguments += ["--main_process_port", options.port]
+    arguments = ["--config_file", str(options.config), "--num_processes", str(settings.processes)]
+    arguments += ["--main_process_port", str(settings.port if settings.machines > 1 else 0)]
     if settings.machines > 1:
         # Ranks are given out by torch's rendezvous at the address; every machine starts the same command, and says that
         # it is not the first only to be spared accelerate's look at the port, which the first to come has opened.

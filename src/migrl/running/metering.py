@@ -158,7 +158,7 @@ class GenerationMeter:
         self._mark = read_clock()
 
     def note(self, batch: list[ModelInput], completions: list[list[Completion]]) -> None:
-        """Count a finished batch; completions come in the batch's order, one list a sample."""
+        """Count a finished batch; completions come in the batch's order, one list per sample."""
         now = read_clock()
         step = Step(seconds=now - self._mark, warm=self.noted >= WARMUP_BATCHES)
         patch = self.processor.image_processor.patch_size

@@ -30,7 +30,7 @@ def work_through(
     make_worker: Callable[[], Worker],
     label: str,
 ) -> None:
-    """Do this rank's batches that are not in any log yet, a row an input.
+    """Do this rank's batches that are not in any log yet, a row per input.
 
     `make_worker` loads what generation needs, and is called only if there is something to do; the worker it returns
     gives a batch's rows, in order, each with its `uid`.

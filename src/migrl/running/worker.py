@@ -1,4 +1,4 @@
-"""A stage's process: reads its context, works, and leaves word for the parent of what ended it."""
+"""A stage's process: reads its context, works, and reports to its parent how it ended."""
 
 import argparse
 import ctypes
@@ -73,7 +73,7 @@ def run_child(work: Callable[[StageContext, Rank], None]) -> None:
 
 
 def run_work(work: Callable[[StageContext, Rank], None], context: StageContext, rank: Rank) -> None:
-    """Work, and leave word for the parent of what ended it."""
+    """Run the work function; report a stop or an error to the parent process."""
     try:
         work(context, rank)
     except Stopped as stopped:
