@@ -178,19 +178,19 @@ def _download(source: Source, folder: Path, commits: dict[str, str], hub: "Hub",
         for file in source.files
         for name in _list_paths(file, commits[file.repo], hub, record)
     ]
-    offers: dict[Path, tuple[int | None, str | None]] = {}
+    wanted: dict[Path, tuple[int | None, str | None]] = {}
     for file, name, path in found:
         key, commit = f"{file.repo}/{name}", commits[file.repo]
         if not record.has(key, path, commit):
-            offers[path] = hub.ask(file.repo, name, commit)
-            check_size(key, offers[path][0], file.bytes)
-    check_disk(folder, sum(size or 0 for path, (size, _) in offers.items() if not path.is_file()))
+            wanted[path] = hub.find_size_and_hash(file.repo, name, commit)
+            check_size(key, wanted[path][0], file.bytes)
+    check_disk(folder, sum(size or 0 for path, (size, _) in wanted.items() if not path.is_file()))
     for file, name, path in found:
         commit = commits[file.repo]
-        size, told = offers.get(path, (None, None))
-        if path in offers:
+        size, sha256 = wanted.get(path, (None, None))
+        if path in wanted:
             hub.download(file.repo, name, commit, size, path)
-        record.check(f"{file.repo}/{name}", path, file, commit, told)
+        record.check(f"{file.repo}/{name}", path, file, commit, sha256)
     return found
 
 

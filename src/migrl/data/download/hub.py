@@ -30,12 +30,12 @@ class Hub:
         with self._explain_errors(name, name, commit):
             return self.api.list_repo_files(name, repo_type=self.repos[name].type, revision=commit)
 
-    def ask(self, name: str, path: str, commit: str) -> tuple[int | None, str | None]:
+    def find_size_and_hash(self, name: str, path: str, commit: str) -> tuple[int | None, str | None]:
         """Size in bytes of a file, and its SHA-256 where the Hub tells it (large files)."""
         url = hf_hub_url(name, path, repo_type=self.repos[name].type, revision=commit, endpoint=self.endpoint)
         with self._explain_errors(f"{name}/{path}", name, commit):
-            offer = get_hf_file_metadata(url, endpoint=self.endpoint)
-        return offer.size, offer.etag if re.fullmatch(r"[0-9a-f]{64}", offer.etag or "") else None
+            found = get_hf_file_metadata(url, endpoint=self.endpoint)
+        return found.size, found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag or "") else None
 
     def download(self, name: str, path: str, commit: str, size: int | None, target: Path) -> None:
         """Put a file of `size` bytes at `target`, going on with what a killed run left of it.

@@ -66,9 +66,9 @@ class FetchRecord:
         path: Path,
         file: SourceFile | None = None,
         revision: str | None = None,
-        told: str | None = None,
+        hub_sha256: str | None = None,
     ) -> None:
-        """Compare a file with what is stated, else with the first fetch, else with what the Hub told; record it."""
+        """Compare a file with what is stated, else with the first fetch, else with what the Hub states; record it."""
         now = path.stat()
         check_size(str(path), now.st_size, file.bytes if file else None)
         known = self.known.files.get(key)
@@ -81,7 +81,7 @@ class FetchRecord:
         origins = {
             "sources.yaml says": file.sha256 if file else None,
             f"at the first fetch it was (see {self.folder / RECORD})": known.sha256 if known and holds else None,
-            "the Hub says": told,
+            "the Hub says": hub_sha256,
         }
         origin, expected = next(((text, value) for text, value in origins.items() if value), ("", sha256))
         if sha256 != expected:
