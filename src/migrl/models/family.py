@@ -9,7 +9,6 @@ transformers' own (loading.py), as is resizing (grounding/images.py). Which file
 families (folder.py). No torch here: a plan is made without it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.grounding.boxes import Frame
 from migrl.models.folder import CONFIG, read_config
-from migrl.models.vision_flops import count_full_tower, count_window_tower
+from migrl.models.towers import FullTower, Tower, WindowTower
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class ModelFamily:
         control_tokens: of the chat template; a question that holds one would be another prompt than it seems.
         lora_targets: names of the language model's linear layers, a regular expression.
         vision_tower: name of the module that stays frozen.
-        count_vision: FLOPs of the vision tower by config and patches of one picture.
+        tower: the shape of that module, which its parameters and FLOPs are counted from.
     """
 
     name: str
@@ -46,7 +45,7 @@ class ModelFamily:
     control_tokens: tuple[str, ...]
     lora_targets: str
     vision_tower: str
-    count_vision: Callable[[Any, int], float]
+    tower: type[Tower]
 
     def is_vision(self, weight: str) -> bool:
         """Whether a weight of this name belongs to the vision tower, in LoRA's wrapping or without."""
@@ -69,7 +68,7 @@ FAMILIES = (
         control_tokens=_QWEN_CONTROL_TOKENS,
         lora_targets=_QWEN_LORA_TARGETS,
         vision_tower="model.visual",
-        count_vision=count_window_tower,
+        tower=WindowTower,
     ),
     ModelFamily(
         name="Qwen2-VL",
@@ -81,7 +80,7 @@ FAMILIES = (
         control_tokens=_QWEN_CONTROL_TOKENS,
         lora_targets=_QWEN_LORA_TARGETS,
         vision_tower="model.visual",
-        count_vision=count_full_tower,
+        tower=FullTower,
     ),
 )
 

@@ -5,7 +5,7 @@ Forward, for a sequence of t tokens (image tokens among them) of which c are pre
     language   2 N t, N the weights of the language model's linear layers (embeddings cost nothing)
     head       2 N_head c: only predicted tokens need logits
     attention  2 t^2 width a layer: half of 4 t^2 width, for it is causal
-    vision     2 N_vision p, and attention 4 p width times what a patch sees (vision_flops.py)
+    vision     2 N_vision p, and attention 4 p width times what a patch sees (towers.py)
 
 Training on it:
 
@@ -77,4 +77,4 @@ def list_linear_shapes(config: Any) -> list[tuple[int, int]]:
 
 def count_vision(config: Any, patches: int) -> float:
     """FLOPs of the vision tower, its merger included, for one image."""
-    return find_family(config).count_vision(config, patches)
+    return find_family(config).tower.model_validate(config.vision_config).count_flops(patches)
