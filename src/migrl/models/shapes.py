@@ -7,25 +7,20 @@ Both forms of the file are read: the Hub's, with the language model's keys at th
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from migrl.errors import UserError
 from migrl.files import explain_fault
+from migrl.models.family import get_family
 from migrl.models.flops import list_linear_shapes
+from migrl.models.towers import Size, Tower
 
-Size = Annotated[int, Field(ge=1)]
 
-
-class _Config(BaseModel):
-    """A part of a config.json; keys that nothing is counted from are left alone."""
+class TextShape(BaseModel):
+    """The language model; sizes in features, tokens or counts."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TextShape(_Config):
-    """The language model; sizes in features, tokens or counts."""
 
     hidden_size: Size
     intermediate_size: Size
@@ -41,39 +36,14 @@ class TextShape(_Config):
         return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
 
 
-class VisionShape(_Config):
-    """The vision tower; `window_size` and `patch_size` in px."""
-
-    depth: Size
-    hidden_size: Size
-    intermediate_size: Size
-    num_heads: Size
-    out_hidden_size: Size
-    patch_size: Size
-    temporal_patch_size: Size
-    spatial_merge_size: Size
-    window_size: Size
-    in_channels: Annotated[int, Field(validation_alias=AliasChoices("in_channels", "in_chans"))]
-    fullatt_block_indexes: tuple[int, ...]
-
-    @property
-    def cell(self) -> int:
-        """Side in px of what becomes one token."""
-        return self.patch_size * self.spatial_merge_size
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers that the processor hands over for one patch."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-
-class ModelShape(_Config):
-    """A Qwen2.5-VL."""
+@dataclass(frozen=True)
+class ModelShape:
+    """A model of a known family."""
 
     model_type: str
     text_config: TextShape
-    vision_config: VisionShape
-    tie_word_embeddings: bool = False
+    vision_config: Tower
+    tie_word_embeddings: bool
 
 
 @dataclass(frozen=True)
@@ -99,7 +69,7 @@ def read_shape(path: Path) -> ModelShape:
     """Read a config.json.
 
     Raises:
-        UserError: no such file, no JSON, not a Qwen2.5-VL, or a size that is missing.
+        UserError: no such file, no JSON object, a model of no known family, or a size that is missing.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -107,34 +77,33 @@ def read_shape(path: Path) -> ModelShape:
         raise UserError(f"{path}: no such file; name a config.json, or the folder of a model") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); correct the file") from error
-    kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind != "qwen2_5_vl":
-        raise UserError(f"{path}: model_type is {kind!r}; only qwen2_5_vl is planned for")
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a JSON object; correct the file")
+    family = get_family(data.get("model_type"), path)
+    key = "text_config"
     try:
-        return ModelShape.model_validate({"text_config": data, **data})
+        text = TextShape.model_validate(data.get(key, data))
+        key = "vision_config"
+        vision = family.tower.model_validate(data.get(key))
     except ValidationError as error:
-        raise UserError(f"{path}: {explain_fault(error)}; it is no complete config of a Qwen2.5-VL") from error
+        raise UserError(f"{path}: {explain_fault(error, key)}; it is no complete config of a {family.name}") from error
+    return ModelShape(data["model_type"], text, vision, bool(data.get("tie_word_embeddings")))
 
 
 def count_parameters(shape: ModelShape) -> Parameters:
     """Parameters of a model, by part.
 
-    A language layer has its seven linear layers, biases of query, key and value, and two norms; a vision block four
-    times h^2 and three times h I with all biases, and two norms; the merger two linear layers and a norm.
+    A language layer has its seven linear layers, biases of query, key and value, and two norms.
     """
-    text, vision = shape.text_config, shape.vision_config
+    text = shape.text_config
     linear = sum(rows * columns for rows, columns in list_linear_shapes(shape))
     layer = linear + text.hidden_size + 2 * text.key_size + 2 * text.hidden_size
-    width, inner = vision.hidden_size, vision.intermediate_size
-    block = (4 * width**2 + 4 * width) + (3 * width * inner + 2 * inner + width) + 2 * width
-    merged = width * vision.spatial_merge_size**2
-    merger = width + (merged**2 + merged) + (merged * vision.out_hidden_size + vision.out_hidden_size)
     embedding = text.vocab_size * text.hidden_size
     return Parameters(
         embedding=embedding,
         layers=text.num_hidden_layers * layer + text.hidden_size,
         head=0 if shape.tie_word_embeddings else embedding,
-        vision=vision.patch_values * width + vision.depth * block + merger,
+        vision=shape.vision_config.count_parameters(),
     )
 
 
@@ -153,6 +122,6 @@ def count_kv_bytes(shape: ModelShape, number_bytes: int) -> int:
 def can_divide(shape: ModelShape, parts: int) -> bool:
     """Whether vLLM can cut a model into so many parts: heads and MLPs evenly, each KV head into one part or several."""
     text, vision = shape.text_config, shape.vision_config
-    widths = (text.num_attention_heads, text.intermediate_size, vision.num_heads, vision.intermediate_size)
+    widths = (text.num_attention_heads, text.intermediate_size, vision.num_heads, vision.inner)
     keys = text.num_key_value_heads
     return not any(width % parts for width in widths) and (keys % parts == 0 or parts % keys == 0)

@@ -14,7 +14,7 @@ from migrl.grounding.boxes import Size
 from migrl.grounding.images import find_sizes, fit_size
 from migrl.grounding.prompts import build_messages
 from migrl.grounding.samples import parse_sample
-from migrl.models.shapes import VisionShape
+from migrl.models.towers import Tower
 from migrl.plan.assumptions import SetLengths, TextLengths
 
 SAMPLED = 200  # records of a split whose pictures are looked at
@@ -55,7 +55,7 @@ class Prompts:
 class Pixels:
     """How pictures become patches: the model's tower and the limits of one stage."""
 
-    vision: VisionShape
+    vision: Tower
     min_pixels: int
     max_pixels: int
 

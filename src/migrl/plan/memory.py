@@ -169,7 +169,7 @@ def plan_generation(workload: Workload, states: list[Part], prompts: Prompts, se
     read, patches = sequences * prompts.longest.tokens, sequences * prompts.longest.patches
     tokens, each = read + sequences * new, count_kv_bytes(workload.shape, size)
     reading = read * READING * (text.hidden_size + text.intermediate_size) * size
-    looking = patches * LOOKING * vision.hidden_size * size
+    looking = patches * LOOKING * vision.width * size
     parts = [
         *states,
         hold_pictures(workload, patches),
