@@ -1,5 +1,6 @@
 """Arms: the table, the arms of a recipe's own, and what of the pipeline each shares or has for itself."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from migrl.errors import UserError
 from migrl.evidence.recompute import compare_weights
 from migrl.pipeline import plan_stages, prepare_stage
 from migrl.plan.build import build_plan
+from migrl.plan.checks import check_arithmetic
 from migrl.plan.machine import GpuOptions
 from migrl.recipe import Recipe, dump_whole, load_recipe
 from migrl.recipe.arms import ARMS, describe_changes, is_trained
@@ -203,5 +205,16 @@ def test_a_plan_counts_what_an_arm_has_for_itself(tmp_path: Path) -> None:
     own = ["arms={rl_short: {grpo.max_steps: 10}}", "evaluate.arms=[base, sft, rl, rl_short]"]
     recipe = load("source.benchmarks=[mig_bench]", *own, name="paper")
     made = build_plan(recipe, tmp_path / "runs", tmp_path / "results", eight)
-    hours = {stage.name: stage.cost.duration.hours[1] for stage in made.stages if stage.cost.duration}
+    hours = {stage.name: stage.duration.hours[1] for stage in made.stages if stage.duration}
     assert hours["grpo_rl_short"] / hours["grpo"] == pytest.approx(10 / recipe.grpo.max_steps)
+
+
+def test_batches_and_prompts_that_cannot_work_out_are_told_with_their_arm(tmp_path: Path) -> None:
+    odd = load_own("grpo.per_device_train_batch_size: 8", "launch.processes=2", "sft.per_device_train_batch_size=4")
+    long = load_own("grpo.max_new_tokens: 8000")
+    for recipe, message in ((odd, "arm own: grpo.prompts_per_step *"), (long, "arm own: grpo: the longest prompt of")):
+        with pytest.raises(UserError, match=f"recipe 'test': (arm own: .*)?{re.escape(message)}"):
+            check_arithmetic(recipe, tmp_path)
+        check_arithmetic(recipe, tmp_path, ["sft", "grpo", "evaluate"])
+        made = build_plan(recipe, tmp_path, tmp_path, GpuOptions(gpus=0))
+        assert any(fault.startswith(message) for fault in made.refusals)

@@ -48,9 +48,7 @@ def run_stages(recipe: Recipe, runs: Path, *, only: str | None = None, force: bo
             one they stop; or as a stage.
     """
     stages = [stage for stage in plan_stages(recipe) if only in (None, stage.name)]
-    for arm in dict.fromkeys(stage.arm for stage in stages):
-        own = recipe if arm is None else recipe.with_arm(arm)
-        check_arithmetic(own, runs / recipe.name, [stage.name for stage in stages if stage.arm == arm])
+    check_arithmetic(recipe, runs / recipe.name, [stage.name for stage in stages])
     try:
         return run_pipeline(recipe, runs, only=only, force=force, tell=tell_progress(recipe))
     except OutOfMemory as error:

@@ -7,7 +7,7 @@ from typing import Any
 from migrl.pipeline import Stage, plan_stages
 from migrl.plan.advice import can_share, change_recipe, list_processes
 from migrl.plan.assumptions import load_assumptions
-from migrl.plan.checks import list_length_faults
+from migrl.plan.checks import list_arm_faults, list_length_faults
 from migrl.plan.costs import Duration, time_rate, time_work
 from migrl.plan.disk import Disk, plan_disk, read_free, refuse_disk
 from migrl.plan.machine import GpuOptions, Machine, choose_machine
@@ -102,6 +102,8 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
             continue
         changed = stage.recipe_for(recipe)
         own = workload if changed is recipe else replace(workload, recipe=changed)
+        if stage.arm and stage.seed is None:
+            refusals += list_arm_faults(stage.arm, own, {stage.name})
         made = plan_stage(stage, own, machine, measured)
         stages.append(made)
         # A further seed needs what the main chain does, and pass_rates what select does. What was refused as a whole

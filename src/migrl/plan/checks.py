@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.pipeline import plan_stages
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.work import list_work
 from migrl.plan.workload import Workload
@@ -21,7 +23,7 @@ LENGTH_KEYS = {
 
 
 def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = None) -> None:
-    """Refuse a recipe whose batches, prompts or pictures cannot work out.
+    """Refuse a recipe whose batches, prompts or pictures cannot work out, its own or those of an arm.
 
     Args:
         home: `runs/<recipe>`; prompts are counted there once fetched, and as plan.yaml assumes before.
@@ -31,11 +33,19 @@ def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = 
         UserError: naming every fault with its keys and their legal values.
     """
     names = None if stages is None else set(stages)
-    faults = list_batch_faults(recipe, names)
-    if not faults:
-        faults = list_length_faults(Workload(recipe, load_assumptions(), home), names)
+    planned = [stage for stage in plan_stages(recipe) if names is None or stage.name in names]
+    workload, faults = Workload(recipe, load_assumptions(), home), []
+    for arm in dict.fromkeys(stage.arm for stage in planned):
+        own = workload if arm is None else replace(workload, recipe=recipe.with_arm(arm))
+        faults += list_arm_faults(arm, own, {stage.name for stage in planned if stage.arm == arm})
     if faults:
         raise UserError(f"recipe {recipe.name!r}: " + "; ".join(faults))
+
+
+def list_arm_faults(arm: str | None, workload: Workload, stages: set[str]) -> list[str]:
+    """The faults of some stages by the recipe they follow: that of an arm, or None for the recipe as it stands."""
+    faults = list_batch_faults(workload.recipe, stages) or list_length_faults(workload, stages)
+    return faults if arm is None else [f"arm {arm}: {fault}" for fault in faults]
 
 
 def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
