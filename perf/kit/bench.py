@@ -14,7 +14,7 @@ from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
 from migrl.files import find_from_root
 from migrl.grounding.answers import format_box_answer
 from migrl.grounding.samples import read_samples
-from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.inputs import ModelInput, count_prompt, prepare_input
 from migrl.models.loading import load_processor
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.costs import Duration
@@ -26,7 +26,7 @@ from migrl.recipe import Recipe
 from migrl.report.gpu_parts import Conditions, Figure, Formula, Part
 from migrl.running.gpu_peaks import Gpu, find_gpu, load_gpus
 from migrl.running.gpus import describe_gpus
-from migrl.running.metering import count_prompt_tokens, measure_memory
+from migrl.running.metering import measure_memory
 from migrl.running.stage import describe_revision
 
 PACKAGES = "torch transformers trl peft accelerate deepspeed datasets flash-attn".split()
@@ -141,7 +141,7 @@ def measure_prompts(items: list[ModelInput], processor: ProcessorMixin) -> Promp
     """The prompts of a batch in plan's terms: their means, and the longest."""
     lengths = [
         Length(len(item.paths), sum(count_patches(item, processor.image_processor.patch_size)), tokens)
-        for item, tokens in ((item, count_prompt_tokens(item, processor)) for item in items)
+        for item, tokens in ((item, sum(count_prompt(item, processor))) for item in items)
     ]
     return Prompts(len(items), combine(fmean, lengths), combine(max, lengths), "counted")
 

@@ -8,9 +8,8 @@ from gpu_run import Trainings
 from migrl.plan.out_of_memory import explain_out_of_memory
 
 from migrl.errors import OutOfMemory
-from migrl.plan.machine import find_gpus
 from migrl.running.ending import read_ending
-from migrl.running.gpus import describe_gpus
+from migrl.running.gpus import describe_gpus, find_gpus
 from migrl.running.worker import Rank, run_work
 
 

@@ -27,10 +27,11 @@ from migrl.plan.checks import check_arithmetic
 from migrl.plan.costs import add_durations, time_compute, time_decoding
 from migrl.plan.disk import refuse_disk
 from migrl.plan.lengths import Pixels, count_split, make_counter
-from migrl.plan.machine import QUERY, GpuOptions, choose_machine, find_gpus
+from migrl.plan.machine import GpuOptions, choose_machine
 from migrl.recipe import Recipe, WorldSource, load_recipe
 from migrl.recipe.arithmetic import list_batch_faults
 from migrl.running.gpu_peaks import find_peak_flops
+from migrl.running.gpus import MEMORY_QUERY, find_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"
@@ -108,7 +109,7 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
         ([], GpuOptions(3, 80, "H100"), "launch.processes=8: one GPU each, and there are 3; set launch.processes=2;"),
         ([], GpuOptions(3, 80, "H100"), "tensor_parallel=8: .* there are 3, .* no such number fits: name a smaller"),
         (["synthesize.teacher.tensor_parallel=3"], EIGHT, "tensor_parallel=3: .* set 4 or 8, or ask a server"),
-        (["synthesize.teacher.context_tokens=4000"], EIGHT, r"4,784 tokens, more than .*=4000; set that to 4784"),
+        (["synthesize.teacher.context_tokens=4000"], EIGHT, r" 4,784, more than .* raise .*context_tokens"),
         (["synthesize.teacher.memory=0.1"], EIGHT, r"takes 10 % .*this fits: synthesize.teacher.memory=0.9 \("),
         (
             ["grpo.engine=vllm", "grpo.vllm_gpu_memory_utilization=0.5"],
@@ -267,16 +268,15 @@ def test_times_are_the_formula_and_a_device_without_a_peak_has_none(tmp_path: Pa
     assert get_stages(unknown)["grpo"].duration is None and "does not know Some GPU" in " ".join(unknown.notes)
 
 
-def write_rehearsal(folder: Path, *overrides: str, **changes: Any) -> Path:
-    """Results of a rehearsal on an H100, made up; return their root."""
-    place = folder / "results" / "rehearsal"
-    place.mkdir(parents=True, exist_ok=True)
-    rate = {"tokens_per_second": 5000.0, "processes": 1, "peak_memory_gb": 61.5}
-    stages = dict.fromkeys(("sft", "select", "grpo", "evaluate"), rate)
-    data = {"device": "NVIDIA H100 80GB HBM3", "not_run": False, "stages": stages, **changes}
+def write_rehearsal(folder: Path, *overrides: str, device: str = "NVIDIA H100 80GB HBM3") -> Path:
+    """Results of a rehearsal, made up; return their root."""
+    path = folder / "results" / "rehearsal" / "manifest.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = {"device": device, "tokens_per_second": 5000.0, "processes": 1, "peak_memory_gb": 61.5}
+    stage = {"seconds": 60.0, "peak_memory_mb": 9000, "facts": {"performance": rate}}
+    stages = dict.fromkeys(("sft", "select", "grpo", "evaluate"), stage)
     settings = load("rehearsal", *overrides).model_dump(mode="json")
-    (place / "measurements.json").write_text(json.dumps(data))
-    (place / "manifest.json").write_text(json.dumps({"settings": settings, "stages": {}}))
+    path.write_text(json.dumps({"settings": settings, "stages": stages}))
     return folder / "results"
 
 
@@ -288,7 +288,7 @@ def test_measured_rates_replace_assumed_ones(tmp_path: Path) -> None:
     made = plan(tmp_path, load("paper"), results=write_rehearsal(tmp_path))
     sft = get_stages(made)["sft"]
     prompt_and_completion = 4 * 512 + 90 + 20 + 4 * 6 + 300
-    assert sft.duration.basis == "measured" and sft.measured == ("61.5 GB in tensors, measured in the rehearsal",)
+    assert sft.duration.basis == "measured" and sft.measured == ("61.5 GB in tensors on the GPU, measured",)
     assert math.isclose(sft.duration.low, 21_000 * prompt_and_completion / 5000 / 8)
     assert list_measured(made) == {"sft", "sft_direct", "select", "pass_rates", "grpo", "evaluate"}
 
@@ -304,7 +304,7 @@ ALL = {"sft", "select", "grpo", "evaluate", "pass_rates"}
         ([], ["sft.per_device_train_batch_size=4"], {"sft"}, "not used: sft with sft.per_device_train_batch_size=2$"),
         (["select.batch=2"], [], {"select", "pass_rates"}, "not used: select with select.batch=2$"),
         ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
-        ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with grpo.prompts_per_step per process=2.0$"),
+        ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 2 prompts per process$"),
         (["model.dtype=float32"], [], ALL, "evaluate with model.dtype=float32"),
         (["source.shapes=reproduce/shapes/qwen2_5_vl_72b.json"], [], ALL, "of another shape, so not used$"),
     ],
@@ -321,30 +321,31 @@ def test_a_rate_of_another_device_or_of_none_is_not_used(tmp_path: Path) -> None
     recipe, results = load("paper"), write_rehearsal(tmp_path)
     other = plan(tmp_path, recipe, GpuOptions(8, 80, "A100"), results)
     assert list_measured(other) == set() and "so not used" in other.notes[0]
-    for changes in ({"device": "NVIDIA H100 80GB HBM3 MIG 1g.10gb"}, {"device": "cpu", "not_run": True}):
-        assert list_measured(plan(tmp_path, recipe, results=write_rehearsal(tmp_path, **changes))) == set()
+    for device in ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "cpu"):
+        assert list_measured(plan(tmp_path, recipe, results=write_rehearsal(tmp_path, device=device))) == set()
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("measurements.json", '{"device": "NVIDIA H1', "measurements.json: .*delete it, or restore it"),
+        ("measurements.json", '{"device": "NVIDIA H1', "measurements.json: not JSON"),
         ("measurements.json", "[]", "measurements.json: .*restore it"),
-        (
-            "measurements.json",
-            '{"device": "H100", "not_run": false}',
-            "measurements.json: .*device and stages .*restore it",
-        ),
         ("manifest.json", "", "manifest.json: .*restore it"),
-        ("manifest.json", None, "manifest.json: no such file"),
+        ("manifest.json", '{"settings": {}}', "manifest.json: key 'stages': .*restore it"),
     ],
 )
-def test_a_torn_file_of_measurements_is_named(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+def test_a_torn_file_of_measurements_is_named(name: str, text: str, message: str, tmp_path: Path) -> None:
     results = write_rehearsal(tmp_path)
-    path = results / "rehearsal" / name
-    path.unlink() if text is None else path.write_text(text)
+    (results / "rehearsal" / name).write_text(text)
     with pytest.raises(UserError, match=message):
         plan(tmp_path, load("paper"), results=results)
+
+
+def test_a_run_whose_settings_are_no_recipe_any_more_is_named_and_not_used(tmp_path: Path) -> None:
+    results = write_rehearsal(tmp_path)
+    (results / "rehearsal" / "manifest.json").write_text('{"settings": {"name": "old"}, "stages": {}}')
+    made = plan(tmp_path, load("paper"), results=results)
+    assert list_measured(made) == set() and "not used, as its settings are no recipe's today" in made.notes[0]
 
 
 def test_the_own_earlier_run_is_used_on_its_own_kind_of_device_only(tmp_path: Path) -> None:
@@ -368,8 +369,13 @@ def test_the_tiny_recipe_shows_the_times_of_its_committed_run(tmp_path: Path) ->
     grpo = get_stages(made)["grpo"]
     assert made.refusals == () and grpo.duration.basis == "measured"
     assert grpo.duration.low == manifest["stages"]["grpo"]["seconds"]
-    changed = plan(tmp_path, load("tiny", "grpo.max_steps=61"), GpuOptions(gpus=0), ROOT / "results")
-    assert get_stages(changed)["grpo"].duration is None
+    # Twice the steps at the rate of the committed run; the plan takes its completions to be longer than they were.
+    longer = plan(tmp_path, load("tiny", "grpo.max_steps=120"), GpuOptions(gpus=0), ROOT / "results")
+    duration = get_stages(longer)["grpo"].duration
+    assert duration.basis == "measured" and "per second, measured" in duration.words
+    assert duration.high == pytest.approx(2 * grpo.duration.low, rel=0.4)
+    other = plan(tmp_path, load("tiny", "grpo.num_generations=4"), GpuOptions(gpus=0), ROOT / "results")
+    assert get_stages(other)["grpo"].duration is None
 
 
 def test_a_disk_that_is_too_small_is_refused_and_one_disk_counts_once() -> None:
@@ -386,7 +392,7 @@ def ask(folder: Path, says: str) -> tuple[str, int, int]:
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{says}\n")
     program.chmod(0o755)
-    return find_gpus([str(program), *QUERY[1:]])
+    return find_gpus([str(program), *MEMORY_QUERY[1:]])
 
 
 def test_gpus_are_read_from_nvidia_smi(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """A recipe's whole plan: every stage with its cost, peak, disk and download, the totals, and what does not fit."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from migrl.pipeline import Stage, plan_stages
 from migrl.plan.advice import can_share, change_recipe, list_processes
@@ -68,14 +70,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON data; bytes are bytes, durations seconds."""
-        data = {**asdict(self), "fits": not self.refusals}
-        kind = self.machine.kind
-        data["machine"]["kind"] = None if kind is None else {"name": kind[0], **kind[1].model_dump(mode="json")}
-        for stage, plan in zip(data["stages"], self.stages, strict=True):
-            if plan.peak is not None:
-                stage["peak"]["device"]["total"] = plan.peak.device.total
-            stage["disk"]["download"] = plan.disk.download
-        return data
+        return {**TypeAdapter(Plan).dump_python(self, mode="json"), "fits": not self.refusals}
 
 
 def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, price: float | None = None) -> Plan:
@@ -114,7 +109,11 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
         if made.peak and stage.seed is None and stage.kind != "pass_rates" and not refused:
             refusals += refuse_memory(stage.name, stage.kind, made.peak, own, machine)
     notes = [*(measured.notes if machine.gpus else ()), *notes, *list_notes(workload, machine)]
-    full = refuse_disk(count_disk(workload, stages, runs))
+    needs = {str(runs): (count_bytes(stages, "runs"), *read_free(runs))}
+    if isinstance(recipe.source, HubSource):
+        downloads = recipe.source.downloads
+        needs[str(downloads)] = (count_bytes(stages, "downloads"), *read_free(downloads))
+    full = refuse_disk(needs)
     if machine.knows_host:
         refusals += full
     else:
@@ -136,33 +135,26 @@ def plan_stage(stage: Stage, workload: Workload, machine: Machine, measured: Mea
     """One stage; an earlier run of this very recipe goes before the rehearsal's rate, and that before any formula."""
     kind = stage.kind
     work, peak, done = list_work(kind, workload), plan_peak(kind, workload, machine), workload.home / stage.place
-    rate = measured.stages.get("select" if kind == "pass_rates" else kind)
+    rate = measured.rates.get("select" if kind == "pass_rates" else kind)
     own = measured.own.get(stage.place)
     if own is None and kind != "evaluate":  # that of a further seed has fewer arms
         own = measured.own.get(stage.name)
-    duration, why_none, known = None, work.why_none, []
-    if rate and rate.peak_memory_gb:
-        known.append(f"{rate.peak_memory_gb:.1f} GB in tensors, measured in the rehearsal")
+    gpus, known, why_none = workload.gpus if machine.gpus else 0, [], work.why_no_time
     if own:
-        known.append(f"{own.peak_memory_mb / 1000:.1f} GB on the host, measured in an earlier run, the largest so far")
         words = f"{own.seconds:,.0f} s, measured in an earlier run of this recipe"
-        duration = Duration(own.seconds, own.seconds, workload.gpus if machine.gpus else 0, words, "measured")
-    elif not why_none and rate and rate.tokens_per_second:
-        duration = time_rate(work, rate.tokens_per_second / rate.processes, workload.gpus)
-    elif not why_none:
-        duration, why_none = time_work(kind, work, workload, machine), NO_PEAK if machine.gpus else NO_FORMULA
+        duration: Duration | None = Duration(own.seconds, own.seconds, gpus, words, "measured")
+        known = [f"{own.peak_memory_mb / 1000:.1f} GB on the host, measured in an earlier run, the largest so far"]
+        rate = own.performance
+    elif rate and rate.tokens_per_second and not why_none:
+        duration = time_rate(work, rate.tokens_per_second / rate.processes, workload.gpus, gpus)
+    else:
+        duration = None if why_none else time_work(kind, work, workload, machine)
+        why_none = why_none or (NO_PEAK if machine.gpus else NO_FORMULA)
+    if rate and rate.peak_memory_gb:
+        known.append(f"{rate.peak_memory_gb:.1f} GB in tensors on the GPU, measured")
     is_done = (done / MANIFEST).is_file()
     disk = Disk() if is_done else plan_disk(kind, work, workload)
     return StagePlan(stage.label, work.describe(), duration, why_none, peak, disk, is_done, tuple(known))
-
-
-def count_disk(workload: Workload, stages: list[StagePlan], runs: Path) -> dict[str, tuple[float, int, int]]:
-    """Bytes that are needed, device and free bytes, for the runs folder and the downloads."""
-    source = workload.recipe.source
-    needs = {str(runs): (count_bytes(stages, "runs"), *read_free(runs))}
-    if isinstance(source, HubSource):
-        needs[str(source.downloads)] = (count_bytes(stages, "downloads"), *read_free(source.downloads))
-    return needs
 
 
 def count_bytes(stages: list[StagePlan], folder: str | None = None) -> float:

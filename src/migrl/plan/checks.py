@@ -14,6 +14,7 @@ from migrl.recipe import Recipe, VllmTeacher
 from migrl.recipe.arithmetic import list_batch_faults
 
 LENGTH_KEYS = {
+    "synthesize": "synthesize.teacher.max_new_tokens or sft.max_pixels, or raise synthesize.teacher.context_tokens",
     "sft": "sft.max_pixels or synthesize.max_thought_words",
     "select": "grpo.max_pixels or grpo.max_new_tokens",
     "grpo": "grpo.max_pixels or grpo.max_new_tokens",
@@ -49,42 +50,28 @@ def list_arm_faults(arm: str | None, workload: Workload, stages: set[str]) -> li
 
 
 def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
-    """Prompts that together with their completion are longer than the model's positions.
+    """Prompts that together with their completion are longer than the model reads, or a teacher's context.
 
     Only stages that read prompts need the model's shape: fetch, which brings it, does without.
     """
     recipe, faults = workload.recipe, []
-    if recipe.trains and (stages is None or "synthesize" in stages):
-        faults += list_teacher_faults(workload)
+    teacher = recipe.local_teacher
     for kind, keys in LENGTH_KEYS.items():
         if not (recipe.trains or kind == "evaluate"):
             continue
         if stages is not None and not any(stage.startswith(kind) for stage in stages):
             continue
-        work, limit = list_work(kind, workload), workload.shape.text_config.max_position_embeddings
-        asked = [(made.split, made.prompts, made.tokens[1]) for made in work.generations]
-        if kind == "sft" and work.training:
-            asked = [("cot", work.training.prompts, work.training.tokens[1])]
-        for split, prompts, completion in asked:
-            if prompts.longest.tokens + completion > limit:
+        limit = workload.shape.text_config.max_position_embeddings
+        if kind == "synthesize":
+            if not isinstance(teacher, VllmTeacher):
+                continue
+            limit = teacher.context_tokens
+        for split, (prompts, completion) in list_work(kind, workload).longest.items():
+            longest = math.ceil(prompts.longest.tokens)
+            if longest + completion > limit:
                 faults.append(
-                    f"{kind}: the longest prompt of {split} has {prompts.longest.tokens:,.0f} tokens "
-                    f"({prompts.source}), with {completion:,} of a completion more than the model's {limit:,} "
+                    f"{kind}: the longest prompt of {split} has {longest:,} tokens ({prompts.source}), with "
+                    f"{completion:,} of a completion {longest + completion:,}, more than the model's {limit:,} "
                     f"positions; lower {keys}, and nothing is ever cut"
                 )
     return faults
-
-
-def list_teacher_faults(workload: Workload) -> list[str]:
-    """Prompts that together with their completion are longer than the context that a vLLM teacher is given."""
-    teacher = workload.recipe.synthesize.teacher
-    if not isinstance(teacher, VllmTeacher):
-        return []
-    needed = math.ceil(workload.measure_teacher().longest.tokens) + teacher.max_new_tokens
-    if needed <= teacher.context_tokens:
-        return []
-    return [
-        f"synthesize: the longest prompt and its completion have {needed:,} tokens, more than "
-        f"synthesize.teacher.context_tokens={teacher.context_tokens}; set that to {needed} or more, or lower "
-        f"synthesize.teacher.max_new_tokens={teacher.max_new_tokens} or sft.max_pixels={workload.recipe.sft.max_pixels}"
-    ]

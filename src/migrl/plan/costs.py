@@ -40,15 +40,15 @@ class Duration:
         return self.hours[0] * self.gpus, self.hours[1] * self.gpus
 
 
-def time_rate(work: Work, rate: float, gpus: int) -> Duration:
-    """Seconds at a measured number of tokens per second and GPU: those trained on, prompts included, or generated."""
+def time_rate(work: Work, rate: float, processes: int, gpus: int) -> Duration:
+    """Seconds at a measured rate, tokens per second and process: those trained on, prompts included, or generated."""
     if work.training:
         trained = work.training
         low, high = (trained.sequences * (trained.prompts.mean.tokens + tokens) for tokens in trained.tokens)
     else:
         low, high = (sum(made.completions * made.tokens[end] for made in work.generations) for end in (0, 1))
-    words = f"{show_span((low, high))} tokens / ({rate:,.0f} per second, measured, x {gpus} GPUs)"
-    return Duration(low / rate / gpus, high / rate / gpus, gpus, words, "measured")
+    words = f"{show_span((low, high))} tokens / ({rate:,.0f} per second, measured, x {processes})"
+    return Duration(low / rate / processes, high / rate / processes, gpus, words, "measured")
 
 
 def time_work(kind: str, work: Work, workload: Workload, machine: Machine) -> Duration | None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,8 @@ from migrl.errors import UserError
 from migrl.plan.assumptions import Assumptions
 from migrl.recipe import Recipe
 from migrl.running.gpu_peaks import Gpu, find_gpu, load_gpus
-from migrl.running.gpus import FORMAT, PROGRAM, NvidiaSmiError, query_gpus
+from migrl.running.gpus import find_gpus
 
-QUERY = (PROGRAM, "--query-gpu=name,memory.total,mig.mode.current", FORMAT)
-OPTIONS = "give --gpus, --gpu and --gpu-memory of those to use"
-MIB = 2**20
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -104,29 +100,6 @@ def _take_options(recipe: Recipe, options: GpuOptions, assumptions: Assumptions,
     memory = options.memory_gb if options.memory_gb is not None else kind[1].memory_gb if kind else 0.0
     device, timed = kind[0] if kind else name, kind if recipe.model.dtype == "bfloat16" else None
     return Machine(count, device, int(memory * 1e9), timed, found="given", **host)
-
-
-def find_gpus(query: Sequence[str] = QUERY) -> tuple[str, int, int]:
-    """(name, number, bytes of each) of this machine's GPUs; no driver means none.
-
-    Raises:
-        UserError: nvidia-smi fails, the GPUs differ, or they are in parts (MIG).
-    """
-    try:
-        rows = query_gpus(query, 3)
-    except NvidiaSmiError as error:
-        raise UserError(f"{error}; mend the driver, or {OPTIONS}") from error
-    if not rows:
-        return "", 0, 0
-    if len({(name, memory) for name, memory, _ in rows}) > 1:
-        kinds = ", ".join(sorted({f"{name} ({memory} MiB)" for name, memory, _ in rows}))
-        raise UserError(f"{PROGRAM}: different GPUs ({kinds}); {OPTIONS}")
-    name, memory, _ = rows[0]
-    if any(mode == "Enabled" for _, _, mode in rows):
-        raise UserError(f"{PROGRAM}: {name} is cut into parts (MIG), which it does not size; {OPTIONS}")
-    if not memory.isdecimal():
-        raise UserError(f"{PROGRAM}: {name} tells no memory ({memory}); {OPTIONS}")
-    return name, len(rows), int(memory) * MIB
 
 
 def read_host_bytes() -> int:

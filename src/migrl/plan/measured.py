@@ -1,25 +1,27 @@
-"""Measurements that hold for a plan: what this very recipe took before, the rehearsal's rates, and shares of a peak.
+"""Measurements that hold for a plan: this recipe's own run, the rehearsal's, and the shares of a peak of `make gpu`.
 
-A rate of the rehearsal is used where GPU, model shape and all settings that decide it are those of the plan; what is
-not used is named.
+A run's stage tells its time where all settings are the plan's, and its rate where those are that decide it, on the same
+kind of GPU and shape of model. What is not used is named.
 """
 
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
-from migrl.evidence.measurements import MEASUREMENTS
+from migrl.evidence.measurements import read_cards
 from migrl.files import explain_fault, find_from_root
 from migrl.models.shapes import read_shape
 from migrl.plan.assumptions import Efficiency
 from migrl.plan.machine import Machine
-from migrl.plan.shares import pick_shares
 from migrl.plan.workload import REHEARSAL, Workload
-from migrl.report.gpu_parts import Card
+from migrl.recipe import Recipe, RehearsalSource
+from migrl.report.gpu_parts import Part
+from migrl.running.gpu_peaks import GPUS_FILE, Gpu
 from migrl.running.stage import MANIFEST
 
 SHARED = ("model.dtype", "model.attention")
@@ -32,8 +34,7 @@ DECIDING = {
     ),
     "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
 }
-"""The settings that decide a stage's rate, beside the model's shape and, in RL, a process's share."""
-_File = TypeVar("_File", bound=BaseModel)
+"""The settings that decide a stage's rate, beside the model's shape and, in RL, a process's prompts per step."""
 
 
 class _Lenient(BaseModel):
@@ -42,51 +43,37 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Rate(_Lenient):
-    """A stage of the rehearsal: tokens per second of all processes, and the most that one held in tensors (GB)."""
+class Performance(_Lenient):
+    """Tokens per second of all processes, and the most that one held in tensors on its GPU (GB)."""
 
-    processes: int
-    tokens_per_second: float | None
-    peak_memory_gb: float | None
-
-
-class Measurements(_Lenient):
-    """measurements.json: the rehearsal's device and stages, if there was one, and the cards of `make gpu`."""
-
-    device: str | None = None
-    not_run: bool = False
-    stages: dict[str, Rate] = {}
-    cards: dict[str, Card] = {}
-
-    @model_validator(mode="after")
-    def check_device(self) -> "Measurements":
-        if (self.device is None) != (not self.stages):
-            raise ValueError("device and stages stand together")
-        return self
+    device: str
+    processes: int = 1
+    tokens_per_second: float | None = None
+    peak_memory_gb: float | None = None
 
 
-class OwnStage(_Lenient):
-    """A stage of an earlier run: its wall time, the largest process so far in 10^6 bytes, and its device."""
+class RunStage(_Lenient):
+    """A stage of a run: its wall time, the largest process so far in 10^6 bytes, and its performance."""
 
     seconds: float
     peak_memory_mb: float
-    device: Annotated[str | None, Field(validation_alias=AliasPath("facts", "performance", "device"))] = None
+    performance: Annotated[Performance | None, Field(validation_alias=AliasPath("facts", "performance"))] = None
 
 
-class Manifest(_Lenient):
+class Run(_Lenient):
     """A results folder's manifest.json."""
 
     settings: dict[str, Any]
-    stages: dict[str, OwnStage]
+    stages: dict[str, RunStage]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rehearsal's stages, shares of a peak and this recipe's own stages, as far as they hold, and notes on them."""
+    """Stages with all settings of the plan by their place, rates by the kind of stage, shares of a peak, and notes."""
 
-    stages: dict[str, Rate] = field(default_factory=dict)
+    own: dict[str, RunStage] = field(default_factory=dict)
+    rates: dict[str, Performance] = field(default_factory=dict)
     shares: dict[str, Efficiency] = field(default_factory=dict)
-    own: dict[str, OwnStage] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -96,69 +83,92 @@ def read_measured(results: Path, workload: Workload, machine: Machine) -> Measur
     Raises:
         UserError: a file of measurements that is broken.
     """
-    path = results / REHEARSAL / MEASUREMENTS
-    found, own = read_file(Measurements, path), read_own(results, workload, machine)
-    if found is None:
-        return Measured({}, {}, own, (f"no {REHEARSAL}/{MEASUREMENTS} below {results}: nothing was measured on a GPU",))
-    stages, of_stages = pick_rates(found, path, workload, machine)
-    shares, of_shares = pick_shares(found.cards, workload, machine)
-    return Measured(stages, shares, own, tuple(f"{path}: {note}" for note in (of_stages, of_shares) if note))
+    here, notes = workload.recipe, list[str]()
+    own, rates = dict[str, RunStage](), dict[str, Performance]()
+    for path in dict.fromkeys(results / name / MANIFEST for name in (here.name, REHEARSAL)):
+        run = read_run(path)
+        if run is None:
+            continue
+        found = {stage: made.performance for stage, made in run.stages.items() if made.performance}
+        others = [made.device for made in found.values() if not machine.is_kind(made.device)]
+        try:
+            there = Recipe.model_validate(run.settings)
+        except ValidationError as error:
+            notes.append(f"{path}: not used, as its settings are no recipe's today ({explain_fault(error)})")
+            continue
+        if others:
+            notes.append(f"{path}: measured on {others[0]}, not on {machine.device}, so not used")
+        elif not has_shape(there, workload):
+            notes.append(f"{path}: measured on a model of another shape, so not used")
+        # Other seeds leave what a stage costs as it is.
+        elif there.model_dump(exclude={"seeds"}) == here.model_dump(exclude={"seeds"}):
+            own = run.stages
+        else:
+            differing = {kind: list_differences(kind, there, here) for kind in DECIDING if kind in found}
+            rates = {kind: found[kind] for kind, keys in differing.items() if not keys} | rates
+            left = "; ".join(f"{kind} with {', '.join(keys)}" for kind, keys in differing.items() if keys)
+            notes.append(f"{path}: measured" + (f"; other settings, so not used: {left}" if left else ""))
+    shares, note = pick_shares(results / REHEARSAL, workload, machine)
+    notes += [note] if note else []
+    return Measured(own, rates, shares, tuple(notes) or (f"nothing was measured on a GPU below {results}",))
 
 
-def read_own(results: Path, workload: Workload, machine: Machine) -> dict[str, OwnStage]:
-    """The stages of this recipe's committed run, if it had these settings and this kind of device."""
-    manifest = read_file(Manifest, results / workload.recipe.name / MANIFEST)
-    # Other seeds leave what a stage costs as it is.
-    settings = workload.recipe.model_dump(mode="json", exclude={"seeds"})
-    if manifest is None or not agrees(manifest.settings, settings):
-        return {}
-    devices = {stage.device for stage in manifest.stages.values() if stage.device}
-    return manifest.stages if all(machine.is_kind(device) for device in devices) else {}
+def has_shape(there: Recipe, workload: Workload) -> bool:
+    """Whether a recipe's model is as large as the plan's."""
+    if isinstance(there.source, RehearsalSource):
+        return replace(workload, recipe=there).shape == workload.shape
+    return there.model.path == workload.recipe.model.path
 
 
-def pick_rates(found: Measurements, path: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Rate], str]:
-    """The rehearsal's stages that hold, and where they are from or why they do not."""
-    if found.device is None:
-        return {}, ""
-    if found.not_run or not machine.is_kind(found.device):
-        return {}, f"measured on {found.device}, not on {machine.device}, so not used"
-    manifest = read_file(Manifest, path.parent / MANIFEST)
-    if manifest is None:
-        raise UserError(f"{path.parent / MANIFEST}: no such file, and it says how {path.name} was measured; restore it")
-    shapes = manifest.settings.get("source", {}).get("shapes")
-    if shapes is None or read_shape(find_from_root(Path(shapes))) != workload.shape:
-        return {}, "measured on a model of another shape, so not used"
-    here, left = workload.recipe.model_dump(mode="json"), {}
-    for stage in DECIDING:
-        old, new = (list_deciding(stage, settings) for settings in (manifest.settings, here))
-        if differing := [f"{key}={value}" for key, value in old.items() if value != new[key]]:
-            left[stage] = f"{stage} with {', '.join(differing)}"
-    others = f"; other settings, so not used: {'; '.join(left.values())}" if left else ""
-    note = f"measured on {found.device}{others}"
-    return {stage: rate for stage, rate in found.stages.items() if stage not in left}, note
+def list_differences(kind: str, there: Recipe, here: Recipe) -> list[str]:
+    """What decides a stage's rate and is not the same in two recipes, as `key=value` of the first."""
+    looks = [(key, attrgetter(key)) for key in (*SHARED, *DECIDING[kind])]
+    found = [f"{key}={look(there)}" for key, look in looks if look(there) != look(here)]
+    shares = [some.grpo.prompts_per_step / some.launch.processes for some in (there, here)]
+    return found + ([f"{shares[0]:g} prompts per process"] if kind == "grpo" and shares[0] != shares[1] else [])
 
 
-def list_deciding(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides a stage's rate, by its dotted key."""
+def pick_shares(folder: Path, workload: Workload, machine: Machine) -> tuple[dict[str, Efficiency], str]:
+    """The lowest and highest share of each kind that `make gpu` measured, where they are from, and what is left out.
 
-    def look_up(key: str) -> Any:
-        return reduce(lambda part, name: part.get(name, {}), key.split("."), settings)
+    Raises:
+        UserError: more than the whole peak was reached, so the peak in gpus.yaml is wrong.
+    """
+    measured = {device: card for device, card in read_cards(folder).items() if card.memory_gb}
+    known = {device: card for device, card in measured.items() if machine.is_kind(device)}
+    if machine.kind is None or not known:
+        devices = ", ".join(measured)
+        return {}, f"parts measured on {devices}, not on {machine.device}, so not used" if devices else ""
+    found: dict[str, list[float]] = {}
+    others, model = set(), workload.recipe.model
+    for part in (part for card in known.values() for part in card.parts.values()):
+        conditions = part.conditions
+        if (conditions.dtype, conditions.attention) != (model.dtype, model.attention):
+            others.add(f"{conditions.dtype} with {conditions.attention}")
+        elif read_shape(find_from_root(Path(conditions.shapes))) != workload.shape:
+            others.add(conditions.shapes)
+        else:
+            for bound, share in list_shares(part, machine.kind[1]):
+                found.setdefault(bound, []).append(share)
+    note = f"parts measured on {', '.join(known)}" + (f"; not used: {', '.join(sorted(others))}" if others else "")
+    return {bound: Efficiency(range=(min(some), max(some)), basis="measured") for bound, some in found.items()}, note
 
-    found = {key: look_up(key) for key in (*SHARED, *DECIDING[stage])}
-    if stage == "grpo":
-        found["grpo.prompts_per_step per process"] = look_up("grpo.prompts_per_step") / look_up("launch.processes")
-    return found
+
+def list_shares(part: Part, gpu: Gpu) -> Iterator[tuple[str, float]]:
+    """What each figure of a part reached of the GPU's peak in FLOP/s, or in bytes per second."""
+    for figure in part.figures.values():
+        if figure.bound is not None and figure.work is not None:
+            share = figure.work / figure.median / (gpu.tflops * 1e12 if figure.flops else gpu.bandwidth_gb * 1e9)
+            if share > 1:
+                raise UserError(
+                    f"{GPUS_FILE}: {figure.bound} was measured at {share:.2f} of the peak it has for {gpu.names[0]}; "
+                    "correct gpus there"
+                )
+            yield figure.bound, share
 
 
-def agrees(old: Any, new: Any) -> bool:
-    """Whether settings of an earlier run are these, as far as both have a key: keys are added with time."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(agrees(value, new[key]) for key, value in old.items() if key in new)
-    return bool(old == new)
-
-
-def read_file(kind: type[_File], path: Path) -> _File | None:
-    """Read a file of results; None if there is none.
+def read_run(path: Path) -> Run | None:
+    """Read a manifest of results; None if there is none.
 
     Raises:
         UserError: no JSON, or not of this form; it names the file and the key.
@@ -166,6 +176,6 @@ def read_file(kind: type[_File], path: Path) -> _File | None:
     if not path.is_file():
         return None
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return Run.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(f"{path}: {explain_fault(error)}; delete it, or restore it from the repository") from error

@@ -44,14 +44,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """The parts of a peak, which add up, and what the process does then."""
+    """The parts of a peak, which add up to `total`, and what the process does then."""
 
     phase: str
     parts: tuple[Part, ...]
+    total: float = 0.0
 
-    @property
-    def total(self) -> float:
-        return sum(part.bytes for part in self.parts)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", sum(part.bytes for part in self.parts))
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,11 @@ def refuse_memory(name: str, kind: str, peak: Peak, workload: Workload, machine:
             f"{fitting if shown else 'no smaller settings fit; '}use GPUs with more memory"
         )
     if not fits_host(peak, machine):
-        counts = list_processes(workload.recipe, workload.recipe.launch.processes - 1)
-        # Fewer processes may need more of each GPU.
-        tried = ((n, try_changes(kind, workload, machine, {"launch.processes": n})) for n in counts)
-        fitting = next((f"launch.processes={n} fits" for n, less in tried if less and fits_device(less, machine)), "")
+        fewer = ", ".join(map(str, list_processes(workload.recipe, workload.recipe.launch.processes - 1)))
         faults.append(
             f"{name}: needs {peak.host.bytes / 1e9:.1f} GB of host memory ({peak.host.words}), there are "
-            f"{machine.host_bytes / 1e9:.1f} GB; {fitting or 'fewer processes do not fit either'}; or use a machine "
-            "with more memory"
+            f"{machine.host_bytes / 1e9:.1f} GB; {f'lower launch.processes to one of {fewer}, or ' if fewer else ''}"
+            "use a machine with more memory"
         )
     return faults
 

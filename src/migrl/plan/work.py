@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from migrl.plan.lengths import Prompts
 from migrl.plan.workload import Workload
 from migrl.recipe import (
-    LocalTeacher,
     LoraSettings,
     Parallel,
     PromptedTeacher,
@@ -70,11 +69,24 @@ class Training:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage generates and trains on; without a time, `why_none` says why."""
+    """What a stage generates and trains on; without a formula for its time, `untimed` says why."""
 
     generations: tuple[Generation, ...] = ()
     training: Training | None = None
-    why_none: str = ""
+    untimed: str = ""
+
+    @property
+    def why_no_time(self) -> str:
+        """Why no time is computed; empty if it is."""
+        sequences = sum(made.completions for made in self.generations)
+        sequences += self.training.sequences if self.training else 0
+        return self.untimed or ("" if sequences else NO_NUMBER)
+
+    @property
+    def longest(self) -> dict[str, tuple[Prompts, int]]:
+        """Of each split the prompts, and the tokens of the longest completion that follows one of them."""
+        found = {made.split: (made.prompts, made.tokens[1]) for made in self.generations}
+        return found or ({"cot": (self.training.prompts, self.training.tokens[1])} if self.training else {})
 
     def describe(self) -> str:
         """The work in words."""
@@ -95,7 +107,7 @@ def list_work(kind: str, workload: Workload) -> Work:
     """The work of a stage by its kind (the module it runs)."""
     match kind:
         case "fetch":
-            return Work(why_none="the network's and the disk's time")
+            return Work(untimed="the network's and the disk's time")
         case "synthesize":
             return ask_teacher(workload)
         case "sft":
@@ -103,53 +115,51 @@ def list_work(kind: str, workload: Workload) -> Work:
         case "merge":
             # Compares logits, one prompt after the other.
             prompts = workload.measure("cot", workload.recipe.sft.max_pixels)
-            return Work((Generation("cot", prompts, 0, (0, 0)),), None, "the disk's time, minutes")
+            return Work((Generation("cot", prompts, 0, (0, 0)),), untimed="the disk's time, minutes")
         case "select" | "pass_rates":
             return roll_out(kind, workload)
         case "grpo":
             return reinforce(workload)
         case "evaluate":
             return evaluate(workload)
-    return Work(why_none="seconds to minutes on the processor")
+    return Work(untimed="seconds to minutes on the processor")
 
 
 def ask_teacher(workload: Workload) -> Work:
     """Candidates for every cold start sample."""
     settings, teacher = workload.recipe.synthesize, workload.recipe.synthesize.teacher
-    asked, mean = isinstance(teacher, PromptedTeacher), workload.assumptions.lengths.completion_tokens
-    prompts = workload.measure_teacher() if asked else workload.measure("cot", workload.recipe.sft.max_pixels)
-    made = Generation("cot", prompts, settings.candidates, (mean, getattr(teacher, "max_new_tokens", mean)))
+    mean = workload.assumptions.lengths.completion_tokens
+    if not isinstance(teacher, PromptedTeacher):
+        prompts = workload.measure("cot", workload.recipe.sft.max_pixels)
+        made = Generation("cot", prompts, settings.candidates, (mean, mean))
+        return Work((made,), untimed="no model; minutes on the processor")
+    prompts, tokens = workload.measure_teacher(), (mean, teacher.max_new_tokens)
+    made = Generation("cot", prompts, settings.candidates, tokens)
     if isinstance(teacher, TransformersTeacher):
-        patches = count_patches(workload, teacher.batch_pixels)
+        patches = workload.count_patches(teacher.batch_pixels)
         made = replace(made, together=settings.candidates, batch=teacher.batch, batch_patches=patches)
-    why = "" if prompts.samples else NO_NUMBER
-    if isinstance(teacher, ServerTeacher):
-        why = "a server's; migrl synthesize --dry-run prints its bill"
-    elif not isinstance(teacher, LocalTeacher):
-        why = "no model; minutes on the processor"
-    return Work((made,), None, why)
+    server = isinstance(teacher, ServerTeacher)
+    return Work((made,), untimed="a server's; migrl synthesize --dry-run prints its bill" if server else "")
 
 
 def train_cold_start(workload: Workload) -> Work:
     """A pass over the cold start per epoch."""
     recipe, sft = workload.recipe, workload.recipe.sft
     prompts, longest = workload.measure("cot", sft.max_pixels), count_thought_tokens(recipe.synthesize)
-    mean = min(longest, workload.assumptions.lengths.completion_tokens)
+    tokens = min(longest, workload.assumptions.lengths.completion_tokens), longest
     sequences = min(prompts.samples or 0, recipe.synthesize.max_samples) * sft.num_train_epochs
     batch, processes = sft.per_device_train_batch_size, recipe.launch.processes
-    training = Training(prompts, sequences, (mean, longest), batch, batch, sft.lora, sft.parallel, processes)
-    return Work((), training, "" if sequences else NO_NUMBER)
+    return Work((), Training(prompts, sequences, tokens, batch, batch, sft.lora, sft.parallel, processes))
 
 
 def roll_out(kind: str, workload: Workload) -> Work:
     """Rollouts of the RL pool, or of the part that pass_rates draws from it."""
     recipe, select = workload.recipe, workload.recipe.select
-    prompts = workload.measure("rl", recipe.grpo.max_pixels)
+    prompts, times = workload.measure("rl", recipe.grpo.max_pixels), select.rollouts
     if kind == "pass_rates" and recipe.pass_rates and prompts.samples:
         prompts = replace(prompts, samples=min(recipe.pass_rates.samples, prompts.samples))
-    patches, times = count_patches(workload, select.batch_pixels), select.rollouts
-    made = Generation("rl", prompts, times, count_new_tokens(workload), times, select.batch, patches)
-    return Work((made,), None, "" if prompts.samples else NO_NUMBER)
+    patches = workload.count_patches(select.batch_pixels)
+    return Work((Generation("rl", prompts, times, count_new_tokens(workload), times, select.batch, patches),))
 
 
 def reinforce(workload: Workload) -> Work:
@@ -157,24 +167,19 @@ def reinforce(workload: Workload) -> Work:
     grpo, processes, tokens = workload.recipe.grpo, workload.recipe.launch.processes, count_new_tokens(workload)
     prompts = replace(workload.measure("rl", grpo.max_pixels), samples=grpo.max_steps * grpo.prompts_per_step)
     times, each = grpo.num_generations, max(1, grpo.prompts_per_step // processes)
-    made = Generation("rl", prompts, times, tokens, times, each)
-    batch, reference = grpo.per_device_train_batch_size, grpo.beta > 0
-    training = Training(
-        prompts, made.completions, tokens, batch, each * times, grpo.lora, grpo.parallel, processes, reference
-    )
-    return Work((made,), training)
+    made, batch = Generation("rl", prompts, times, tokens, times, each), grpo.per_device_train_batch_size
+    trained = Training(prompts, made.completions, tokens, batch, each * times, grpo.lora, grpo.parallel, processes)
+    return Work((made,), replace(trained, reference=grpo.beta > 0))
 
 
 def evaluate(workload: Workload) -> Work:
     """Every arm on every benchmark."""
     settings, mean = workload.recipe.evaluate, count_new_tokens(workload)[0]
-    limit, patches = settings.max_new_tokens, count_patches(workload, settings.batch_pixels)
+    tokens = min(mean, settings.max_new_tokens), settings.max_new_tokens
+    patches, arms = workload.count_patches(settings.batch_pixels), len(settings.arms)
     measured = {split: workload.measure(split, settings.max_pixels) for split in workload.benchmarks}
-    made = [
-        Generation(split, prompts, len(settings.arms), (min(mean, limit), limit), 1, settings.batch, patches)
-        for split, prompts in measured.items()
-    ]
-    return Work(tuple(made), None, "" if any(each.completions for each in made) else NO_NUMBER)
+    made = (Generation(split, each, arms, tokens, 1, settings.batch, patches) for split, each in measured.items())
+    return Work(tuple(made))
 
 
 def count_new_tokens(workload: Workload) -> Tokens:
@@ -183,11 +188,6 @@ def count_new_tokens(workload: Workload) -> Tokens:
     if isinstance(workload.recipe.source, RehearsalSource):
         return limit, limit
     return min(workload.assumptions.lengths.completion_tokens, limit), limit
-
-
-def count_patches(workload: Workload, pixels: int | None) -> float | None:
-    """Patches of so many pixels."""
-    return None if pixels is None else pixels / workload.shape.vision_config.patch_size**2
 
 
 def show_span(span: tuple[float, float]) -> str:

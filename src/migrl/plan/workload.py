@@ -132,6 +132,10 @@ class Workload:
         """GPUs that a stage takes: one per process."""
         return self.recipe.launch.processes
 
+    def count_patches(self, pixels: int | None) -> float | None:
+        """Patches of so many pixels."""
+        return None if pixels is None else pixels / self.shape.vision_config.patch_size**2
+
     def measure(self, split: str, max_pixels: int) -> Prompts:
         """Prompts of a split whose pictures have at most `max_pixels`."""
         if (split, max_pixels) not in self.measured:

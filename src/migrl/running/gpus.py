@@ -7,11 +7,16 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from migrl.errors import UserError
+
 PROGRAM = "nvidia-smi"
 FORMAT = "--format=csv,noheader,nounits"
 QUERY = (PROGRAM, "--query-gpu=name,driver_version", FORMAT)
+MEMORY_QUERY = (PROGRAM, "--query-gpu=name,memory.total,mig.mode.current", FORMAT)
 QUERY_SECONDS = 20  # a cold driver takes some
 NO_GPU = "No devices were found"
+OPTIONS = "give --gpus, --gpu and --gpu-memory of those to use"
+MIB = 2**20
 
 
 class NvidiaSmiError(Exception):
@@ -42,6 +47,29 @@ def query_gpus(query: Sequence[str], columns: int) -> list[list[str]]:
     if result.returncode or not rows or any(len(row) != columns for row in rows):
         raise NvidiaSmiError(f"{PROGRAM}: exit {result.returncode}: {said[:200]}")
     return rows
+
+
+def find_gpus(query: Sequence[str] = MEMORY_QUERY) -> tuple[str, int, int]:
+    """(name, number, bytes of each) of this machine's GPUs; no driver means none.
+
+    Raises:
+        UserError: nvidia-smi fails, the GPUs differ, or they are in parts (MIG).
+    """
+    try:
+        rows = query_gpus(query, 3)
+    except NvidiaSmiError as error:
+        raise UserError(f"{error}; mend the driver, or {OPTIONS}") from error
+    if not rows:
+        return "", 0, 0
+    if len({(name, memory) for name, memory, _ in rows}) > 1:
+        kinds = ", ".join(sorted({f"{name} ({memory} MiB)" for name, memory, _ in rows}))
+        raise UserError(f"{PROGRAM}: different GPUs ({kinds}); {OPTIONS}")
+    name, memory, _ = rows[0]
+    if any(mode == "Enabled" for _, _, mode in rows):
+        raise UserError(f"{PROGRAM}: {name} is cut into parts (MIG), which it does not size; {OPTIONS}")
+    if not memory.isdecimal():
+        raise UserError(f"{PROGRAM}: {name} tells no memory ({memory}); {OPTIONS}")
+    return name, len(rows), int(memory) * MIB
 
 
 def describe_gpus(query: Sequence[str] = QUERY) -> dict[str, Any] | None:

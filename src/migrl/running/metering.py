@@ -33,7 +33,7 @@ from transformers import (
 from migrl.files import ProgressLog, read_json, read_log, write_json
 from migrl.models.decoding import Completion
 from migrl.models.flops import count_forward
-from migrl.models.inputs import ModelInput
+from migrl.models.inputs import ModelInput, count_prompt
 from migrl.recipe import LoraSettings
 from migrl.running.gpu_peaks import find_peak_flops
 from migrl.running.stage import PROGRESS
@@ -163,7 +163,7 @@ class GenerationMeter:
         step = Step(seconds=now - self._mark, warm=self.noted >= WARMUP_BATCHES)
         patch = self.processor.image_processor.patch_size
         for item, some in zip(batch, completions, strict=True):
-            prompt = count_prompt_tokens(item, self.processor)
+            prompt = sum(count_prompt(item, self.processor))
             patches = [width * height // patch**2 for width, height in item.resized_sizes]
             for completion in some:
                 length = prompt + completion.tokens
@@ -226,15 +226,6 @@ def describe(
         "mfu": round(flops * at_once / (seconds * peak * processes), 4) if peak else None,
         **peaks,
     }
-
-
-def count_prompt_tokens(item: ModelInput, processor: ProcessorMixin) -> int:
-    """Tokens of a prompt with those of its pictures, without opening a picture."""
-    text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
-    images = processor.image_processor
-    pixels: int = (images.patch_size * images.merge_size) ** 2  # a picture's token
-    pictures = sum(width * height // pixels for width, height in item.resized_sizes)
-    return len(processor.tokenizer(text).input_ids) - len(item.resized_sizes) + pictures
 
 
 def measure_memory() -> dict[str, Any]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from migrl.errors import UserError
 from migrl.files import read_log
+from migrl.models.inputs import count_prompt
 from migrl.models.loading import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
 from migrl.recipe.arithmetic import ANSWER_TOKENS, TOKENS_PER_WORD, count_thought_tokens
 from migrl.synthesis.teachers.ledger import compute_cost, count_tokens, find_replies, name_request
 from migrl.synthesis.teachers.prompts import prompt_item
-from migrl.synthesis.teachers.teacher import count_prompt, load_items
+from migrl.synthesis.teachers.teacher import load_items
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def estimate_requests(recipe: Recipe, home: Path) -> Estimate:
     for item in items:
         missing = sum(name_request(item, k) not in replies for k in range(settings.candidates))
         if missing:
-            text_tokens, picture_tokens = count_prompt(processor, item)
+            text_tokens, picture_tokens = count_prompt(item, processor)
             text += missing * text_tokens
             pictures += missing * picture_tokens
             requests += missing

@@ -11,14 +11,13 @@ from pathlib import Path
 from migrl.engines.generate import generate_batch, make_batches
 from migrl.errors import UserError
 from migrl.models.decoding import Decoding
-from migrl.models.inputs import ModelInput
+from migrl.models.inputs import ModelInput, count_prompt
 from migrl.models.loading import load_for_inference, load_processor
 from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
 from migrl.synthesis.teachers.reply import Reply
-from migrl.synthesis.teachers.teacher import count_prompt
 from migrl.synthesis.teachers.vllm_engine import load_vllm
 
 LOG = "replies"
@@ -67,7 +66,7 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
     def work(batch: list[ModelInput]) -> Rows:
         rows = []
         for item, completions in zip(batch, generate_batch(model, processor, batch, decoding), strict=True):
-            tokens = sum(count_prompt(processor, item))
+            tokens = sum(count_prompt(item, processor))
             replies = [
                 {
                     "completion": completion.text,

@@ -12,7 +12,6 @@ from PIL import Image
 from rich.progress import track
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
-from transformers import ProcessorMixin
 
 from migrl.grounding.boxes import Size
 from migrl.grounding.samples import BoxTarget, read_samples
@@ -30,16 +29,6 @@ def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
         for sample in track(read_samples(data / "cot.jsonl"), description="reading samples")
         if isinstance(sample.target, BoxTarget)
     ]
-
-
-def count_prompt(processor: ProcessorMixin, item: ModelInput) -> tuple[int, int]:
-    """Tokens of an item's prompt as its model reads it: (text, pictures)."""
-    text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
-    ids = processor.tokenizer(text)["input_ids"]
-    images = processor.image_processor
-    area = (images.patch_size * images.merge_size) ** 2
-    # One placeholder a picture stands in the text.
-    return len(ids) - len(item.paths), sum(width * height // area for width, height in item.resized_sizes)
 
 
 def resize_picture(image: Image.Image, size: Size) -> torch.Tensor:

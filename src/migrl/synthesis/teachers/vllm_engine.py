@@ -12,11 +12,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from migrl.engines.generate import derive_seed
 from migrl.errors import UserError
-from migrl.models.inputs import ModelInput
+from migrl.models.inputs import ModelInput, count_prompt
 from migrl.models.loading import load_processor, make_vision_bias
 from migrl.recipe import Recipe, VllmTeacher
 from migrl.running.shards import Rows, Worker
-from migrl.synthesis.teachers.teacher import count_prompt, resize_picture
+from migrl.synthesis.teachers.teacher import resize_picture
 
 
 def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: int) -> Worker:
@@ -71,7 +71,7 @@ def load_vllm(recipe: Recipe, teacher: VllmTeacher, weights: Path, max_images: i
         rows = []
         for item, output in zip(batch, model.generate(prompts, sampling, use_tqdm=False), strict=True):
             tokens = len(output.prompt_token_ids)
-            if tokens != (expected := sum(count_prompt(processor, item))):
+            if tokens != (expected := sum(count_prompt(item, processor))):
                 raise UserError(
                     f"sample {item.sample.uid}: vLLM made {tokens} tokens of its prompt, {expected} are expected: "
                     "it resized the pictures, so boxes in pixels would be wrong; use vllm 0.31"
