@@ -13,7 +13,8 @@ from random import Random
 import torch
 from transformers import AutoModelForImageTextToText
 
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.batches import make_batches
+from migrl.engines.transformers_engine import generate_batch
 from migrl.grounding.samples import read_samples
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import prepare_input

@@ -178,7 +178,12 @@ def make_evidence(recipe: Recipe, folders: dict[str, Path], target: Path, benchm
     answers = [make_row(arm, benchmark, n) for arm in arms for benchmark in benchmarks for n in range(16)]
     write_rows(recipe, answers, target)
     context = StageContext("evaluate", recipe, folders, target)
-    evaluations = [describe_evaluation(recipe, arm, None, hash_arm(context, arm), "cpu", DECODING) for arm in arms]
+    evaluations = [
+        describe_evaluation(
+            recipe, arm, None, weights=hash_arm(context, arm), version="5.17.0", device="cpu", decoding=DECODING
+        )
+        for arm in arms
+    ]
     write_json(target / "evaluations.json", evaluations)
     (target / "report.html").write_text("<html>pictures</html>")
     facts = collect_facts(StageContext("report", recipe, folders, target))

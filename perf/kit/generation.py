@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.batches import make_batches
+from migrl.engines.transformers_engine import generate_batch
 from migrl.models.decoding import Decoding, choose_sampling
 from migrl.models.family import find_family
 from migrl.models.flops import count_forward

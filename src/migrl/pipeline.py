@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from migrl.files import hash_file, take_lock
 from migrl.grounding.prompts import hash_prompts
-from migrl.recipe import HubSource, PromptedTeacher, Recipe
+from migrl.recipe import EngineName, HubSource, PromptedTeacher, Recipe
 from migrl.recipe.arms import ARMS, SECTIONS, Arm, name_kind
 from migrl.running.preflight import check_first
 from migrl.running.stage import StageContext, StageWork
@@ -56,9 +56,19 @@ def identify_teacher_prompts(recipe: Recipe) -> dict[str, Any]:
     return {"teacher_prompts": hash_teacher_prompts()} if prompted else {}
 
 
-def identify_seed(recipe: Recipe) -> dict[str, Any]:
-    """The training seed that rows say where there are several."""
-    return {} if recipe.training_seed is None else {"training_seed": recipe.training_seed}
+def identify_evaluation(recipe: Recipe) -> dict[str, Any]:
+    """The training seed that rows say where there are several, and vLLM's settings where it answers."""
+    seed = {} if recipe.training_seed is None else {"training_seed": recipe.training_seed}
+    return seed | identify_vllm(recipe, recipe.evaluate.engine)
+
+
+def identify_sampler(recipe: Recipe) -> dict[str, Any]:
+    """vLLM's settings where it samples the rollouts."""
+    return identify_vllm(recipe, recipe.select.engine)
+
+
+def identify_vllm(recipe: Recipe, engine: EngineName) -> dict[str, Any]:
+    return {"vllm": recipe.vllm.model_dump(mode="json")} if engine == "vllm" else {}
 
 
 def identify_judges(recipe: Recipe) -> dict[str, Any]:
@@ -109,7 +119,11 @@ class Stage:
 def list_arm_stages(*arms: Arm) -> list[Stage]:
     """The stages that make some arms, each once, in order."""
     made = dict.fromkeys(stage for arm in arms for stage in arm.stages)
-    return [Stage(stage.name, stage.reads, SECTIONS[stage.kind], arm=stage.arm) for stage in made]
+    extras = {"select": identify_sampler}
+    return [
+        Stage(stage.name, stage.reads, SECTIONS[stage.kind], arm=stage.arm, extra=extras.get(stage.kind, add_nothing))
+        for stage in made
+    ]
 
 
 FETCH = Stage(
@@ -128,8 +142,13 @@ SYNTHESIZE = Stage(
     extra=identify_teacher_prompts,
 )
 # Planned only where the recipe has the section `pass_rates`: the RL arm beside select's count.
-PASS_RATES = Stage("pass_rates", ("fetch", "merge", "select", "grpo"), (*SECTIONS["select"], "pass_rates"))
-EVALUATE = Stage("evaluate", ("fetch",), ("evaluate", "model"), format=2, extra=identify_seed)
+PASS_RATES = Stage(
+    "pass_rates",
+    ("fetch", "merge", "select", "grpo"),
+    (*SECTIONS["select"], "pass_rates"),
+    extra=identify_sampler,
+)
+EVALUATE = Stage("evaluate", ("fetch",), ("evaluate", "model"), format=2, extra=identify_evaluation)
 REPORT = Stage("report", (), ("name", "claims", "resamples"), prompts=False, format=3, extra=identify_judges)
 STAGES = (FETCH, SYNTHESIZE, *list_arm_stages(*ARMS.values()), EVALUATE, PASS_RATES, REPORT)
 """Every stage but those of a recipe's own arms; what evaluate and report read, `plan_stages` adds."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from gpu_run import ROOT, Trainings, load_test_recipe
 
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.batches import make_batches
+from migrl.engines.transformers_engine import generate_batch
 from migrl.grounding.samples import read_samples
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput, prepare_input

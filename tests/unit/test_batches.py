@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrl.engines.generate import make_batches
+from migrl.engines.batches import make_batches
 from migrl.grounding.samples import ChoiceTarget, Sample
 from migrl.models.inputs import ModelInput
 

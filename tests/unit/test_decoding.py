@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from migrl.data.world_source import build_world
-from migrl.engines.generate import generate_batch
+from migrl.engines.transformers_engine import generate_batch
 from migrl.errors import UserError
 from migrl.grounding.samples import read_samples
 from migrl.models.decoding import GENERATION_FILE, Decoding, choose_evaluation, choose_sampling

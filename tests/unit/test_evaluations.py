@@ -40,7 +40,12 @@ OTHERS: dict[str, Any] = {
 
 
 def describe(arm: Any, seed: int | None = None, **changes: Any) -> Evaluation:
-    return describe_evaluation(read_recipe("tiny"), arm, seed, "a" * 64, "cpu", DECODING) | changes
+    return (
+        describe_evaluation(
+            read_recipe("tiny"), arm, seed, weights="a" * 64, version="5.17.0", device="cpu", decoding=DECODING
+        )
+        | changes
+    )
 
 
 def make_rows(**changes: Any) -> list[EvaluationRow]:

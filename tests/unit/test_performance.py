@@ -149,7 +149,7 @@ def test_a_meter_of_generation_does_not_keep_the_model_in_memory(tmp_path: Path)
     model, _ = build_tiny()
     gone = weakref.ref(model)
     meter = GenerationMeter(tmp_path, 0, PROCESSOR)
-    meter.start(model)
+    meter.start(model.config, str(model.dtype))
     del model
     gc.collect()
     assert gone() is None, "evaluate loads the next arm beside this one"

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from migrl.synthesis.teachers.vllm_engine import load_vllm
 from PIL import Image
 from teacher_calls import make_item, make_teacher
 
@@ -27,7 +28,6 @@ from migrl.synthesis.teachers.local import read_replies, write_batches
 from migrl.synthesis.teachers.prompts import FAMILIES, find_family, hash_teacher_prompts, prompt_item, read_text
 from migrl.synthesis.teachers.request import build_body, derive_seed, encode_picture
 from migrl.synthesis.teachers.teacher import resize_picture
-from migrl.synthesis.teachers.vllm_engine import load_vllm
 from migrl.world.in_domain import MINI_MIG
 
 ROOT = Path(__file__).resolve().parents[2]

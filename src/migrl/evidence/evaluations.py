@@ -8,7 +8,6 @@ two arms could be one between two machines. `migrl verify` looks for the setting
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,13 +75,21 @@ SETTING_KEYS = tuple(key for key in _Shape.model_fields if key not in OWN_KEYS)
 
 
 def describe_evaluation(
-    recipe: Recipe, arm: str, seed: int | None, weights: str, device: str, decoding: Mapping[str, Any]
+    recipe: Recipe,
+    arm: str,
+    seed: int | None,
+    *,
+    weights: str,
+    version: str,
+    device: str,
+    decoding: Mapping[str, Any],
 ) -> Evaluation:
     """One entry of evaluations.json.
 
     Args:
         seed: the training seed, None for an arm of a recipe that names only one, and for an arm that is not trained.
         weights: SHA-256 of the arm's weights.
+        version: release of the engine.
         device: name of the device that answered, `cpu` or what the GPU calls itself.
         decoding: all that decides a completion beside weights, prompt and limit.
     """
@@ -91,9 +98,10 @@ def describe_evaluation(
         "arm": arm,
         "seed": seed,
         "weights": weights,
-        "engine": "transformers",
-        "engine_version": metadata.version("transformers"),
-        "attention": model.attention,
+        "engine": settings.engine,
+        "engine_version": version,
+        # vLLM has kernels of its own and chooses one.
+        "attention": model.attention if settings.engine == "transformers" else settings.engine,
         "dtype": model.dtype,
         "device": device,
         "frame": model.frame,

@@ -1,11 +1,13 @@
 """Loading a model of a known family and its processor, the same way for every stage and arm."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
+from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
@@ -87,6 +89,33 @@ def load_for_inference(folder: Path, settings: ModelSettings, local_rank: int = 
     cast(nn.Module, model).to(pick_device(local_rank))  # in place; transformers' own `to` has lost its type
     model.eval()
     return model
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where an arm's weights are: a full model, and an adapter on top if there is one."""
+
+    model: Path
+    adapter: Path | None = None
+
+
+def load_weights(weights: Weights, settings: ModelSettings, local_rank: int = 0) -> PreTrainedModel:
+    """The model for inference, with its adapter folded in, so that all arms run the same code."""
+    return fold_adapter(load_for_inference(weights.model, settings, local_rank), weights)
+
+
+def write_merged(weights: Weights, settings: ModelSettings, folder: Path) -> None:
+    """A whole model in a folder, for what reads no adapters; made on the processor, as nothing is computed but sums."""
+    fold_adapter(load_model(weights.model, settings), weights).save_pretrained(folder)
+    copy_small_files(weights.model, folder)
+
+
+def fold_adapter(model: PreTrainedModel, weights: Weights) -> PreTrainedModel:
+    """The model with the adapter in its weights; the same where there is none."""
+    if weights.adapter is None:
+        return model
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, weights.adapter).merge_and_unload()
+    return merged
 
 
 def copy_small_files(source: Path, target: Path) -> None:

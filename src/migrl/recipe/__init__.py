@@ -7,6 +7,7 @@ groups, checkpoints) is checked here, before anything is loaded.
 """
 
 from migrl.recipe.arms import is_trained
+from migrl.recipe.engines import EngineName, VllmSettings
 from migrl.recipe.keys import list_keys
 from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, load_recipe
 from migrl.recipe.section import dump_whole
@@ -54,6 +55,7 @@ __all__ = [
     "SINGLE_IMAGE",
     "TRAINING_SPLITS",
     "AlarmSettings",
+    "EngineName",
     "EvaluateSettings",
     "FolderSource",
     "GrpoSettings",
@@ -82,6 +84,7 @@ __all__ = [
     "TeacherSettings",
     "TransformersTeacher",
     "UnivgTraining",
+    "VllmSettings",
     "VllmTeacher",
     "Tracker",
     "WatchSettings",

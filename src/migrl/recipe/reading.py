@@ -9,8 +9,9 @@ from pydantic import Field, ValidationError, model_validator
 from migrl.errors import UserError, shorten
 from migrl.grounding.boxes import PIXEL_FACTOR
 from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained
+from migrl.recipe.engines import VllmSettings
 from migrl.recipe.keys import explain_faults, explain_unknown, list_keys, set_key
-from migrl.recipe.section import Section, Seed, dump_whole
+from migrl.recipe.section import Section, Seed, check_divides, dump_whole
 from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
 from migrl.recipe.stages import (
     EvaluateSettings,
@@ -51,6 +52,7 @@ class Recipe(Section):
     arms: dict[ArmName, dict[str, Any]] = {}
     evaluate: EvaluateSettings
     launch: LaunchSettings = LaunchSettings()
+    vllm: VllmSettings = VllmSettings()
     resamples: Annotated[int, Field(strict=True, ge=100, le=10**6)] = 10_000
     watch: WatchSettings = WatchSettings()
     trackers: tuple[Tracker, ...] = ("tensorboard",)
@@ -96,6 +98,13 @@ class Recipe(Section):
                     f"{name}.max_pixels={limit} is below model.min_pixels={self.model.min_pixels}; raise it, or lower "
                     "model.min_pixels"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def check_engines(self) -> Self:
+        here = self.launch.processes // self.launch.machines
+        if "vllm" in (self.select.engine, self.evaluate.engine):
+            check_divides("vllm.tensor_parallel_size", self.vllm.tensor_parallel_size, "processes on a machine", here)
         return self
 
     @model_validator(mode="after")

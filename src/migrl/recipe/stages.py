@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from migrl.grounding.boxes import Frame
 from migrl.grounding.prompts import PromptStyle
+from migrl.recipe.engines import EngineName
 from migrl.recipe.section import (
     Batch,
     Count,
@@ -97,10 +98,11 @@ class SftSettings(Section):
 class SelectSettings(Section):
     """Rejection sampling: keep samples that are sometimes hit, `0 < pass rate < 1`; or all, to rehearse.
 
-    A batch holds at most `batch` questions and, if given, `batch_pixels` pixels of their resized pictures; each has
-    `rollouts` sequences.
+    A batch of the transformers engine holds at most `batch` questions and, if given, `batch_pixels` pixels of their
+    resized pictures; each has `rollouts` sequences. pass_rates takes the same engine: only the weights may differ.
     """
 
+    engine: EngineName = "transformers"
     keep: Literal["solvable", "all"] = "solvable"
     rollouts: Annotated[int, Field(strict=True, ge=2, le=1000)]
     batch: Batch
@@ -197,10 +199,11 @@ class EvaluateSettings(Section):
     """Evaluation: one engine, one decoding, one pixel limit and one prompt for all arms.
 
     `decoding` greedy takes the likeliest token, after `repetition_penalty`; checkpoint takes what the base model's own
-    generation_config.json says (temperature, top-k, top-p, penalty), for every arm. Nothing else is ever inherited. A
-    batch holds at most `batch` questions and `batch_pixels` pixels of their resized pictures.
+    generation_config.json says (temperature, top-k, top-p, penalty), for every arm. Nothing else is ever inherited.
+    A batch of the transformers engine holds at most `batch` questions and `batch_pixels` pixels of resized pictures.
     """
 
+    engine: EngineName = "transformers"
     arms: Annotated[tuple[str, ...], Field(min_length=1)]
     style: PromptStyle = "think"
     decoding: Literal["greedy", "checkpoint"] = "greedy"

@@ -149,9 +149,9 @@ class GenerationMeter:
         self.processor = processor
         self.noted = 0
 
-    def start(self, model: PreTrainedModel) -> None:
-        """The model is loaded, its first batch begins; each `note` ends a batch and begins the next."""
-        self.config, self.dtype = model.config, str(model.dtype)  # not the model: it must be gone before the next comes
+    def start(self, config: Any, dtype: str) -> None:
+        """A model of this config is loaded, its first batch begins; each `note` ends a batch and begins the next."""
+        self.config, self.dtype = config, dtype
         log = ProgressLog(self.path)  # drops a torn last line
         self._number = len(log.rows)
         log.close()

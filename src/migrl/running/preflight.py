@@ -77,6 +77,9 @@ def list_packages(stage: str, recipe: Recipe, *, whole: bool) -> dict[str, str]:
         packages["flash_attn"] = "model.attention=flash_attention_2"
     if isinstance(recipe.local_teacher, VllmTeacher) and (whole or stage == "synthesize"):
         packages["vllm"] = "synthesize.teacher.engine=vllm"
+    for section, stages in (("select", ("select", "pass_rates")), ("evaluate", ("evaluate",))):
+        if getattr(recipe, section).engine == "vllm" and (whole or name_kind(stage) in stages):
+            packages["vllm"] = f"{section}.engine=vllm"
     trained = [recipe, *map(recipe.with_arm, recipe.evaluate.arms)] if whole else [recipe]
     if any(own.grpo.engine == "vllm" for own in trained) and (whole or name_kind(stage) == "grpo"):
         packages["vllm"] = "grpo.engine=vllm"

@@ -1,6 +1,6 @@
 """Generation spread over processes: each works through every n-th batch and keeps a log of its own.
 
-Batches are formed once, from all inputs (`generate.make_batches`), and each seeds its own sampling. So what a batch
+Batches are formed once, from all inputs (engines/batches.py), and each seeds its own sampling. So what a batch
 yields depends neither on the number of processes nor on which of them has it, and the logs, merged by uid, are the same
 whatever was killed and resumed on the way, also with another number of processes.
 """

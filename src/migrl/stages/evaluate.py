@@ -8,9 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.engine import Task, open_engine, read_version, share_engines, split_inputs
 from migrl.errors import UserError
 from migrl.evidence.evaluations import (
     EVALUATIONS,
@@ -33,7 +31,7 @@ from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weigh
 from migrl.running.worker import Rank, run_child
 from migrl.scoring.completions import score_completion
 from migrl.scoring.rows import EvaluationRow, parse_row
-from migrl.training.weights import find_weights, load_arm
+from migrl.training.weights import find_engine_weights, find_weights, merging_adapters
 
 DEVICES = "devices.{rank}.jsonl"
 
@@ -46,7 +44,8 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     settings = context.recipe.evaluate
     samples = read_benchmarks(context)
-    launch_generation("migrl.stages.evaluate", context, generate)
+    with merging_adapters(context, settings.engine, settings.arms):
+        launch_generation("migrl.stages.evaluate", context, generate)
     uids = [sample.uid for sample in samples]
     rows = {
         arm: [parse_row(row, f"{context.folder / PROGRESS}, arm {arm!r}") for row in merged]
@@ -87,28 +86,29 @@ def generate(context: StageContext, rank: Rank) -> None:
         prepare_input(sample, data, processor, frame=recipe.model.frame, style=settings.style)
         for sample in read_benchmarks(context)
     ]
-    batches = make_batches(items, settings.batch, settings.batch_pixels)
+    batches = split_inputs(settings, recipe, items)
     decoding = choose_evaluation(recipe, base)
-
-    meter = GenerationMeter(context.folder, rank.index, processor)
+    task, own = Task(items, decoding, processor), share_engines(settings.engine, recipe, rank)
+    if own is None:
+        return
+    meter = GenerationMeter(context.folder, own.index, processor)
 
     def make_worker(arm: str) -> Worker:
         release_memory()  # the arm before has to be gone, not only out of use
-        model = load_arm(context, arm, rank)
-        note_device(context.folder / PROGRESS / DEVICES.format(rank=rank.index), arm, name_device(model.device))
-
-        meter.start(model)
+        engine = open_engine(settings.engine, find_engine_weights(context, arm, settings.engine), recipe, task, own)
+        note_device(context.folder / PROGRESS / DEVICES.format(rank=own.index), arm, engine.device)
+        meter.start(engine.config, engine.dtype)
         seed = find_seed(recipe, arm)
 
         def work(batch: list[ModelInput]) -> Rows:
-            completions = generate_batch(model, processor, batch, decoding)
+            completions = engine.answer(batch, decoding)
             meter.note(batch, completions)
             return [make_row(item, arm, seed, some[0]).to_json() for item, some in zip(batch, completions, strict=True)]
 
         return work
 
     for arm in settings.arms:
-        work_through(context, arm, rank, batches, partial(make_worker, arm), f"evaluating {arm}")
+        work_through(context, arm, own, batches, partial(make_worker, arm), f"evaluating {arm}")
 
 
 def describe_arms(context: StageContext) -> list[Evaluation]:
@@ -119,7 +119,13 @@ def describe_arms(context: StageContext) -> list[Evaluation]:
     decoding = choose_evaluation(recipe, base).describe(read_end_tokens(base), list_vision_token_ids(processor))
     return [
         describe_evaluation(
-            recipe, arm, find_seed(recipe, arm), hash_arm(context, arm), read_devices(logs, arm), decoding
+            recipe,
+            arm,
+            find_seed(recipe, arm),
+            weights=hash_arm(context, arm),
+            version=read_version(recipe.evaluate.engine),
+            device=read_devices(logs, arm),
+            decoding=decoding,
         )
         for arm in recipe.evaluate.arms
     ]
@@ -136,11 +142,6 @@ def hash_arm(context: StageContext, arm: str) -> str:
 def find_seed(recipe: Recipe, arm: str) -> int | None:
     """The training seed that an arm's rows carry."""
     return recipe.training_seed if is_trained(arm) else None
-
-
-def name_device(device: torch.device) -> str:
-    """What the GPU calls itself, or `cpu`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def make_row(item: ModelInput, arm: str, seed: int | None, completion: Completion) -> EvaluationRow:

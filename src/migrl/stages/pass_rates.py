@@ -6,7 +6,6 @@ of the pool that RL trained on: the shift says what RL did to it, the benchmarks
 """
 
 from collections import defaultdict
-from functools import partial
 from itertools import islice, zip_longest
 from random import Random
 from typing import Any
@@ -27,12 +26,13 @@ from migrl.training.rollouts import (
     sample_rollouts,
     write_rollouts,
 )
-from migrl.training.weights import load_arm
+from migrl.training.weights import find_engine_weights, merging_adapters
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write `rollouts.jsonl` of the RL arm and `pass_rates_after.json`, the histograms before and after."""
-    launch_generation("migrl.stages.pass_rates", context, generate)
+    with merging_adapters(context, context.recipe.select.engine, ["rl"]):
+        launch_generation("migrl.stages.pass_rates", context, generate)
     samples = find_samples(context)
     after = write_rollouts(context, samples)
     facts = compare_pass_rates(read_before(context, samples), after, context.recipe.select.rollouts)
@@ -42,7 +42,8 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def generate(context: StageContext, rank: Rank) -> None:
     """Sample this rank's share of the rollouts."""
-    sample_rollouts(context, rank, find_samples(context), partial(load_arm, context, "rl", rank))
+    engine = context.recipe.select.engine
+    sample_rollouts(context, rank, find_samples(context), find_engine_weights(context, "rl", engine))
 
 
 def find_samples(context: StageContext) -> list[Sample]:

@@ -8,10 +8,8 @@ from collections import defaultdict
 from random import Random
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from migrl.files import write_json, write_jsonl
-from migrl.models.loading import load_for_inference
+from migrl.models.loading import Weights
 from migrl.running.launch import launch_generation
 from migrl.running.metering import read_performance
 from migrl.running.stage import StageContext
@@ -42,11 +40,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def generate(context: StageContext, rank: Rank) -> None:
     """Sample this rank's share of the rollouts."""
-
-    def load() -> PreTrainedModel:
-        return load_for_inference(find_start(context), context.recipe.model, rank.local)
-
-    sample_rollouts(context, rank, read_pool(context), load)
+    sample_rollouts(context, rank, read_pool(context), Weights(find_start(context)))
 
 
 def keep_solvable(rows: list[dict[str, Any]], max_per_task: int, seed: int, *, everything: bool = False) -> set[str]:

@@ -4,17 +4,14 @@ One code path with one set of settings, so that the weights are the only differe
 """
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
-from transformers import PreTrainedModel
-
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.engine import Task, open_engine, share_engines, split_inputs
 from migrl.files import write_jsonl
 from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_sampling
 from migrl.models.inputs import ModelInput, prepare_input
-from migrl.models.loading import load_processor
+from migrl.models.loading import Weights, load_processor
 from migrl.running.metering import GenerationMeter
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
@@ -30,10 +27,8 @@ def read_pool(context: StageContext) -> list[Sample]:
     return read_samples(context.inputs["fetch"] / "data" / "rl.jsonl")
 
 
-def sample_rollouts(
-    context: StageContext, rank: Rank, samples: list[Sample], load: Callable[[], PreTrainedModel]
-) -> None:
-    """Sample this rank's share of the rollouts, `select.rollouts` a sample; `load` gives the model that answers."""
+def sample_rollouts(context: StageContext, rank: Rank, samples: list[Sample], weights: Weights) -> None:
+    """Sample this rank's share of the rollouts, `select.rollouts` a sample, with the model of these weights."""
     recipe, settings = context.recipe, context.recipe.select
     data = context.inputs["fetch"] / "data"
     processor = load_processor(
@@ -41,22 +36,24 @@ def sample_rollouts(
     )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     decoding = choose_sampling(recipe.sampling, recipe.grpo.max_new_tokens, settings.rollouts, settings.seed)
-    meter = GenerationMeter(context.folder, rank.index, processor)
+    task, own = Task(items, decoding, processor), share_engines(settings.engine, recipe, rank)
+    if own is None:
+        return
+    meter = GenerationMeter(context.folder, own.index, processor)
 
     def make_worker() -> Worker:
-        model = load()
-
-        meter.start(model)
+        engine = open_engine(settings.engine, weights, recipe, task, own)
+        meter.start(engine.config, engine.dtype)
 
         def work(batch: list[ModelInput]) -> Rows:
-            completions = generate_batch(model, processor, batch, decoding)
+            completions = engine.answer(batch, decoding)
             meter.note(batch, completions)
             return [score_rollouts(item, some) for item, some in zip(batch, completions, strict=True)]
 
         return work
 
-    batches = make_batches(items, settings.batch, settings.batch_pixels)
-    work_through(context, LOG, rank, batches, make_worker, "sampling rollouts")
+    batches = split_inputs(settings, recipe, items)
+    work_through(context, LOG, own, batches, make_worker, "sampling rollouts")
 
 
 def score_rollouts(item: ModelInput, completions: list[Completion]) -> dict[str, Any]:

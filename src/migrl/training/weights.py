@@ -1,23 +1,16 @@
-"""What a stage finds among its inputs: an arm's weights and model, and what RL starts from and learns on."""
+"""What a stage finds among its inputs: an arm's weights, and what RL starts from and learns on."""
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from peft import PeftModel
-from transformers import PreTrainedModel
-
-from migrl.models.loading import load_for_inference
+from migrl.models.loading import Weights, write_merged
+from migrl.recipe import EngineName
 from migrl.recipe.arms import name_kind
-from migrl.running.stage import StageContext
-from migrl.running.worker import Rank
+from migrl.running.stage import PROGRESS, StageContext, check_disk
 
-
-@dataclass(frozen=True)
-class ArmSource:
-    """Where an arm's weights are: a full model, and an adapter on top if there is one."""
-
-    model: Path
-    adapter: Path | None = None
+MERGED = "merged"
 
 
 def find_made(context: StageContext, kind: str) -> Path | None:
@@ -36,19 +29,37 @@ def find_pool(context: StageContext) -> Path:
     return selected / "rl.jsonl" if selected else context.inputs["fetch"] / "data" / "rl.jsonl"
 
 
-def find_weights(context: StageContext, arm: str) -> ArmSource:
+def find_weights(context: StageContext, arm: str) -> Weights:
     """Weights of an arm among the stage's inputs."""
     made = [context.inputs[name] for name in ("fetch", *context.recipe.find_arm(arm).weights)]
     if (made[-1] / "model").is_dir():
-        return ArmSource(made[-1] / "model")
-    return ArmSource(made[-2] / "model", made[-1] / "adapter")
+        return Weights(made[-1] / "model")
+    return Weights(made[-2] / "model", made[-1] / "adapter")
 
 
-def load_arm(context: StageContext, arm: str, rank: Rank) -> PreTrainedModel:
-    """An arm's model on the device; adapters are merged, so that all arms run the same code."""
-    source = find_weights(context, arm)
-    model = load_for_inference(source.model, context.recipe.model, rank.local)
-    if source.adapter is None:
-        return model
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, source.adapter).merge_and_unload()
-    return merged
+def find_engine_weights(context: StageContext, arm: str, engine: EngineName) -> Weights:
+    """The same as an engine reads them: vLLM has a folder of merged weights for each arm with an adapter."""
+    weights = find_weights(context, arm)
+    if engine == "vllm" and weights.adapter is not None:
+        return Weights(context.folder / PROGRESS / MERGED / arm)
+    return weights
+
+
+@contextmanager
+def merging_adapters(context: StageContext, engine: EngineName, arms: Iterable[str]) -> Iterator[None]:
+    """While a stage runs, what `find_engine_weights` names is there; what ends with an error leaves it to the next try.
+
+    vLLM's own LoRA adds the adapter's product at each layer, which rounds otherwise than weights that hold it.
+    """
+    folder = context.folder / PROGRESS / MERGED
+    for arm in arms:
+        target = find_engine_weights(context, arm, engine).model
+        if target.parent == folder and not target.is_dir():
+            source = find_weights(context, arm)
+            check_disk(context.folder, sum(path.stat().st_size for path in source.model.glob("*.safetensors")))
+            partial = folder / f"{arm}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            write_merged(source, context.recipe.model, partial)
+            partial.rename(target)
+    yield
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,24 +1,22 @@
 """Teacher with weights that run here: under transformers a share of the batches in each process, under vLLM all in one.
 
-Batches are formed once from all inputs and each seeds its own sampling (generate.py), so under transformers neither
-the number of processes nor a kill changes a reply on a CPU. vLLM seeds each question; its sums, and so rarely a token,
-depend on what else is in flight.
+Batches are formed once from all inputs and each seeds its own sampling (engines/), so under transformers neither the
+number of processes nor a kill changes a reply on a CPU.
 """
 
-from functools import partial
 from pathlib import Path
 
-from migrl.engines.generate import generate_batch, make_batches
+from migrl.engines.batches import make_batches
+from migrl.engines.engine import Engine, Task, open_engine
 from migrl.errors import UserError
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput, count_prompt
-from migrl.models.loading import load_for_inference, load_processor
-from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
+from migrl.models.loading import Weights, load_processor
+from migrl.recipe import Recipe, TransformersTeacher, VllmSettings, VllmTeacher
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
 from migrl.synthesis.teachers.reply import Reply
-from migrl.synthesis.teachers.vllm_engine import load_vllm
 
 LOG = "replies"
 
@@ -29,16 +27,14 @@ def write_batches(context: StageContext, rank: Rank, items: list[ModelInput]) ->
     weights = context.inputs["fetch"] / "teacher"
     if not weights.is_dir():
         raise UserError(f"{weights}: no weights of the teacher; run `migrl fetch` with this recipe first")
-    match teacher:
-        case TransformersTeacher():
-            batches = make_batches(items, teacher.batch, teacher.batch_pixels)
-            make_worker = partial(load_transformers, recipe, teacher, weights, rank)
-        case VllmTeacher():
-            batches = make_batches(items, teacher.batch)
-            make_worker = partial(load_vllm, recipe, teacher, weights, max(len(item.paths) for item in items))
-        case _:
-            raise TypeError(f"engine {teacher.engine} has no weights here")
-    work_through(context, LOG, rank, batches, make_worker, "asking the teacher")
+    if not isinstance(teacher, TransformersTeacher | VllmTeacher):
+        raise TypeError(f"engine {teacher.engine} has no weights here")
+    pixels = teacher.batch_pixels if isinstance(teacher, TransformersTeacher) else None
+
+    def make_worker() -> Worker:
+        return ask_teacher(recipe, teacher, weights, items, rank)
+
+    work_through(context, LOG, rank, make_batches(items, teacher.batch, pixels), make_worker, "asking the teacher")
 
 
 def read_replies(context: StageContext, items: list[ModelInput]) -> list[list[Reply]]:
@@ -47,12 +43,11 @@ def read_replies(context: StageContext, items: list[ModelInput]) -> list[list[Re
     return [row["replies"] for row in rows]
 
 
-def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Path, rank: Rank) -> Worker:
-    """The worker that answers a batch with transformers on this rank's device."""
-    settings = recipe.model.model_copy(update={"dtype": teacher.dtype, "attention": teacher.attention})
-    limits = {"min_pixels": recipe.model.min_pixels, "max_pixels": recipe.sft.max_pixels}
-    processor = load_processor(weights, **limits)
-    model = load_for_inference(weights, settings, rank.local)
+def ask_teacher(
+    recipe: Recipe, teacher: TransformersTeacher | VllmTeacher, weights: Path, items: list[ModelInput], rank: Rank
+) -> Worker:
+    """The worker that answers a batch on this rank's device."""
+    processor = load_processor(weights, min_pixels=recipe.model.min_pixels, max_pixels=recipe.sft.max_pixels)
     decoding = Decoding(
         max_new_tokens=teacher.max_new_tokens,
         temperature=teacher.temperature,
@@ -62,10 +57,12 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
         rollouts=recipe.synthesize.candidates,
         seed=recipe.synthesize.seed,
     )
+    own = choose_settings(recipe, teacher)
+    engine: Engine = open_engine(teacher.engine, Weights(weights), own, Task(items, decoding, processor), rank)
 
     def work(batch: list[ModelInput]) -> Rows:
         rows = []
-        for item, completions in zip(batch, generate_batch(model, processor, batch, decoding), strict=True):
+        for item, completions in zip(batch, engine.answer(batch, decoding), strict=True):
             tokens = sum(count_prompt(item, processor))
             replies = [
                 {
@@ -80,3 +77,18 @@ def load_transformers(recipe: Recipe, teacher: TransformersTeacher, weights: Pat
         return rows
 
     return work
+
+
+def choose_settings(recipe: Recipe, teacher: TransformersTeacher | VllmTeacher) -> Recipe:
+    """The recipe with the teacher's own precision and engine settings, as its engine is opened with."""
+    changes: dict[str, object] = {"dtype": teacher.dtype}
+    if isinstance(teacher, TransformersTeacher):
+        model = recipe.model.model_copy(update={**changes, "attention": teacher.attention})
+        return recipe.model_copy(update={"model": model})
+    vllm = VllmSettings(
+        tensor_parallel_size=teacher.tensor_parallel,
+        gpu_memory_utilization=teacher.memory,
+        max_model_len=teacher.context_tokens,
+        batch=teacher.batch,
+    )
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes), "vllm": vllm})

@@ -1,43 +1,35 @@
-"""Generation with transformers: sorted batches, left padding, and results that survive a kill.
+"""Generation with transformers: left padding, and results that survive a kill.
 
-Batches are formed once from all inputs, sorted by image area and text length, and each batch seeds
-its own sampling. So a run that was killed and resumed, batch by batch, writes the same completions
+Each batch seeds its own sampling. So a run that was killed and resumed, batch by batch, writes the same completions
 bit for bit on a CPU.
 """
 
-import hashlib
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from migrl.engines.batches import derive_seed
 from migrl.errors import UserError
 from migrl.models.decoding import Completion, Decoding
 from migrl.models.inputs import ModelInput
-from migrl.models.loading import list_vision_token_ids
+from migrl.models.loading import Weights, list_vision_token_ids, load_weights
 from migrl.models.size_gates import read_grids
+from migrl.recipe import ModelSettings
 
 
-def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None) -> list[list[ModelInput]]:
-    """Fixed batches of inputs of similar length: less padding, and the same batches on resume.
+class TransformersEngine:
+    """A model on this process's device, its adapter folded in, so that all arms run the same code."""
 
-    The longest come first: if the device's memory does not suffice, that shows in the first minute.
-    A batch has at most `size` inputs and, where `pixels` is given, at most so many pixels in all: memory grows with
-    pixels, and an input may have two pictures or thirty.
-    """
+    def __init__(self, weights: Weights, settings: ModelSettings, processor: ProcessorMixin, local_rank: int) -> None:
+        self.model = load_weights(weights, settings, local_rank)
+        self.processor = processor
+        self.config, self.dtype = self.model.config, str(self.model.dtype)
+        device = self.model.device
+        self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-    def count_pixels(item: ModelInput) -> int:
-        return sum(width * height for width, height in item.resized_sizes)
-
-    batches: list[list[ModelInput]] = []
-    total = 0
-    for item in sorted(inputs, key=lambda item: (count_pixels(item), len(item.sample.question), item.sample.uid)):
-        total += count_pixels(item)
-        if not batches or len(batches[-1]) == size or (pixels is not None and total > pixels):
-            batches.append([])
-            total = count_pixels(item)
-        batches[-1].append(item)
-    return batches[::-1]
+    def answer(self, batch: list[ModelInput], decoding: Decoding) -> list[list[Completion]]:
+        return generate_batch(self.model, self.processor, batch, decoding)
 
 
 @torch.inference_mode()
@@ -85,9 +77,3 @@ def check_encoding(processor: ProcessorMixin, batch: list[ModelInput], mask: tor
                 f"image {index} of the batch: the processor resized to {a}, and boxes are mapped with {b}; "
                 "use the pinned transformers"
             )
-
-
-def derive_seed(seed: int, batch: list[ModelInput]) -> int:
-    """Seed of a batch's sampling, from the stage seed and the batch's content."""
-    text = "|".join([str(seed), *(item.sample.uid for item in batch)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
