@@ -165,5 +165,6 @@ def test_vllm_is_one_process_and_says_how_to_get_it(tmp_path: Path) -> None:
     context = make_local_context(tmp_path, "vllm")
     assert choose_processes(context).recipe.launch.processes == 1
     if find_spec("vllm") is None:
-        with pytest.raises(UserError, match="install the optional package vllm"):
-            load_vllm(context.recipe, context.recipe.synthesize.teacher, context.inputs["fetch"] / "teacher", 2)
+        item = make_item(0, tmp_path)
+        with pytest.raises(UserError, match="engine vllm: No module.*make setup-gpu"):
+            write_batches(context, Rank(), [item])

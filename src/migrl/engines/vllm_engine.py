@@ -38,8 +38,10 @@ class VllmEngine:
         """
         longest = check_lengths(task, settings)
         choose_devices(first_device, settings.tensor_parallel_size)
-        import vllm  # reads which devices it may use as it loads
-
+        try:
+            import vllm  # reads which devices it may use as it loads
+        except ImportError as error:
+            raise UserError(f"engine vllm: {error}; `make setup-gpu` installs it, or take another engine") from error
         if not vllm.__version__.startswith(RELEASE):
             raise UserError(f"engine vllm: release {vllm.__version__} is here, and this is written for {RELEASE}*")
         images = task.processor.image_processor
