@@ -11,7 +11,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from migrl.synthesis.teachers.vllm_engine import load_vllm
 from PIL import Image
 from teacher_calls import make_item, make_teacher
 
