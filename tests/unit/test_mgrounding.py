@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mgrounding_records import make_record
 
-from migrl.data import json_stream, mgrounding
+from migrl.data import mgrounding
 from migrl.data.json_stream import stream_records
 from migrl.data.mgrounding import TASKS, choose_samples, convert_record
 from migrl.data.pool import PoolSizes, identify_picture
@@ -152,9 +152,7 @@ def test_a_list_is_read_in_pieces_of_any_size(
 ) -> None:
     path = tmp_path_factory.mktemp("stream") / "m.json"
     path.write_text(json.dumps(records, indent=indent, ensure_ascii=False), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_stream, "_CHUNK_CHARS", chunk)
-        assert list(stream_records(path)) == list(enumerate(records))
+    assert list(stream_records(path, chunk)) == list(enumerate(records))
 
 
 @pytest.mark.parametrize(
@@ -282,30 +280,16 @@ def test_broken_records_are_left_out_and_counted_up_to_the_share_that_the_recipe
     assert (facts["records"], facts["turns"], facts["usable"]) == (200, 198, {"Free-Form": 198})
 
 
-class Meter:
-    """A text of endless records, which counts the largest piece asked for."""
-
-    def __init__(self, record: str, times: int) -> None:
-        self.left, self.record, self.largest, self.waiting = times, record, 0, "["
-
-    def read(self, size: int) -> str:
-        while self.left and len(self.waiting) < size:
-            self.left -= 1
-            self.waiting += self.record + ("," if self.left else "]")
-        self.largest = max(self.largest, len(self.waiting[:size]))
-        piece, self.waiting = self.waiting[:size], self.waiting[size:]
-        return piece
-
-
-def test_a_list_of_long_records_does_not_stay_in_memory() -> None:
-    meter = Meter(json.dumps({"thought": "x" * 20_000}), 5000)  # 100 MB
+def test_a_list_of_long_records_does_not_stay_in_memory(tmp_path: Path) -> None:
+    record = json.dumps({"thought": "x" * 20_000})
+    (tmp_path / "m.json").write_text("[" + ",".join([record] * 2500) + "]")  # 50 MB
     tracemalloc.start()
     try:
-        count = sum(1 for _ in json_stream._scan_list(Path("m.json"), meter))  # type: ignore[arg-type]
+        count = sum(1 for _ in stream_records(tmp_path / "m.json"))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 5000 and peak < 16_000_000
+    assert count == 2500 and peak < 16_000_000
 
 
 def test_a_file_of_endless_reasons_does_not_fill_the_counts(tmp_path: Path) -> None:

@@ -259,8 +259,8 @@ def test_the_known_instruction_is_cut_off_and_one_in_other_words_stays_and_is_co
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = "Put <think> and <answer> here."  # the real sentence is not ours to repeat
-    monkeypatch.setattr(univg, "_INSTRUCTION_CHARS", len(known))
-    monkeypatch.setattr(univg, "_INSTRUCTION_SHA256", hashlib.sha256(known.encode()).hexdigest())
+    monkeypatch.setattr(univg, "INSTRUCTION_CHARS", len(known))
+    monkeypatch.setattr(univg, "INSTRUCTION_SHA256", hashlib.sha256(known.encode()).hexdigest())
     other = "Find it. Write <answer> at the end."
     questions = [f"Find it.  {known}\n", other, f"{known} Find it.", known]
     cot = [make_cot("Referring_Grounding", question) for question in questions]

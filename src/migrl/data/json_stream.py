@@ -9,7 +9,7 @@ from typing import Any, TextIO, TypeVar
 from migrl.benchmarks.fields import REMEDY
 from migrl.errors import UserError
 
-_CHUNK_CHARS = 1 << 20
+CHUNK_CHARS = 1 << 20
 _MAX_RECORD_CHARS = 1 << 24  # no record comes near it; a file without a closing bracket must not fill the memory
 _SPACE = " \t\r\n"
 _Converted = TypeVar("_Converted")
@@ -54,15 +54,15 @@ def convert_records(
         )
 
 
-def stream_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(index, record) of a JSON list of objects; at most a record and a MB of the file are in memory.
+def stream_records(path: Path, chunk_chars: int = CHUNK_CHARS) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, record) of a JSON list of objects; at most a record and one chunk of the file are in memory.
 
     Raises:
         UserError: no such file, not UTF-8, not a list of objects, or torn; the index of the record is named.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            yield from _scan_list(path, file)
+            yield from _scan_list(path, file, chunk_chars)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; run `migrl fetch`") from error
     except OSError as error:
@@ -71,7 +71,7 @@ def stream_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: not UTF-8 text ({error}); {REMEDY}") from error
 
 
-def _scan_list(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+def _scan_list(path: Path, file: TextIO, chunk_chars: int) -> Iterator[tuple[int, dict[str, Any]]]:
     decoder = json.JSONDecoder()
     text, at, index, more = "", 0, 0, True
 
@@ -83,7 +83,7 @@ def _scan_list(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]
                 at += 1
             if at < len(text) or not more:
                 return text[at : at + 1]
-            piece = file.read(_CHUNK_CHARS)
+            piece = file.read(chunk_chars)
             text, at, more = piece, 0, bool(piece)
 
     def fail(reason: str) -> UserError:
@@ -102,7 +102,7 @@ def _scan_list(path: Path, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]
                 break
             except (ValueError, RecursionError) as error:
                 # The record may go on beyond this piece; what comes before it is not needed any more.
-                piece = file.read(_CHUNK_CHARS) if more and len(text) - at < _MAX_RECORD_CHARS else ""
+                piece = file.read(chunk_chars) if more and len(text) - at < _MAX_RECORD_CHARS else ""
                 if not piece:
                     raise fail(f"torn or not JSON ({error})") from error
                 text, at = text[at:] + piece, 0

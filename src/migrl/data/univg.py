@@ -59,8 +59,9 @@ _COORDINATES = re.compile(
     r"|\b[xy](?:_?(?:[0-2]|min|max))?\s*(?:=|:|≈|~)\s*\d",
     re.IGNORECASE,
 )
-_INSTRUCTION_CHARS = 119
-_INSTRUCTION_SHA256 = "d0f29df4f4c5ad6fd747e9a2cb364f97f14d17a1f4d5718909de8056d4702491"
+INSTRUCTION_CHARS = 119
+INSTRUCTION_SHA256 = "d0f29df4f4c5ad6fd747e9a2cb364f97f14d17a1f4d5718909de8056d4702491"
+"""The sentence that its prompts end in, which is not ours to repeat: its length and hash."""
 
 
 _Turn = tuple[str, Box | None, str, str]
@@ -188,6 +189,6 @@ def read_question(record: Record) -> _Turn:
 
 def strip_instruction(question: str) -> str:
     """A question without the sentence that UniVG-R1's prompts end in; one in other words stays."""
-    tail = question[-_INSTRUCTION_CHARS:]
-    known = hashlib.sha256(tail.encode()).hexdigest() == _INSTRUCTION_SHA256
+    tail = question[-INSTRUCTION_CHARS:]
+    known = hashlib.sha256(tail.encode()).hexdigest() == INSTRUCTION_SHA256
     return question.removesuffix(tail).rstrip() if known else question
