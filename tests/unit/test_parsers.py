@@ -1,8 +1,6 @@
 """Every way a completion is read: the official rules on texts that tell them apart, and any text at all."""
 
 import random
-import time
-from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -45,7 +43,6 @@ LETTER_PARSERS = (
 )
 PIXELS = BoxQuestion("resized_px", 2, [(812, 476), (112, 56)])
 CHOICE = ChoiceQuestion(4, ("a cat", "a dog", "two cats", "none of them"))
-Case = Callable[[], object]
 
 
 def asked(frame: Frame = "permille") -> BoxQuestion:
@@ -224,7 +221,7 @@ def run_all(text: str) -> None:
     has_exact_form(text, "box")
 
 
-SIZE = 100_000
+SIZE = 1_000_000
 ADVERSARIAL = {
     "digits": "1" * SIZE,
     "open brackets": "(" * SIZE,
@@ -253,17 +250,12 @@ ADVERSARIAL = {
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_a_hostile_completion_of_100_kb_is_read_in_under_50_ms(name: str) -> None:
+@pytest.mark.timeout(300)  # the squared work of a megabyte takes longer; what is linear takes a second
+def test_the_work_of_reading_a_hostile_completion_grows_no_faster_than_its_length(name: str) -> None:
     text = ADVERSARIAL[name]
-    cases: dict[str, Case] = {key: lambda p=p: p(text, asked()) for key, p in BOX_PARSERS.items()}  # type: ignore[misc]
-    cases |= {key: lambda p=p: p(text, CHOICE) for key, p in LETTER_PARSERS.items()}  # type: ignore[misc]
-    cases["exact form"] = lambda: has_exact_form(text, "box")
-    for key, case in cases.items():
-        # The best of five, so that a stall of the machine is no failure; backtracking would show in each.
-        assert min(measure(case) for _ in range(5)) < 0.05, key
-
-
-def measure(case: Case) -> float:
-    start = time.process_time()
-    case()
-    return time.process_time() - start
+    for box_parser in BOX_PARSERS.values():
+        box_parser(text, asked())
+    for letter_parser in LETTER_PARSERS.values():
+        letter_parser(text, CHOICE)
+    for _ in range(100):  # longer ones it does not read
+        has_exact_form(text[:100_000], "box")
