@@ -15,7 +15,6 @@ from migrl.cli import app
 from migrl.errors import UserError
 from migrl.files import write_jsonl
 
-TINY = Path(__file__).resolve().parents[1] / "results" / "tiny"
 HIT, MISS = "(100,200),(300,400)", "(100,200),(300,260)"
 
 

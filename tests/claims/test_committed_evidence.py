@@ -7,14 +7,19 @@ from random import Random
 from statistics import fmean, stdev
 
 import pytest
+from PIL import Image
 from scipy.special import stdtrit
 
 from migrl.claims.references import compare_with_reference
+from migrl.evidence.measurements import render_measurements
 from migrl.evidence.readme_tables import render_verdicts
 from migrl.evidence.seal import TREE, check_results, list_files
 from migrl.evidence.verify import verify
-from migrl.recipe import AlarmSettings
+from migrl.files import hash_json
+from migrl.pipeline import plan_stages, prepare_stage
+from migrl.recipe import AlarmSettings, load_recipe
 from migrl.running.watch.alarms import find_alarm
+from migrl.world.picture import draw_world
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -103,3 +108,35 @@ def test_no_default_alarm_would_have_stopped_the_committed_training_at_any_step(
     assert {"kl", "hit_reward", "truncation", "zero_variance"} <= rows[0].keys()
     for settings in (AlarmSettings(), strict):
         assert not any(find_alarm(rows[:end], settings) for end in range(1, len(rows) + 1))
+
+
+def test_the_stages_of_the_committed_evidence_keep_their_keys() -> None:
+    stages = json.loads((TINY / "manifest.json").read_text())["stages"]
+    checked, recipe = [], load_recipe(ROOT / "reproduce/recipes/tiny.yaml")
+    for stage in plan_stages(recipe):
+        work = prepare_stage(stage, recipe, Path("runs"))
+        if stage.name in stages and work.inputs.keys() <= stages.keys():  # merge's digest is not in the evidence
+            inputs = {name: stages[name]["digest"] for name in work.inputs}
+            assert hash_json([work.name, work.format, work.sections, inputs]) == stages[stage.name]["key"], stage.name
+            checked.append(stage.name)
+    assert {"fetch", "synthesize", "sft"} <= set(checked)
+
+
+def test_the_picture_of_the_world_is_the_committed_one(tmp_path: Path) -> None:
+    draw_world(tmp_path / "world.png")
+    fresh = Image.open(tmp_path / "world.png")
+    assert fresh.width == 1200 and (tmp_path / "world.png").stat().st_size < 300_000
+    assert fresh.tobytes() == Image.open(TINY / "figures/world.png").tobytes()
+
+
+def test_the_committed_table_says_not_run_until_there_is_a_measurement() -> None:
+    folder = RESULTS / "rehearsal"
+    measurements = folder / "measurements.json"
+    data = json.loads(measurements.read_text()) if measurements.exists() else None
+    assert (folder / "report.md").read_text() == render_measurements(data)
+    lines = (folder / "report.md").read_text().splitlines()
+    cells = [line for line in lines if line.startswith("| ") and not line.startswith(("| part |", "| stage |"))]
+    if data is None:
+        assert len(cells) == 5 + 8 and all("not run" in line for line in cells)
+    else:
+        assert not data.get("not_run") and all(card["memory_gb"] for card in data.get("cards", {}).values())

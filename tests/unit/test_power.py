@@ -1,7 +1,5 @@
 """Power: the closed forms against simulation and known values, and the designs against what they are counted from."""
 
-import gzip
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from correlations import measure_correlations
 from scipy.stats import chi2, multivariate_normal
 
 from migrl.benchmarks import BENCHMARKS
@@ -115,41 +112,6 @@ def test_every_number_that_the_recipes_can_judge_has_a_design_of_its_benchmarks(
         assert (planned["claimed"] is None) == (claim.expected is None)
         if planned["claimed"] is not None and planned["claimed"] >= 0.95:
             assert planned["detectable"] <= design.full_delta
-
-
-@pytest.fixture(scope="module")
-def tiny_rows() -> list[dict[str, Any]]:
-    with gzip.open(ROOT / "results" / "tiny" / "samples.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-@pytest.mark.parametrize("claim", ["mig_bench", "out_of_domain", "blink", "mmiu", "cold_start"])
-def test_the_tiny_designs_have_the_sizes_and_correlations_of_the_committed_samples(
-    claim: str, tiny_rows: list[dict[str, Any]]
-) -> None:
-    design = load_designs()[claim]
-    arms = [
-        {
-            row["uid"]: row
-            for row in tiny_rows
-            if row["arm"] == arm and f"{row['benchmark']}/{row['task']}" in design.tasks
-        }
-        for arm in TINY_ARMS.get(claim, ("rl", "base"))
-    ]
-    rows = list(arms[1].values())
-    places = [f"{row['benchmark']}/{row['task']}" for row in rows]
-    assert set(places) == set(design.tasks)
-    for task, told in design.tasks.items():
-        sets = Counter(row["cluster"] for row, place in zip(rows, places, strict=True) if place == task)
-        assert told.sets == Counter(sets.values())
-    hits = [[arm[row["uid"]]["hit"] for row in rows] for arm in arms]
-    found = measure_correlations(*hits, places, [row["cluster"] for row in rows])
-    limits = design.correlations
-    # A correlation of hits has a standard error of about 1.5 / sqrt(n); limits are those of the truth, not of one run.
-    noise = 2 * 1.5 / len(rows) ** 0.5
-    assert found.arms is not None and limits["low"].arms - noise < found.arms < limits["high"].arms + noise
-    for samples in (found.first, found.second):
-        assert samples is None or limits["high"].samples <= samples <= limits["low"].samples
 
 
 @pytest.mark.skipif(GOLDEN is None, reason="MIGRL_GOLDEN does not name the folder of stored outputs")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from run_files import (
     FETCHED_COMMIT,
-    ROOT,
-    change_manifest,
     make_evidence,
     make_run,
     make_sample,
@@ -86,27 +83,6 @@ def test_what_is_published_is_what_the_stages_wrote_without_the_path_of_this_mac
     samples = [json.loads(line) for line in (tmp_path / "dataset" / "rl.jsonl").read_text().splitlines()]
     assert samples == [make_sample(3), make_sample(4)]
     assert not list((tmp_path / "dataset").rglob("*.png"))
-
-
-def test_the_committed_evidence_is_published_with_its_scores_and_verdicts(home: Path, tmp_path: Path) -> None:
-    results, stages = home / "results" / "tiny", json.loads((home / "results/tiny/manifest.json").read_text())["stages"]
-    evaluations = (results / "evaluations.json").read_text()
-    shutil.rmtree(results)
-    shutil.copytree(ROOT / "results" / "tiny", results)
-    (results / "evaluations.json").write_text(evaluations)
-    committed = json.loads((results / "manifest.json").read_text())["stages"]
-    stages["evaluate"]["facts"]["samples"] = committed["evaluate"]["facts"]["samples"]
-    change_manifest(results, stages=stages)  # as if it had been made from this run
-    prepare(home, tmp_path / "out")
-    card = ModelCard.load(tmp_path / "out" / "model" / "README.md")
-    scores = json.loads((results / "scores.json").read_text())
-    found = {result.dataset_name: result.metric_value for result in card.data.eval_results}
-    assert found == {benchmark: score["macro"] for benchmark, score in scores["rl"].items()}
-    title, *report = (results / "report.md").read_text().splitlines()
-    assert f"#{title}" in card.text
-    tables = [line for line in report if line.startswith("|")]
-    assert len(tables) > 30 and [line for line in card.text.splitlines() if line in tables] == tables
-    assert list_names(tmp_path / "out" / "dataset" / "evidence") == list_names(results)
 
 
 def test_the_cards_are_what_the_hubs_library_reads(made: Path, tmp_path: Path) -> None:
