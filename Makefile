@@ -72,8 +72,10 @@ lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock and the lo
 smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table (CPU)
 	$(BIN)/migrl reproduce --recipe tiny $(SET)
 
+# Two workers, a whole file at a time, so that what a file's tests share is made once. Those of a GPU have it alone.
 test: $(STAMP) ## every test: unit, golden, claims, the pipeline on the test recipe; without a GPU its own are skipped
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --ignore=tests/gpu -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/gpu
 
 browser: ## Debian's Chromium, for the tests of the report's page (needs root; without it they are skipped)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \

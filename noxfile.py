@@ -11,6 +11,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.11", "3.12"]
+TWO_WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # as `make test`
 LMMS_EVAL = "lmms-eval==0.7.3"
 # lmms-eval fixes wandb 0.25.0, which needs protobuf below 7; with the lock's python-dateutil it would get a
 # pytablewriter of years ago, whose tables have no headers.
@@ -45,16 +46,23 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
-    """Unit, golden and claims tests: seconds, no GPU. Those of a GPU are skipped without one."""
+    """Unit, golden, claims and browser tests: minutes, no GPU."""
     install_lock(session)
-    session.run("pytest", "tests", "--ignore=tests/smoke", *session.posargs)
+    session.run("pytest", "tests", "--ignore=tests/smoke", "--ignore=tests/gpu", *TWO_WORKERS, *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def gpu(session: nox.Session) -> None:
+    """What only a GPU can show: two minutes on one; skipped without."""
+    install_lock(session)
+    session.run("pytest", "tests/gpu", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def smoke(session: nox.Session) -> None:
     """The pipeline for real on the test recipe: minutes, no GPU."""
     install_lock(session)
-    session.run("pytest", "tests/smoke", *session.posargs)
+    session.run("pytest", "tests/smoke", *TWO_WORKERS, *session.posargs)
 
 
 @nox.session(python=PYTHONS)

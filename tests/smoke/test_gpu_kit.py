@@ -2,14 +2,14 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from smoke_run import ROOT, call_migrl
+from smoke_run import ROOT, call_migrl, start
 
+KIT = ROOT / "perf" / "gpu.py"
 PARTS = [
     *("ceilings", "rollouts, 2 pictures", "grpo", "sft", "evaluate", "rollouts, adapter", "rollouts, 1 pictures"),
     "rollouts, 3 pictures",
@@ -17,8 +17,7 @@ PARTS = [
 
 
 def call_kit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "perf/gpu.py", "--tiny", "--results", str(folder / "rehearsal"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
+    return start("--tiny", "--results", folder / "rehearsal", *arguments, program=KIT).wait()
 
 
 def read_parts(folder: Path) -> dict[str, Any]:
@@ -89,5 +88,5 @@ def test_the_kit_stops_when_its_time_is_spent_and_says_what_is_missing(tmp_path:
 def test_without_a_gpu_only_the_tiny_kit_runs() -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    result = subprocess.run([sys.executable, "perf/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = start(program=KIT).wait()
     assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("error: perf/gpu.py: no GPU here")

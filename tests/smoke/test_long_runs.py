@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from smoke_run import ROOT, FinishedRun, call_migrl
+from smoke_run import ROOT, FinishedRun, Started, call_migrl, start
 
 from migrl.errors import UserError
 from migrl.recipe import load_recipe
@@ -32,18 +30,13 @@ def copy_inputs(finished: FinishedRun, runs: Path, stage: str) -> Path:
     return runs / "test"
 
 
-def run_and(act: Callable[[subprocess.Popen[str]], None], when: Callable[[], bool], *arguments: str | Path) -> tuple:
+def run_and(act: Callable[[Started], None], when: Callable[[], bool], *arguments: str | Path) -> tuple[int, str]:
     """Start `migrl`, do something to it as soon as `when`, and return its exit code and its last line of stderr."""
-    command = [str(Path(sys.executable).with_name("migrl")), *map(str, arguments)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while process.poll() is None and not when():
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before there was anything to stop"
+    process = start(*arguments)
+    assert process.wait_until(when), "it ended before there was anything to stop"
     act(process)
-    errors = process.communicate(timeout=1800)[1]
-    return process.returncode, errors.strip().splitlines()[-1]
+    result = process.wait()
+    return result.returncode, result.stderr.strip().splitlines()[-1]
 
 
 def read_outputs(home: Path, stage: str) -> dict[str, str]:
@@ -66,7 +59,7 @@ def test_a_run_that_slurms_signal_and_then_an_alarm_stopped_ends_in_the_same_wei
     def has_logged() -> bool:
         return any(path.stat().st_size for path in partial.glob("log.jsonl"))
 
-    code, last = run_and(lambda process: process.send_signal(signal.SIGUSR1), has_logged, *arguments)
+    code, last = run_and(lambda process: os.kill(process.pid, signal.SIGUSR1), has_logged, *arguments)
     assert code == 128 + signal.SIGUSR1
     stopped = re.fullmatch(r"stopped by SIGUSR1 after step ([123]), checkpoint saved; start again to resume", last)
     assert stopped, last
@@ -151,7 +144,7 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
     partial = folder / "runs/stage.partial"
     partial.mkdir(parents=True)
     (folder / "worker.py").write_text(WORKER)
-    recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", ["launch.processes=2", "watch.load_minutes=0.25"])
+    recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", ["launch.processes=2", "watch.load_minutes=0.15"])
 
     def wait_and_act() -> None:
         deadline = time.monotonic() + 300
@@ -162,7 +155,7 @@ def launch_worker(folder: Path, act: Callable[[int, list[int]], None], sign: str
         act(int(pids[0][1]), [int(own) for own, _ in pids])
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         acted = pool.submit(wait_and_act)
         with pytest.raises((Stopped, UserError)) as caught:
             launch_generation("worker", StageContext("stage", recipe, {}, partial), lambda context, rank: None)
@@ -180,7 +173,7 @@ def test_a_signal_to_all_while_they_start_is_kept_and_a_process_that_never_start
 
     ended = launch_worker(tmp_path, signal_all, "importing-*")
     assert isinstance(ended, Stopped) and ended.exit_code == 75, ended
-    assert str(ended).startswith("stopped: no progress in process 1 for 0.5 minutes of loading or saving"), ended
+    assert str(ended).startswith("stopped: no progress in process 1 for 0.3 minutes of loading or saving"), ended
     assert "wait_for_ever" in (tmp_path / "runs/stage.partial/.stacks-1-1.txt").read_text()
     for rank in (0, 1):  # both hear what one of them has to say, and of the signal
         words = (tmp_path / f"runs/stage.partial/working-{rank}").read_text()

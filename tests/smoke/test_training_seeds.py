@@ -1,18 +1,15 @@
 """A further training seed, and an arm of a recipe's own, for real: trained on the same data, reported with the rest."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
+from smoke_run import FinishedRun, call_migrl, reproduce_arguments, start
 
 from migrl.evidence.seeds import read_evaluated_rows
 from migrl.scoring.comparable import index_rows
@@ -32,14 +29,12 @@ def seeded(finished: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> F
     shutil.copytree(finished.runs, folder / "runs")
     home = folder / "runs" / "test"
     arguments = [*map(str, reproduce_arguments(folder)), *SETTINGS]
-    command = [str(Path(sys.executable).with_name("migrl")), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
-    while process.poll() is None and not list(home.glob(f"seed_{SEED}/sft.partial/checkpoints/checkpoint-*")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGUSR1)
-    output, errors = process.communicate(timeout=1800)
-    assert process.returncode == 128 + signal.SIGUSR1, errors[-3000:]
+    process = start(*arguments)
+    assert process.wait_until(lambda: list(home.glob(f"seed_{SEED}/sft.partial/checkpoints/checkpoint-*")))
+    os.kill(process.pid, signal.SIGUSR1)
+    stopped = process.wait()
+    output, errors = stopped.stdout, stopped.stderr
+    assert stopped.returncode == 128 + signal.SIGUSR1, errors[-3000:]
     assert "after step" in errors.splitlines()[-1] and "checkpoint saved" in errors.splitlines()[-1], errors[-500:]
     for name in ("fetch", "synthesize", "sft", "merge", "select", "grpo", "pass_rates"):
         assert f"] {name}: already done, skipped" in output, "the main chain is trained already"

@@ -5,14 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from smoke_run import ROOT, FinishedRun, call_migrl, reproduce_arguments
+from smoke_run import FinishedRun, call_migrl, reproduce_arguments, start
 
 STAGES = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 
@@ -29,11 +27,16 @@ def test_every_stage_leaves_a_manifest_and_the_evidence_verifies(finished: Finis
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_second_run_skips_everything_within_fifteen_seconds(finished: FinishedRun) -> None:
-    start = time.monotonic()
-    result = call_migrl(*reproduce_arguments(finished.runs.parent))
+def test_a_second_run_skips_everything_and_writes_none_of_it_again(finished: FinishedRun, tmp_path: Path) -> None:
+    shutil.copytree(finished.runs, tmp_path / "runs")
+
+    def list_written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.name != ".lock"}
+
+    before = list_written()
+    result = call_migrl(*reproduce_arguments(tmp_path))
     assert result.returncode == 0 and result.stdout.count("skipped") == len(STAGES)
-    assert time.monotonic() - start < 15
+    assert list_written() == before
 
 
 def test_splits_share_no_picture(finished: FinishedRun) -> None:
@@ -115,9 +118,7 @@ def test_a_run_killed_in_every_stage_ends_in_identical_scores(finished: Finished
 def kill_during(stage: str, folder: Path) -> bool:
     """Start the pipeline and kill -9 its whole process group while `stage` is at work; True if it was."""
     home = folder / "runs" / "test"
-    command = [str(Path(sys.executable).with_name("migrl")), *map(str, reproduce_arguments(folder))]
-    sinks = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **sinks)
+    process = start(*reproduce_arguments(folder))
     signs = {
         "sft": lambda: (home / "sft.partial/log.jsonl").exists() and list(home.glob("sft.partial/checkpoints/*-2")),
         "grpo": lambda: (home / "grpo.partial/log.jsonl").exists() and list(home.glob("grpo.partial/checkpoints/*-2")),
@@ -126,15 +127,11 @@ def kill_during(stage: str, folder: Path) -> bool:
         "evaluate": lambda: (home / "evaluate.partial/progress/sft.0.jsonl").exists(),
     }
     at_work = signs.get(stage, lambda: (home / f"{stage}.partial/.key").exists())
-    try:
-        while process.poll() is None and not at_work() and not (home / stage / "manifest.json").exists():
-            time.sleep(0.02)
-        time.sleep(0.3)
-        return not (home / stage / "manifest.json").exists()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    is_done = (home / stage / "manifest.json").exists
+    if process.wait_until(lambda: at_work() or is_done()):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return not is_done()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
