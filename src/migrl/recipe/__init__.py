@@ -9,7 +9,8 @@ groups, checkpoints) is checked here, before anything is loaded.
 from migrl.recipe.arms import is_trained
 from migrl.recipe.engines import EngineName, VllmSettings
 from migrl.recipe.keys import list_keys
-from migrl.recipe.reading import SEEDED_SECTIONS, Recipe, load_recipe
+from migrl.recipe.load import load_recipe
+from migrl.recipe.recipe import SEEDED_SECTIONS, Recipe
 from migrl.recipe.section import dump_whole
 from migrl.recipe.sources import (
     SINGLE_IMAGE,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from migrl.recipe.reading import Recipe
+from migrl.recipe.recipe import Recipe
 from migrl.recipe.section import list_divisors
 from migrl.recipe.stages import SynthesizeSettings
 

@@ -1,12 +1,9 @@
-"""Reading a recipe file: overrides applied, every mistake named with its nearest legal key."""
+"""The whole recipe: its sections, what has to hold between them, and the recipe of an arm or of a further seed."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from migrl.errors import UserError, shorten
 from migrl.grounding.boxes import PIXEL_FACTOR
 from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained
 from migrl.recipe.engines import VllmSettings
@@ -26,7 +23,6 @@ from migrl.recipe.stages import (
 )
 from migrl.recipe.teachers import LocalTeacher
 from migrl.recipe.watching import Tracker, WatchSettings
-from migrl.yaml_file import parse_yaml, read_yaml
 
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
@@ -211,37 +207,3 @@ class Recipe(Section):
 
 TRAINED_SECTIONS = ("sft", "select", "grpo")
 SEEDED_SECTIONS = ("source", "synthesize", *TRAINED_SECTIONS)
-
-
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe file and apply overrides such as `grpo.max_steps=5` (values are YAML).
-
-    Raises:
-        UserError: no such file, no YAML, an unknown key (with the nearest legal one), or a bad value.
-    """
-    try:
-        data = read_yaml(path)
-    except FileNotFoundError as error:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        raise UserError(f"{path}: no such recipe; the recipes here are: {known or 'none'}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys; correct the file")
-    for override in overrides or []:
-        _apply_override(data, override)
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain_faults(Recipe, error, data)}") from error
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    shown = f"override {shorten(override, 100)!r}"
-    if not equals or not key:
-        raise UserError(f"{shown}: write it as key=value, for example grpo.max_steps=5")
-    try:
-        set_key(data, key, parse_yaml(value))
-    except yaml.YAMLError as error:
-        raise UserError(f"{shown}: the value is not YAML ({error}); quote it") from error
-    except ValueError as error:
-        raise UserError(f"{shown}: {error}; use a legal key") from error
