@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 from gpu_run import Trainings
-from migrl.plan.out_of_memory import explain_out_of_memory
 
 from migrl.errors import OutOfMemory
+from migrl.plan.advice import explain_out_of_memory
 from migrl.running.ending import read_ending
 from migrl.running.gpus import describe_gpus, find_gpus
 from migrl.running.worker import Rank, run_work

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from migrl.errors import UserError
 from migrl.evidence.measurements import read_cards
@@ -37,13 +37,7 @@ DECIDING = {
 """The settings that decide a stage's rate, beside the model's shape and, in RL, a process's prompts per step."""
 
 
-class _Lenient(BaseModel):
-    """A part of a file of results; keys that a plan does not need are left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Performance(_Lenient):
+class Performance(BaseModel, frozen=True):
     """Tokens per second of all processes, and the most that one held in tensors on its GPU (GB)."""
 
     device: str
@@ -52,7 +46,7 @@ class Performance(_Lenient):
     peak_memory_gb: float | None = None
 
 
-class RunStage(_Lenient):
+class RunStage(BaseModel, frozen=True):
     """A stage of a run: its wall time, the largest process so far in 10^6 bytes, and its performance."""
 
     seconds: float
@@ -60,8 +54,8 @@ class RunStage(_Lenient):
     performance: Annotated[Performance | None, Field(validation_alias=AliasPath("facts", "performance"))] = None
 
 
-class Run(_Lenient):
-    """A results folder's manifest.json."""
+class Run(BaseModel, frozen=True):
+    """A results folder's manifest.json; keys that a plan does not need are left alone, here and in its parts."""
 
     settings: dict[str, Any]
     stages: dict[str, RunStage]
