@@ -1,1 +1,1 @@
-"""Model folders, loading, inputs, decoding, FLOPs."""
+"""Model families, folders, shapes, loading, inputs, decoding, FLOPs."""
