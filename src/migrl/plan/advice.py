@@ -1,4 +1,4 @@
-"""Which keys of a recipe lower a stage's memory, and the mildest values with which it fits."""
+"""Which keys of a recipe lower a stage's memory, and what becomes of its peak with each of them."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,8 +27,6 @@ LOWERED_BY = {
 EXPERIMENT = (".max_pixels", ".prompts_per_step", ".lora")  # keys that change what is learnt or seen
 OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")
 PIXELS = (640_000, 401_408, 200_704)
-Changes = dict[str, Any]
-"""Dotted keys of the recipe, and their new values."""
 
 
 def list_smaller(kind: str, recipe: Recipe) -> dict[str, list[Any]]:
@@ -74,38 +72,23 @@ def halve(value: int, least: int = 1) -> list[int]:
     return [half for n in range(1, value.bit_length()) if (half := value >> n) >= least]
 
 
-def list_fitting(kind: str, workload: Workload, machine: Machine) -> list[tuple[Changes, Peak]]:
-    """Changes with each of which a stage fits, and its peak then: of each key that does alone, the mildest value.
-
-    Where these all change the experiment, or there are none, what does together comes first: key after key as far as
-    each lowers the peak.
-    """
-    smaller = list_smaller(kind, workload.recipe)
-    found: list[tuple[Changes, Peak]] = []
-    for key, values in smaller.items():
-        tried = ((changes, try_changes(kind, workload, machine, changes)) for changes in ({key: n} for n in values))
-        found += [(changes, peak) for changes, peak in tried if peak and fits_device(peak, machine)][:1]
-    if any(not key.endswith(EXPERIMENT) for changes, _ in found for key in changes):
-        return found
-    together, least = Changes(), plan_peak(kind, workload, machine)
-    for key, value in ((key, value) for key, values in smaller.items() for value in values):
-        peak = try_changes(kind, workload, machine, {**together, key: value})
-        if peak and least and peak.device.total < least.device.total:
-            together, least = {**together, key: value}, peak
-            if fits_device(peak, machine):
-                return [(together, peak), *found]
+def list_effects(kind: str, workload: Workload, machine: Machine) -> list[tuple[str, Any, Peak]]:
+    """What each key alone makes of a stage's peak: its mildest value with which the stage fits, or else its lowest."""
+    found: list[tuple[str, Any, Peak]] = []
+    for key, values in list_smaller(kind, workload.recipe).items():
+        tried = [(key, value, peak) for value in values if (peak := change_peak(kind, workload, machine, key, value))]
+        found += ([effect for effect in tried if fits_device(effect[2], machine)] or tried[::-1])[:1]
     return found
 
 
-def try_changes(kind: str, workload: Workload, machine: Machine, changes: Changes) -> Peak | None:
-    """A stage's peak with some keys changed; None if recipe, batches, GPUs or the host do not allow it."""
-    old = workload.recipe
+def change_peak(kind: str, workload: Workload, machine: Machine, key: str, value: Any) -> Peak | None:
+    """A stage's peak with another value of a key; None if recipe, batches, GPUs or the host do not allow it."""
     try:
-        recipe = change_recipe(old, changes)
+        recipe = change_recipe(workload.recipe, {key: value})
     except ValidationError:
         return None
     changed = replace(workload, recipe=recipe)
-    if list_batch_faults(recipe) or old.launch.processes < recipe.launch.processes > machine.gpus > 0:
+    if list_batch_faults(recipe) or workload.gpus < changed.gpus > machine.gpus > 0:
         return None
     if kind == "synthesize" and not can_share(changed, machine):
         return None
@@ -138,7 +121,7 @@ def list_processes(recipe: Recipe, most: int) -> list[int]:
     return [n for n in counts if not list_batch_faults(change_recipe(recipe, {"launch.processes": n}))]
 
 
-def change_recipe(recipe: Recipe, changes: Changes) -> Recipe:
+def change_recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with some dotted keys changed.
 
     Raises:

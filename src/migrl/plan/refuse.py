@@ -1,7 +1,16 @@
 """What cannot fit, with the changes of the recipe that would make it fit."""
 
 from migrl.errors import UserError
-from migrl.plan.advice import can_share, fits_device, fits_host, list_fitting, list_processes, show_change, try_changes
+from migrl.plan.advice import (
+    EXPERIMENT,
+    can_share,
+    change_peak,
+    fits_device,
+    fits_host,
+    list_effects,
+    list_processes,
+    show_change,
+)
 from migrl.plan.machine import Machine
 from migrl.plan.memory import Peak
 from migrl.plan.workload import Workload
@@ -15,15 +24,19 @@ def refuse_memory(name: str, kind: str, peak: Peak, workload: Workload, machine:
         parts = sorted(peak.device.parts, key=lambda part: part.bytes, reverse=True)[:3]
         most = ", ".join(f"{part.name} {part.bytes / 1e9:.1f}" for part in parts)
         share = f", of which it takes {100 * peak.share:g} %" if peak.share < 1 else ""
-        shown = []
-        for changes, changed in list_fitting(kind, workload, machine):
-            keys = ", ".join(show_change(key, value) for key, value in changes.items())
-            shown.append(f"{keys}{' together' * (len(changes) > 1)} ({changed.device.total / 1e9:.1f} GB)")
-        fitting = f"{'any of these fits' if shown[1:] else 'this fits'}: {'; '.join(shown)}; or "
+        shown: dict[bool, list[str]] = {True: [], False: []}
+        for key, value, changed in list_effects(kind, workload, machine):
+            fits = fits_device(changed, machine)
+            if fits or changed.device.total < peak.device.total:
+                mark = ", changes the experiment" * key.endswith(EXPERIMENT)
+                effect = f"{show_change(key, value)} ({changed.device.total / 1e9:.1f} GB{mark})"
+                shown[fits].append(effect)
+        remedies = [f"any of these fits: {'; '.join(shown[True])}"] if shown[True] else []
+        remedies += [f"together with others {'; '.join(shown[False])}"] if shown[False] else []
         faults.append(
             f"{name}: {peak.device.phase} needs {peak.device.total / 1e9:.1f} GB of a GPU with "
             f"{machine.gpu_bytes / 1e9:.1f} GB{share} (most of it {most}); "
-            f"{fitting if shown else 'no smaller settings fit; '}use GPUs with more memory"
+            f"{'; or '.join([*remedies, 'use GPUs with more memory'])}"
         )
     if not fits_host(peak, machine):
         fewer = ", ".join(map(str, list_processes(workload.recipe, workload.recipe.launch.processes - 1)))
@@ -52,7 +65,7 @@ def refuse_machine(workload: Workload, machine: Machine) -> list[str]:
         )
     if isinstance(teacher, VllmTeacher) and not can_share(workload, machine):
         key = "synthesize.teacher.tensor_parallel"
-        tried = ((n, try_changes("synthesize", workload, machine, {key: n})) for n in range(1, machine.local_gpus + 1))
+        tried = ((n, change_peak("synthesize", workload, machine, key, n)) for n in range(1, machine.local_gpus + 1))
         fitting = " or ".join(str(n) for n, peak in tried if peak and fits_device(peak, machine))
         faults.append(
             f"{key}={teacher.tensor_parallel}: the GPUs of one machine share the teacher, there are "
