@@ -259,6 +259,7 @@ def name_metrics(logs: dict[str, Any]) -> dict[str, float]:
 
     Each reward's mean is called as trl does, such as `rewards/format`.
     """
-    rewards = {key: key.removesuffix("/mean") for key in logs if key.startswith("rewards/") and key.endswith("/mean")}
-    names = METRICS | rewards
+    means = [key for key in logs if key.startswith("rewards/") and key.endswith("/mean")]
+    # Sorted, as a resumed training finds them in the state that it reads back: the same row, byte for byte.
+    names = METRICS | {key: key.removesuffix("/mean") for key in sorted(means)}
     return {ours: float(logs[theirs]) for theirs, ours in names.items() if logs.get(theirs) is not None}
