@@ -12,7 +12,6 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from migrl.files import ProgressLog
 from migrl.models.family import find_family
 from migrl.models.flops import count_forward
 from migrl.models.loading import load_processor
@@ -21,6 +20,7 @@ from migrl.recipe import LoraSettings, load_recipe
 from migrl.running import metering
 from migrl.running.metering import BFLOAT16, GenerationMeter, Step, StepMeter, describe, read_performance
 from migrl.running.preflight import needs_gpu
+from migrl.running.progress_log import ProgressLog
 from migrl.running.stage import PROGRESS
 from migrl.training.trainer import make_lora_config
 from migrl.world.model import QWEN2_5_VL, QWEN2_VL, Architecture, build_config

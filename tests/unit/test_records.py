@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog, read_jsonl, write_jsonl
+from migrl.files import read_jsonl, write_jsonl
 from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample, parse_sample, read_samples
+from migrl.running.progress_log import ProgressLog
 
 SAMPLE = Sample(
     uid="mini_mig:referring:0",

@@ -21,8 +21,8 @@ from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog
 from migrl.recipe import ServerTeacher
+from migrl.running.progress_log import ProgressLog
 from migrl.running.watch.signals import Stopped
 from migrl.synthesis.teachers.client import ChatServer, parse_retry_after, read_key
 from migrl.synthesis.teachers.reply import MAX_REPLY_BYTES, AttemptFailed, Spent, parse_reply

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog, explain_fault, read_jsonl
+from migrl.files import explain_fault, read_jsonl
 from migrl.grounding.boxes import Frame
 from migrl.grounding.images import fit_size
 from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, hash_prompts, quote_boxes
 from migrl.recipe import Recipe
+from migrl.running.progress_log import ProgressLog
 from migrl.scoring.rows import EvaluationRow, name_arm
 
 EVALUATIONS = "evaluations.json"

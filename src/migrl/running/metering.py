@@ -30,12 +30,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from migrl.files import ProgressLog, read_json, read_log, write_json
+from migrl.files import read_json, write_json
 from migrl.models.decoding import Completion
 from migrl.models.flops import count_forward
 from migrl.models.inputs import ModelInput, count_prompt
 from migrl.recipe import LoraSettings
 from migrl.running.gpu_peaks import find_peak_flops
+from migrl.running.progress_log import ProgressLog, read_log
 from migrl.running.stage import PROGRESS
 
 WARMUP_STEPS = 2  # the first step loads kernels and sizes the allocator, the second still finds its pace

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from migrl.errors import UserError
-from migrl.files import ProgressLog, read_log
 from migrl.models.inputs import ModelInput
 from migrl.running.progress import track
+from migrl.running.progress_log import ProgressLog, read_log
 from migrl.running.stage import PROGRESS, StageContext
 from migrl.running.watch.signals import stop_if_asked
 from migrl.running.watch.watchdog import watch_progress

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from migrl.files import ProgressLog
+from migrl.running.progress_log import ProgressLog
 from migrl.running.watch.signals import stop_if_asked
 from migrl.synthesis.teachers.bar import Bar
 from migrl.synthesis.teachers.client import ChatServer

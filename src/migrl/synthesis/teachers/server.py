@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from migrl.files import ProgressLog
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerTeacher
+from migrl.running.progress_log import ProgressLog
 from migrl.synthesis.teachers.client import ChatServer, read_key
 from migrl.synthesis.teachers.ledger import add_up, name_request
 from migrl.synthesis.teachers.pool import ask_all
