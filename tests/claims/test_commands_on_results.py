@@ -8,9 +8,12 @@ import pytest
 from compare_runs import count, write_raw
 from huggingface_hub import ModelCard
 from rows import read_lines
-from run_files import ROOT, change_manifest, prepare
+from run_files import ROOT, change_manifest, prepare, read_recipe
 
 from migrl.evidence.seal import list_files
+from migrl.files import read_json
+from migrl.plan.build import StagePlan, build_plan
+from migrl.plan.machine import GpuOptions
 
 TINY = ROOT / "results" / "tiny"
 
@@ -61,3 +64,18 @@ def test_the_committed_evidence_is_published_with_its_scores_and_verdicts(home: 
     assert len(tables) > 30 and [line for line in card.text.splitlines() if line in tables] == tables
     sent, ours = ({*list_files(folder)} for folder in (tmp_path / "out" / "dataset" / "evidence", results))
     assert sent == ours
+
+
+def test_the_plan_shows_the_times_of_the_committed_run(tmp_path: Path) -> None:
+    def plan_grpo(*overrides: str) -> StagePlan:
+        plan = build_plan(read_recipe("tiny", *overrides), tmp_path, ROOT / "results", GpuOptions(gpus=0))
+        assert plan.refusals == ()
+        return next(stage for stage in plan.stages if stage.name == "grpo")
+
+    seconds, duration = read_json(TINY / "manifest.json")["stages"]["grpo"]["seconds"], plan_grpo().duration
+    assert duration.basis == "measured" and duration.low == seconds
+    # Twice the steps at the rate of the committed run; the plan takes its completions to be longer than they were.
+    longer = plan_grpo("grpo.max_steps=120").duration
+    assert longer.basis == "measured" and "per second, measured" in longer.words
+    assert longer.high == pytest.approx(2 * seconds, rel=0.4)
+    assert plan_grpo("grpo.num_generations=4").duration is None

@@ -18,7 +18,6 @@ from migrl.claims.claims import Verdict
 from migrl.statistics.intervals import bootstrap_macro_delta
 from migrl.statistics.power import Design
 
-COMMITTED = Path(__file__).resolve().parents[2] / "results" / "calibration"
 EFFORT = Effort(runs=300, side_runs=60, resamples=300)
 
 
