@@ -32,7 +32,9 @@ def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
+    """Run it as a shell's foreground does; what a shell started in the background, these tests too, ignores Ctrl-C."""
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    return subprocess.run([sys.executable, "-c", heed + code], capture_output=True, text=True, timeout=1800)
 
 
 def test_a_long_message_keeps_its_start_and_its_remedy_and_says_what_is_left_out() -> None:
