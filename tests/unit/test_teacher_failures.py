@@ -257,9 +257,9 @@ def test_a_full_disk_stops_the_asking(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ProgressLog, "append", fail)
-    with serve(TeacherServer()) as server, pytest.raises(OSError, match="No space left"):
-        ask_items(make_teacher(server.url), 40, tmp_path)
-    assert len(server.bodies) < 40
+    with serve(TeacherServer(delay=0.3)) as server, pytest.raises(OSError, match="No space left"):
+        ask_items(make_teacher(server.url), 200, tmp_path)
+    assert len(server.bodies) < 400
 
 
 def test_samples_that_a_server_does_not_take_are_counted_and_stop_no_other(
