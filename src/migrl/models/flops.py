@@ -44,7 +44,13 @@ class Forward:
 
 
 def count_forward(
-    config: Any, lengths: Sequence[int], predicted: int, patches: Sequence[int], *, lora_rank: int = 0
+    config: Any,
+    lengths: Sequence[int],
+    predicted: int,
+    patches: Sequence[int],
+    *,
+    lora_rank: int = 0,
+    shared: Sequence[int] = (),
 ) -> Forward:
     """FLOPs of one forward pass over sequences of `lengths` tokens and images of `patches` patches (14 px).
 
@@ -52,15 +58,16 @@ def count_forward(
         config: transformers' config of a known family, or anything with its attributes.
         predicted: tokens of all sequences that the head is asked about.
         lora_rank: rank of the adapters on the language model's linear layers, 0 for none.
+        shared: tokens of each beginning of a sequence that another one has too, if it is not computed again.
     """
     text = config.text_config
     layers = text.num_hidden_layers
-    tokens = sum(lengths)
+    tokens = sum(lengths) - sum(shared)
     shapes = list_linear_shapes(config)
     return Forward(
         language=2 * layers * sum(rows * columns for rows, columns in shapes) * tokens,
         head=2 * text.hidden_size * text.vocab_size * predicted,
-        attention=2 * layers * shapes[0][1] * sum(length**2 for length in lengths),
+        attention=2 * layers * shapes[0][1] * (sum(n**2 for n in lengths) - sum(n**2 for n in shared)),
         adapters=2 * layers * lora_rank * sum(rows + columns for rows, columns in shapes) * tokens,
         vision=sum(count_vision(config, count) for count in patches),
     )

@@ -30,7 +30,7 @@ DECIDING = {
     "select": ("select.rollouts", "select.batch", "select.batch_pixels", "grpo.max_pixels", "grpo.max_new_tokens"),
     "grpo": (
         *("grpo.lora", "grpo.num_generations", "grpo.per_device_train_batch_size", "grpo.max_pixels"),
-        *("grpo.max_new_tokens", "grpo.parallel", "grpo.engine"),
+        *("grpo.max_new_tokens", "grpo.parallel", "grpo.engine", "grpo.group_prefix"),
     ),
     "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
 }

@@ -18,6 +18,7 @@ from migrl.recipe.section import (
     Temperature,
     Weight,
     check_divides,
+    list_divisors,
 )
 from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
 from migrl.recipe.watching import AlarmSettings
@@ -141,6 +142,7 @@ class GrpoSettings(Section):
 
     A step trains on `prompts_per_step` prompts with `num_generations` completions each, over all processes, in micro
     batches of `per_device_train_batch_size` completions. `max_new_tokens` is trl's `max_completion_length`.
+    `group_prefix` computes what a group shares once (training/group_prefix.py); without it the trainer is trl's own.
     """
 
     max_steps: Count
@@ -162,6 +164,7 @@ class GrpoSettings(Section):
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     parallel: Parallel = "zero2"
     save_only_model: bool = False
+    group_prefix: bool = False
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm_gpu_memory_utilization: Annotated[Number, Field(gt=0, lt=1)] = 0.3
     seed: Seed = 0
@@ -180,6 +183,14 @@ class GrpoSettings(Section):
             "grpo.prompts_per_step * grpo.num_generations",
             total,
         )
+        micro, group = self.per_device_train_batch_size, self.num_generations
+        if self.group_prefix and micro % group and group % micro:
+            legal = [n for n in list_divisors(total) if n % group == 0 or group % n == 0]
+            raise ValueError(
+                f"per_device_train_batch_size={micro} beside group_prefix is neither whole groups of "
+                f"num_generations={group} nor a whole part of one; legal values: {', '.join(map(str, legal))}, or any "
+                "that fits with group_prefix=false"
+            )
         names = [reward.name for reward in self.rewards]
         if len(set(names)) != len(names):
             raise ValueError(

@@ -36,6 +36,7 @@ from migrl.models.flops import count_forward
 from migrl.models.inputs import ModelInput, count_prompt
 from migrl.recipe import LoraSettings
 from migrl.running.gpu_peaks import find_peak_flops
+from migrl.running.passes import read_pass
 from migrl.running.progress_log import ProgressLog, read_log
 from migrl.running.stage import PROGRESS
 
@@ -71,7 +72,8 @@ class StepMeter(TrainerCallback):
     """Times a trainer's steps and counts, at the model's own door, what passes through it.
 
     Passes with labels are counted: with gradients they are training; without, the reference's log-probabilities.
-    `rollouts` says that every trained sequence was generated first, which costs its forward pass once more.
+    `rollouts` says that every trained sequence was generated first, which costs its forward pass once more. Tokens are
+    those of whole sequences, also where several share a prompt that is computed once (training/packs.py).
     """
 
     def __init__(self, lora: LoraSettings | None, *, rollouts: bool = False) -> None:
@@ -93,18 +95,21 @@ class StepMeter(TrainerCallback):
 
     def count(self, model: PreTrainedModel, args: Any, kwargs: dict[str, Any]) -> None:
         """Before a forward pass: add what it will do to the current step."""
-        labels = kwargs.get("labels")
-        if labels is None:
+        passed = read_pass(kwargs)
+        if passed is None:
             return
-        lengths = kwargs["attention_mask"].sum(1).tolist()
-        patches = kwargs["image_grid_thw"].prod(1).tolist()
-        predicted = int((labels[:, 1:] >= 0).sum())
         rank = self.lora.rank if self.lora else 0
-        forward = count_forward(model.config, lengths, predicted, patches, lora_rank=rank)
+        forward = count_forward(
+            model.config, passed.lengths, passed.predicted, passed.patches, lora_rank=rank, shared=passed.shared
+        )
         if not torch.is_grad_enabled():
             self._current += Step(flops=forward.total)
             return
-        flops = forward.train(lora=self.lora is not None) + (forward.total if self.rollouts else 0)
+        flops = forward.train(lora=self.lora is not None)
+        if self.rollouts:
+            made = count_forward(model.config, passed.lengths, passed.predicted, passed.pictures, lora_rank=rank)
+            flops += made.total
+        lengths = passed.lengths
         self._current += Step(tokens=sum(lengths), sequences=len(lengths), longest=max(lengths), flops=flops)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -36,6 +36,7 @@ from migrl.running.stage import StageContext, check_disk
 from migrl.running.watch.disk import measure_folder
 from migrl.running.watch.trackers import use_trackers
 from migrl.running.worker import Rank, run_child
+from migrl.training.group_prefix import GroupPrefixTrainer
 from migrl.training.rewards import REWARDS, RewardFunction, RolloutReader, make_reward_functions
 from migrl.training.trainer import (
     build_dataset,
@@ -63,6 +64,10 @@ class CheckedTrainer(GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         check_batch(inputs, self.processing_class, batch["image_grid_thw"])
         return batch
+
+
+class GroupedTrainer(GroupPrefixTrainer, CheckedTrainer):
+    """The same, with what a group shares computed once."""
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -143,7 +148,8 @@ def build_trainer(
 ) -> CheckedTrainer:
     """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
     freeze_vision_tower(model)
-    return CheckedTrainer(
+    trainer = GroupedTrainer if recipe.grpo.group_prefix else CheckedTrainer
+    return trainer(
         model=model,
         reward_funcs=cast(list[RewardFunc], make_rewards(recipe, items, list_end_tokens(model.generation_config))),
         args=config,

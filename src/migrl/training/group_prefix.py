@@ -1,0 +1,111 @@
+"""GRPO where what a group shares is computed once (`grpo.group_prefix`): its pictures and its prompt.
+
+trl passes every completion through the model behind a copy of its prompt. Here the completions of a prompt are packed
+behind one copy (packs.py), and the loss is trl's own. It is the same but for the order of sums (float32: 1e-5), but two
+things do differ. A step's groups are shuffled over its micro batches, not its completions: that shows where a loss
+depends on which completions share a micro batch, as `bnpo` does. And LoRA's dropout is drawn once for a prompt, not
+once for each of its completions.
+
+A micro batch of several groups has a row for each. One smaller than a group divides it: each of its packs has its own
+copy of the prompt, so that a recipe whose groups do not fit its GPU still shares what it can. Entropy and KL are logged
+as means of the micro batches' means, as trl does, so that they too depend on the shuffling.
+
+The frozen vision tower sees each prompt's pictures once a step beside the rollouts: the first pass over a step's
+rollouts keeps their features, in place of the pixels that trl keeps of every completion. That is hidden size x bytes
+for each image token, a twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8.
+
+Written for trl 1.16.0. Overridden are its private `_generate_and_score_completions` and
+`_get_per_token_logps_and_entropies`, and its public `compute_loss`; used are `split_pixel_values_by_grid`, the fused LM
+head's `shift_labels`, and that a batch's rows come group by group.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid
+
+from migrl.errors import UserError
+from migrl.training.packs import Pictures, Rows, accept_features, score_packs
+
+PICTURES = ("pixel_values", "image_grid_thw", "num_images")
+
+
+def split_pictures(batch: dict[str, Any], size: int) -> list[Pictures]:
+    """The pictures of each pack of `size` rows, from a batch in which every row has its own copy of them."""
+    split = split_pixel_values_by_grid({name: batch[name] for name in PICTURES})
+    pairs = zip(split["pixel_values"][::size], split["image_grid_thw"][::size], strict=True)
+    return [Pictures(values, grids) for values, grids in pairs]
+
+
+class GroupPrefixTrainer(GRPOTrainer):
+    """trl's trainer over packs of completions of one prompt. It trains and does not evaluate.
+
+    Its batches hold a row a pack, (packs, completions of a pack, ...), from the rollouts to the loss: so trl shuffles
+    packs and splits a step between them.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        config: Any = self.args
+        self.pack_size: int = min(config.num_generations, config.per_device_train_batch_size)
+        self._pictures: list[Pictures] = []  # of the step that is being prepared
+        for base in self._list_bases():
+            accept_features(base)
+
+    def _list_bases(self) -> Iterator[PreTrainedModel]:
+        yield self._unwrap(self.model)
+        if self.ref_model is not None:
+            yield self._unwrap(self.ref_model)
+
+    def _unwrap(self, model: Any) -> PreTrainedModel:
+        inner = self.accelerator.unwrap_model(model)
+        return cast(PreTrainedModel, inner.get_base_model() if isinstance(inner, PeftModel) else inner)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        for first in range(0, len(inputs), self.pack_size):
+            if len({row["uid"] for row in inputs[first : first + self.pack_size]}) > 1:
+                raise UserError("trl put completions of several prompts where one group belongs; use the pinned trl")
+        self._pictures = []
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        pictures = self._pictures or split_pictures(batch, self.pack_size)
+        self._pictures = []
+        rows = {name: value for name, value in batch.items() if name not in PICTURES}
+        return {
+            name: value.unflatten(0, (-1, self.pack_size)) if isinstance(value, Tensor) and value.dim() else value
+            for name, value in rows.items()
+        } | {"pictures": pictures}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        rows = {
+            name: value.flatten(0, 1) if isinstance(value, Tensor) and value.dim() else value
+            for name, value in inputs.items()
+        }
+        trl: Any = super()  # whose method is not annotated
+        return trl.compute_loss(model, {**rows, "pixel_values": inputs["pictures"]}, *given, **named)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **given: Any
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """Of all rows of a step, with their pixels, or of a micro batch that came through `compute_loss`."""
+        rows = Rows(input_ids, attention_mask, given["mm_token_type_ids"], logits_to_keep)
+        base, size = self._unwrap(model), self.pack_size
+        pictures = given["pixel_values"]
+        if keeps := not isinstance(pictures, list):
+            pictures = self._pictures or split_pictures(given, size)
+            # Without a reference model of another precision, whose tower would round otherwise.
+            keeps = base.dtype == self._unwrap(self.model).dtype
+        batch = given.get("batch_size") or len(input_ids)
+        scores = []
+        for first in range(0, len(input_ids), batch):
+            packs = slice(first // size, (first + batch) // size)
+            with self.accelerator.autocast():
+                scores.append(score_packs(model, base, rows[first : first + batch], size, pictures[packs]))
+        if keeps:
+            self._pictures = [some for score in scores for some in score.pictures]
+        entropies = [score.entropies for score in scores if score.entropies is not None]
+        return torch.cat([score.logps for score in scores]), torch.cat(entropies) if entropies else None, None

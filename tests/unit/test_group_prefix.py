@@ -1,0 +1,272 @@
+"""A group behind one prompt: log-probabilities, gradients and steps are those of trl's own trainer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from PIL import Image
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from migrl.errors import UserError
+from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.family import find_family
+from migrl.models.inputs import ModelInput, prepare_input
+from migrl.models.loading import load_model, load_processor
+from migrl.recipe import LoraSettings, Recipe, load_recipe
+from migrl.running.metering import StepMeter
+from migrl.stages import grpo
+from migrl.training.packs import Pictures, Rows, accept_features, score_packs
+from migrl.training.trainer import freeze_vision_tower, make_lora_config
+from migrl.world.model import QWEN2_5_VL, QWEN2_VL, build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "reproduce" / "tiny_base"
+SIZES = {"wide.png": (112, 56), "high.png": (60, 90), "small.png": (56, 56), "like.png": (56, 56)}
+PROMPTS = (["wide.png", "high.png"], ["small.png"], ["like.png"], ["small.png", "wide.png", "small.png"])
+TEMPERATURE = 1.3
+ENDS = [512, *range(0, 500, 8)]  # so that completions end early, at different lengths
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return load_processor(BASE, min_pixels=3136, max_pixels=9600)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory, processor) -> list[ModelInput]:
+    """Four questions of two lengths; the second and third differ by what their pictures show and in nothing else."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, (width, height) in SIZES.items():
+        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / name)
+    target = BoxTarget(1, (0.0, 0.0, 0.5, 0.5))
+    samples = [
+        Sample(f"rl:{n}", "rl", "t", tuple(names), "Find it.", target, "c", sizes=tuple(SIZES[name] for name in names))
+        for n, names in enumerate(PROMPTS)
+    ]
+    return [prepare_input(sample, folder, processor, frame="resized_px", style="think") for sample in samples]
+
+
+def encode(items: list[ModelInput], processor: Any, lengths: list[int], group: int) -> tuple[Rows, list[Pictures]]:
+    """Random completions of these lengths, `group` for each item, as trl would hold them, and the items' pictures."""
+    texts = [processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False) for item in items]
+    pictures = [item.load_images() for item in items]
+    batch = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    new = torch.randint(10, 400, mask.shape).masked_fill(~mask, 513)
+    columns = {name: batch[name].repeat_interleave(group, 0) for name in ("input_ids", "attention_mask")}
+    types = batch["mm_token_type_ids"].repeat_interleave(group, 0)
+    rows = Rows(
+        torch.cat([columns["input_ids"], new], 1),
+        torch.cat([columns["attention_mask"], mask.long()], 1),
+        torch.cat([types, torch.zeros_like(new)], 1),
+        mask.shape[1],
+    )
+    grids = batch["image_grid_thw"].split([len(item.paths) for item in items])
+    patches = batch["pixel_values"].split([int(grid.prod(1).sum()) for grid in grids])
+    return rows, [Pictures(*pair) for pair in zip(patches, grids, strict=True)]
+
+
+def score_alone(model: Any, rows: Rows, group: int, pictures: list[Pictures]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies, each completion alone behind its prompt, without padding, from plain logits."""
+    logps, entropies = (torch.zeros(len(rows.input_ids), rows.new) for _ in range(2))
+    for row, mask in enumerate(rows.attention_mask.bool()):
+        count = int(mask[-rows.new :].sum())
+        if count == 0:
+            continue
+        ids, own = rows.input_ids[row, mask][None], pictures[row // group]
+        given = {"pixel_values": own.values, "image_grid_thw": own.grids, "use_cache": False}
+        types = rows.mm_token_type_ids[row, mask][None]
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, **given).logits
+        scaled = (logits[0, -count - 1 : -1] / TEMPERATURE).log_softmax(-1)
+        logps[row, :count] = scaled.gather(1, ids[0, -count:, None])[:, 0]
+        entropies[row, :count] = -(scaled.exp() * scaled).sum(-1)
+    return logps, entropies
+
+
+@pytest.mark.parametrize("size", [1, 2, 4], ids=lambda size: f"packs_of_{size}")
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
+def test_a_packed_completion_has_the_log_probabilities_and_gradients_it_has_alone(
+    architecture, lora, size, items, processor
+):
+    torch.manual_seed(0)
+    base = build_model(processor, architecture)
+    base.set_attn_implementation("sdpa")
+    freeze_vision_tower(base)
+    add_fused_lm_head(base, temperature=TEMPERATURE, outputs=("log_probs", "entropy"))
+    model = adapt(base) if lora else base
+    accept_features(base)
+    rows, pictures = encode(items, processor, [7, 3, 9, 1, *[4] * 4, 2, 0, 5, 9, 1, 1, 6, 8], group=4)
+    weights = torch.randn(len(rows.input_ids), rows.new)
+    found, expected = {}, {}
+    expected["logps"], expected["entropies"] = score_alone(model, rows, 4, pictures)
+    packed = [some for some in pictures for _ in range(4 // size)]
+    scores = score_packs(model, base, rows, size, packed)
+    again = score_packs(model, base, rows, size, scores.pictures)
+    assert torch.equal(again.logps, scores.logps)  # from features, as from the pixels they were made of
+    found["logps"], found["entropies"] = scores.logps, scores.entropies
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-6, atol=1e-5)
+    gradients = [compute_gradient(model, (some["logps"] * weights).sum()) for some in (expected, found)]
+    assert gradients[0].norm() > 0
+    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+
+
+def adapt(base: Any, rank: int = 4) -> Any:
+    """The model with adapters that do something: fresh ones are 0."""
+    settings = LoraSettings(rank=rank, alpha=2 * rank, dropout=0.0)
+    model = get_peft_model(base, make_lora_config(settings, find_family(base.config)))
+    shift_weights(model)
+    return model
+
+
+def shift_weights(model: torch.nn.Module) -> None:
+    """Move what is trained a little, so that adapters pass gradients on and the reference is another model."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.03 * torch.randn_like(weight)
+
+
+def compute_gradient(model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+
+def load(*overrides: str, prefix: str = "true") -> Recipe:
+    return load_recipe(ROOT / "reproduce/recipes/test.yaml", [*overrides, f"grpo.group_prefix={prefix}"])
+
+
+def train_step(
+    items: list[ModelInput],
+    processor: Any,
+    folder: Path,
+    *overrides: str,
+    checkpointing: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    prepare: Callable[[torch.nn.Module], None] = lambda model: None,
+) -> tuple[GRPOTrainer, torch.Tensor]:
+    """One step of a real trainer on the four prompts: it, and by how much every trained weight moved.
+
+    `prepare` is called with the model and with the reference model. Rewards are the completions' own, so that every
+    loss has something to do. Plain SGD, as Adam's first step is the sign of a gradient, also where that is noise.
+    """
+    basic = ["grpo.parallel=none", "grpo.num_generations=4", "grpo.prompts_per_step=4", "grpo.max_new_tokens=12"]
+    basic += ["grpo.per_device_train_batch_size=8", "grpo.max_steps=1", "grpo.beta=0.1", "grpo.learning_rate=1.0"]
+    basic += ["grpo.rewards=[{name: hit, weight: 1}]", f"sampling.temperature={TEMPERATURE}"]
+    recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", [*basic, *overrides])
+    config = grpo.make_config(recipe, folder, processor)
+    config.optim = "sgd"
+    config.gradient_checkpointing = checkpointing
+    model = load_model(BASE, recipe.model)
+    model.generation_config.eos_token_id = ENDS
+    trainer = grpo.build_trainer(recipe, config, model, processor, items, list(callbacks))
+    trainer.reward_funcs = [lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids]]
+    shift_weights(trainer.model)
+    for some in filter(None, (trainer.model, trainer.ref_model)):
+        prepare(some)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    torch.manual_seed(2)
+    trainer.train()
+    moved = [
+        (weight.detach() - before[name]).flatten()
+        for name, weight in trainer.model.named_parameters()
+        if weight.requires_grad
+    ]
+    return trainer, torch.cat(moved)
+
+
+STEPS = {
+    "dapo, batch, lora, two groups in a micro batch": ("loss_type=dapo", "scale_rewards=batch"),
+    "grpo, group, full": ("loss_type=grpo", "scale_rewards=group", "lora=null"),
+    "dr_grpo, none, lora, halves of a group": (
+        "loss_type=dr_grpo",
+        "scale_rewards=none",
+        "per_device_train_batch_size=2",
+    ),
+    # Its loss depends on which completions share a micro batch, so here there is one.
+    "bnpo, group, lora, all groups in one": (
+        "loss_type=bnpo",
+        "scale_rewards=group",
+        "per_device_train_batch_size=16",
+    ),
+    "grpo, batch, lora, no reference": ("loss_type=grpo", "scale_rewards=batch", "beta=0.0"),
+}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("settings", STEPS.values(), ids=STEPS.keys())
+def test_a_step_has_the_loss_of_trl_and_moves_the_weights_as_far(settings, checkpointing, items, processor, tmp_path):
+    overrides = [f"grpo.{setting}" for setting in settings]
+    (stock, expected), (ours, found) = (
+        train_step(
+            items, processor, tmp_path / name, *overrides, f"grpo.group_prefix={name}", checkpointing=checkpointing
+        )
+        for name in ("false", "true")
+    )
+    log, other = stock.state.log_history[0], ours.state.log_history[0]
+    assert log["completions/min_length"] < log["completions/mean_length"] < log["completions/max_length"]
+    assert log["reward_std"] > 0 and expected.norm() > 0 and ("kl" not in log or log["kl"] > 1e-3)
+    # Of entropy and KL trl logs the mean of its micro batches' means.
+    means = ("entropy", "kl") if "per_device_train_batch_size=16" in settings else ()
+    for name in ("loss", "grad_norm", "reward", "reward_std", "completions/mean_length", *means):
+        assert other[name] == pytest.approx(log[name], rel=1e-5, abs=1e-6), name
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("settings", [(), ("grpo.lora=null",), ("grpo.beta=0",)], ids=["lora", "full", "no_reference"])
+def test_the_tower_sees_the_pictures_of_a_prompt_once_beside_the_rollouts(settings, items, processor, tmp_path):
+    patches: list[int] = []
+
+    def count(model: torch.nn.Module) -> None:
+        for name, module in model.named_modules():
+            if name.endswith("visual.blocks.0"):
+                module.register_forward_pre_hook(lambda module, given: patches.append(len(given[0])))
+
+    train_step(items, processor, tmp_path, "grpo.group_prefix=true", *settings, prepare=count)
+    once = [height // 14 * (width // 14) for item in items for width, height in item.resized_sizes]
+    assert sum(patches) == (4 + 1) * sum(once)  # each of the four rollouts saw its own
+
+
+def test_a_step_is_metered_by_what_it_needs_and_counts_whole_sequences(items, processor, tmp_path):
+    meters = {name: StepMeter(LoraSettings(rank=8, alpha=16), rollouts=True) for name in ("false", "true")}
+    for name, meter in meters.items():
+        train_step(items, processor, tmp_path, f"grpo.group_prefix={name}", callbacks=[meter])
+    (stock,), (ours,) = (meter.steps for meter in meters.values())
+    assert stock.sequences == ours.sequences == 16
+    assert stock.tokens == ours.tokens + 16 and stock.longest == ours.longest + 1  # the last predicts nothing
+    assert 0.3 * stock.flops < ours.flops < 0.7 * stock.flops  # rollouts are in both
+
+
+@pytest.mark.parametrize("micro", [8, 16, 4, 2, 1])
+def test_a_micro_batch_is_whole_groups_or_a_whole_part_of_one(micro):
+    load("grpo.num_generations=4", "grpo.prompts_per_step=4", f"grpo.per_device_train_batch_size={micro}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("grpo.num_generations=6", "grpo.prompts_per_step=4", "grpo.per_device_train_batch_size=8"),
+            r"per_device_train_batch_size=8 .* num_generations=6 .*; legal values: 1, 2, 3, 6, 12, 24, or",
+        ),
+        (("model.attention=eager",), r"grpo.group_prefix beside model.attention=eager.*; set model.attention=sdpa or"),
+        (
+            ("model.attention=flash_attention_2",),
+            r"beside model.attention=flash_attention_2, which cannot take its mask",
+        ),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_with_what_can(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load(*overrides)
+    load(*overrides, prefix="false")
