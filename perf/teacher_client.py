@@ -24,13 +24,15 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
+from migrl.engines.server.ask import ask_server
+from migrl.engines.server.ledger import add_up
+from migrl.engines.server.request import build_requests
 from migrl.grounding.prompts import build_messages
 from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerTeacher
 from migrl.synthesis.teachers.prompts import prompt_item
-from migrl.synthesis.teachers.request import build_requests
-from migrl.synthesis.teachers.server import ask_server
 
 STORED, SEEN = (640, 480), (644, 476)  # as smart_resize makes it of the first
 PICTURES = 40
@@ -64,14 +66,16 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         teacher = ServerTeacher(engine="openai", model="m", base_url=url, concurrency=options.slots)
+        decoding = Decoding(teacher.max_new_tokens, teacher.temperature, rollouts=CANDIDATES)
         start = time.perf_counter()
-        encoded = [build_requests(teacher, item, [0, 1, 2], 0) for item in items[:20]]
+        encoded = [build_requests(teacher, decoding, item, [0, 1, 2]) for item in items[:20]]
         each = (time.perf_counter() - start) / 20
         size = len(encoded[0][0].body)
         before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
-        _, ledger = ask_server(teacher, items, folder / "replies.jsonl", folder, candidates=CANDIDATES, seed=0)
+        rows = ask_server(teacher, "teacher", items, decoding, folder / "replies.jsonl", folder)
         wall = time.perf_counter() - start
+        ledger = add_up([row for some in rows for row in some], teacher)
         after = resource.getrusage(resource.RUSAGE_SELF)
         stats = httpx.get(f"{url}/stats", trust_env=False).json()
         server.terminate()

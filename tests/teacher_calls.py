@@ -6,12 +6,14 @@ from typing import Any
 
 from PIL import Image
 
+from migrl.engines.server.ask import ask_server
+from migrl.engines.server.ledger import add_up
 from migrl.grounding.prompts import build_messages
 from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerTeacher
 from migrl.synthesis.teachers.prompts import prompt_item
-from migrl.synthesis.teachers.server import ask_server
 
 
 def make_item(number: int, folder: Path, task: str = "referring", question: str = "Locate it.") -> ModelInput:
@@ -36,7 +38,13 @@ def make_teacher(url: str = "http://localhost:1/v1", **more: Any) -> ServerTeach
 def ask_items(teacher: ServerTeacher, count: int, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     """Ask about `count` samples, two candidates each; the log is `folder/replies.jsonl`."""
     items = [prompt_item(make_item(number, folder, question=f"Locate it, {number}."), 80) for number in range(count)]
-    return ask_server(teacher, items, folder / "replies.jsonl", folder, candidates=2, seed=0)
+    rows = ask_server(teacher, "teacher", items, make_decoding(rollouts=2), folder / "replies.jsonl", folder)
+    return [[row["reply"] for row in some] for some in rows], add_up([row for some in rows for row in some], teacher)
+
+
+def make_decoding(**more: Any) -> Decoding:
+    """A teacher's own, unless told."""
+    return Decoding(**{"max_new_tokens": 1024, "temperature": 0.7, **more})
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import pytest
 from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
+from migrl.engines.server.client import ChatServer
+from migrl.engines.server.reply import AttemptFailed, parse_reply
+from migrl.engines.server.retries import Request, Unanswered, ask
 from migrl.errors import UserError
-from migrl.synthesis.teachers.client import ChatServer
-from migrl.synthesis.teachers.reply import AttemptFailed, parse_reply
-from migrl.synthesis.teachers.retries import Request, Unanswered, ask
 
 
 def ask_limited(url: str, last_reply: float) -> Any:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from teacher_calls import make_item, make_teacher
+from teacher_calls import make_decoding, make_item, make_teacher
 
+from migrl.engines.server.request import build_body, derive_seed, encode_picture, resize_picture
 from migrl.errors import UserError
 from migrl.models.inputs import prepare_input
 from migrl.models.loading import compute_resized_size, load_processor
@@ -25,8 +26,6 @@ from migrl.stages.synthesize import choose_processes
 from migrl.synthesis.teachers import prompts
 from migrl.synthesis.teachers.local import read_replies, write_batches
 from migrl.synthesis.teachers.prompts import FAMILIES, find_family, hash_teacher_prompts, prompt_item, read_text
-from migrl.synthesis.teachers.request import build_body, derive_seed, encode_picture
-from migrl.synthesis.teachers.teacher import resize_picture
 from migrl.world.in_domain import MINI_MIG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +105,7 @@ def test_impossible_teachers_are_refused_with_a_remedy(teacher: str, message: st
 def test_a_server_gets_the_pictures_as_the_trained_model_sees_them(tmp_path: Path) -> None:
     item = prompt_item(make_item(0, tmp_path), 80)
     pictures = [encode_picture(path, size) for path, size in zip(item.paths, item.resized_sizes, strict=True)]
-    body = json.loads(build_body(make_teacher(), item, pictures, 7))
+    body = json.loads(build_body(make_teacher(), make_decoding(), item, pictures, 7))
     urls = [part["image_url"]["url"] for part in body["messages"][0]["content"] if part["type"] == "image_url"]
     seen = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
     assert [image.size for image in seen] == list(item.resized_sizes)
@@ -114,7 +113,7 @@ def test_a_server_gets_the_pictures_as_the_trained_model_sees_them(tmp_path: Pat
     assert (body["seed"], body["temperature"], body["max_tokens"]) == (7, 0.7, 1024)
     # What is left out a server fills from its checkpoint, where top_k may be 1 and the penalty 1.05.
     assert (body["top_p"], body["top_k"], body["repetition_penalty"]) == (1.0, 0, 1.0)
-    plain = json.loads(build_body(make_teacher(extensions=()), item, pictures, 7))
+    plain = json.loads(build_body(make_teacher(extensions=()), make_decoding(), item, pictures, 7))
     assert body.keys() - plain.keys() == {"top_k", "repetition_penalty"}
     seeds = {derive_seed(seed, f"u#{k}") for seed in range(20) for k in range(20)}
     assert len(seeds) == 400 and all(0 <= seed < 1 << 31 for seed in seeds)

@@ -7,7 +7,7 @@ groups, checkpoints) is checked here, before anything is loaded.
 """
 
 from migrl.recipe.arms import is_trained
-from migrl.recipe.engines import EngineName, VllmSettings
+from migrl.recipe.engines import EngineName, ServerSettings, VllmSettings
 from migrl.recipe.keys import list_keys
 from migrl.recipe.load import load_recipe
 from migrl.recipe.recipe import SEEDED_SECTIONS, Recipe
@@ -79,6 +79,7 @@ __all__ = [
     "SamplingSettings",
     "ScriptedTeacher",
     "SelectSettings",
+    "ServerSettings",
     "ServerTeacher",
     "SftSettings",
     "SynthesizeSettings",

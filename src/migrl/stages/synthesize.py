@@ -10,6 +10,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from migrl.engines.server.ledger import add_up, count_tokens
+from migrl.engines.server.reply import Reply
 from migrl.files import write_json, write_jsonl
 from migrl.models.inputs import ModelInput
 from migrl.recipe import PromptedTeacher, ScriptedTeacher, ServerTeacher, VllmTeacher
@@ -17,12 +19,10 @@ from migrl.running.launch import launch_generation
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank, run_child
 from migrl.synthesis.filters import count_filters, judge_candidates
-from migrl.synthesis.teachers.ledger import count_tokens, find_replies
 from migrl.synthesis.teachers.local import read_replies, write_batches
 from migrl.synthesis.teachers.prompts import find_family, hash_teacher_prompts, prompt_item
-from migrl.synthesis.teachers.reply import Reply
 from migrl.synthesis.teachers.scripted import write_replies
-from migrl.synthesis.teachers.teacher import load_items
+from migrl.synthesis.teachers.teacher import choose_decoding, find_replies, load_items
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -52,16 +52,22 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def collect_replies(context: StageContext, items: list[ModelInput]) -> tuple[list[list[Reply]], dict[str, Any]]:
     """Every item's replies, in order, and the ledger of a teacher that was asked."""
-    settings = context.recipe.synthesize
-    how = {"candidates": settings.candidates, "seed": settings.seed}
+    recipe, settings = context.recipe, context.recipe.synthesize
     match settings.teacher:
         case ScriptedTeacher() as teacher:
+            how = {"candidates": settings.candidates, "seed": settings.seed}
             return [write_replies(teacher, item, **how) for item in items], {}
         case ServerTeacher() as teacher:
-            from migrl.synthesis.teachers.server import ask_server  # loads openai, which takes seconds
+            from migrl.engines.server.ask import ask_server  # loads openai, which takes seconds
 
-            home = context.folder.parent
-            return ask_server(teacher, prompt_items(context, items), find_replies(context.recipe, home), home, **how)
+            asked, decoding, home = (
+                prompt_items(context, items),
+                choose_decoding(recipe, teacher),
+                context.folder.parent,
+            )
+            rows = ask_server(teacher, "synthesize.teacher", asked, decoding, find_replies(recipe, home), home)
+            ledger = add_up([row for some in rows for row in some], teacher)
+            return [[row["reply"] for row in some] for some in rows], ledger
         case _:
             launch_generation("migrl.stages.synthesize", choose_processes(context), generate)
             replies = read_replies(context, items)

@@ -9,15 +9,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrl.engines.server.ledger import compute_cost, count_tokens, name_request
 from migrl.errors import UserError
 from migrl.models.inputs import count_prompt
 from migrl.models.loading import load_processor
 from migrl.recipe import PromptedTeacher, Recipe, ServerTeacher, TransformersTeacher, VllmTeacher
 from migrl.recipe.arithmetic import ANSWER_TOKENS, TOKENS_PER_WORD, count_thought_tokens
 from migrl.running.progress_log import read_log
-from migrl.synthesis.teachers.ledger import compute_cost, count_tokens, find_replies, name_request
 from migrl.synthesis.teachers.prompts import prompt_item
-from migrl.synthesis.teachers.teacher import load_items
+from migrl.synthesis.teachers.teacher import find_replies, load_items
 
 
 @dataclass(frozen=True)

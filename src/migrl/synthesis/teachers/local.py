@@ -8,15 +8,15 @@ from pathlib import Path
 
 from migrl.engines.batches import make_batches
 from migrl.engines.engine import Engine, Task, open_engine
+from migrl.engines.server.reply import Reply
 from migrl.errors import UserError
-from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput, count_prompt
 from migrl.models.loading import Weights, load_processor
 from migrl.recipe import Recipe, TransformersTeacher, VllmSettings, VllmTeacher
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
-from migrl.synthesis.teachers.reply import Reply
+from migrl.synthesis.teachers.teacher import choose_decoding
 
 LOG = "replies"
 
@@ -48,15 +48,7 @@ def ask_teacher(
 ) -> Worker:
     """The worker that answers a batch on this rank's device."""
     processor = load_processor(weights, min_pixels=recipe.model.min_pixels, max_pixels=recipe.sft.max_pixels)
-    decoding = Decoding(
-        max_new_tokens=teacher.max_new_tokens,
-        temperature=teacher.temperature,
-        top_k=teacher.top_k,
-        top_p=teacher.top_p,
-        repetition_penalty=teacher.repetition_penalty,
-        rollouts=recipe.synthesize.candidates,
-        seed=recipe.synthesize.seed,
-    )
+    decoding = choose_decoding(recipe, teacher)
     own = choose_settings(recipe, teacher)
     engine: Engine = open_engine(teacher.engine, Weights(weights), own, Task(items, decoding, processor), rank)
 

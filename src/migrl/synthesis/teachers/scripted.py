@@ -2,9 +2,9 @@
 
 from random import Random
 
+from migrl.engines.server.reply import Reply
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ScriptedTeacher
-from migrl.synthesis.teachers.reply import Reply
 from migrl.world.teacher import write_candidate
 
 

@@ -1,4 +1,4 @@
-"""What all teachers have in common: the inputs they are asked about, and the form of what they reply.
+"""What all teachers have in common: the inputs they are asked about, how they sample, and the form of what they reply.
 
 A reply is JSON data: `completion`, the raw text, and what its teacher tells beside it (`planted`, the fault that the
 scripted one put in; `truncated`, stopped at the token limit; `prompt_tokens`, `completion_tokens`). It depends on
@@ -7,17 +7,16 @@ nothing but the key of the stage and the teacher, so it becomes part of the evid
 
 from pathlib import Path
 
-import torch
-from PIL import Image
 from rich.progress import track
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
-from migrl.grounding.boxes import Size
+from migrl.engines.server.ledger import find_log
 from migrl.grounding.samples import BoxTarget, read_samples
+from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_processor
-from migrl.recipe import Recipe
+from migrl.recipe import PromptedTeacher, Recipe
+from migrl.running.stage import read_manifest
+from migrl.synthesis.teachers.prompts import hash_teacher_prompts
 
 
 def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
@@ -31,15 +30,27 @@ def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
     ]
 
 
-def resize_picture(image: Image.Image, size: Size) -> torch.Tensor:
-    """A picture at `size` (width, height), resized as Qwen's image processor does it, to the very pixel.
+def choose_decoding(recipe: Recipe, teacher: PromptedTeacher) -> Decoding:
+    """How a teacher writes the candidates of a sample."""
+    return Decoding(
+        max_new_tokens=teacher.max_new_tokens,
+        temperature=teacher.temperature,
+        top_k=teacher.top_k,
+        top_p=teacher.top_p,
+        repetition_penalty=teacher.repetition_penalty,
+        rollouts=recipe.synthesize.candidates,
+        seed=recipe.synthesize.seed,
+    )
 
-    Returns:
-        uint8, (3, height, width).
-    """
-    pixels: torch.Tensor = functional.pil_to_tensor(image)
-    if image.size == size:
-        return pixels
-    height_width, bicubic = [size[1], size[0]], InterpolationMode.BICUBIC
-    pixels = functional.resize(pixels, height_width, interpolation=bicubic, antialias=True)
-    return pixels
+
+def find_replies(recipe: Recipe, home: Path) -> Path:
+    """The log of what a teacher behind a server replied, below `home` (`runs/<recipe>`)."""
+    asked = [
+        recipe.synthesize.teacher.model_dump(mode="json"),
+        hash_teacher_prompts(),
+        recipe.synthesize.max_thought_words,
+        recipe.synthesize.seed,
+        [recipe.model.frame, recipe.model.min_pixels, recipe.sft.max_pixels],
+        read_manifest(home / "fetch")["digest"],
+    ]
+    return find_log(home, asked)

@@ -2,7 +2,7 @@
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from migrl.synthesis.teachers.reply import Reply
+from migrl.engines.server.reply import Reply
 
 
 class Bar(Progress):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exception, wait_random_exponential
 
+from migrl.engines.server.client import ChatServer
+from migrl.engines.server.reply import AttemptFailed, Reply, Spent
 from migrl.errors import UserError
-from migrl.synthesis.teachers.client import ChatServer
-from migrl.synthesis.teachers.reply import AttemptFailed, Reply, Spent
 
 MAX_BACKOFF_SECONDS = 60.0
 MAX_STARVATION_FACTOR = 4  # times outage_seconds that one request waits while others are answered

@@ -17,9 +17,7 @@ import aiohttp
 import httpx2
 import openai
 
-from migrl.errors import UserError
-from migrl.recipe import ServerTeacher
-from migrl.synthesis.teachers.reply import (
+from migrl.engines.server.reply import (
     MAX_REPLY_BYTES,
     OUTAGE_STATUSES,
     AttemptFailed,
@@ -27,6 +25,8 @@ from migrl.synthesis.teachers.reply import (
     parse_reply,
     quote_reply,
 )
+from migrl.errors import UserError
+from migrl.recipe import ServerSettings
 
 KEEP_IDLE_SECONDS = 4.0  # uvicorn, and so most servers, close after 5: a request sent just then would be lost
 SENT_HEADERS = ("Host", "Content-Type", "Content-Length", "User-Agent")
@@ -42,7 +42,7 @@ class ChatServer:
     `section` is where the recipe names it, for remedies; `replies` are those of earlier runs.
     """
 
-    def __init__(self, settings: ServerTeacher, section: str, key: str | None, replies: int = 0) -> None:
+    def __init__(self, settings: ServerSettings, section: str, key: str | None, replies: int = 0) -> None:
         self.settings, self.section, self.key = settings, section, key
         self.is_there, self.replies, self.last_reply = False, replies, 0.0
         http_client = openai.DefaultAioHttpClient(

@@ -1,6 +1,6 @@
-"""What a teacher's work came to: requests, tokens, retries and the bill.
+"""What a server's work came to: requests, tokens, retries and the bill; and the log that it is added up from.
 
-The ledger is added up from the rows of the stage's log, so it covers every run that the stage was resumed in. What it
+The ledger is added up from the rows of that log, so it covers every run that the stage was resumed in. What it
 cannot know: attempts for a sample that no run finished, and tokens that a server spent on a reply that never came.
 `requests` are those that were answered; those left `unanswered` are counted beside them.
 """
@@ -9,34 +9,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from migrl.engines.server.reply import Reply, Spent
 from migrl.files import hash_json
 from migrl.models.inputs import ModelInput
-from migrl.recipe import Recipe, ServerTeacher
-from migrl.running.stage import read_manifest
-from migrl.synthesis.teachers.prompts import hash_teacher_prompts
-from migrl.synthesis.teachers.reply import Reply, Spent
+from migrl.recipe import ServerSettings
 
 
-def find_replies(recipe: Recipe, home: Path) -> Path:
-    """The log of a server's replies below `home` (`runs/<recipe>`), named by all that decides a reply.
+def find_log(home: Path, asked: Any) -> Path:
+    """The log of a server's replies below `home` (`runs/<recipe>`), named by all that decides a reply, as JSON data.
 
-    It lies outside the stage's folder, which a changed filter or a new start with --force throws away: replies cost
+    It lies outside the stage's folder, which a changed setting or a new start with --force throws away: replies cost
     money. To have them written anew, delete the file.
     """
-    asked = [
-        recipe.synthesize.teacher.model_dump(mode="json"),
-        hash_teacher_prompts(),
-        recipe.synthesize.max_thought_words,
-        recipe.synthesize.seed,
-        [recipe.model.frame, recipe.model.min_pixels, recipe.sft.max_pixels],
-        read_manifest(home / "fetch")["digest"],
-    ]
     return home / "replies" / f"{hash_json(asked)[:16]}.jsonl"
 
 
-def name_request(item: ModelInput, candidate: int) -> str:
-    """The name of a candidate's request in the log and in errors."""
-    return f"{item.sample.uid}#{candidate}"
+def name_request(item: ModelInput, number: int) -> str:
+    """The name of the request for a sample's n-th completion, in the log and in errors."""
+    return f"{item.sample.uid}#{number}"
 
 
 def count_tokens(replies: Iterable[Reply]) -> dict[str, int]:
@@ -56,18 +46,18 @@ def count_tokens(replies: Iterable[Reply]) -> dict[str, int]:
     return counts
 
 
-def add_up(rows: Sequence[dict[str, Any]], teacher: ServerTeacher) -> dict[str, Any]:
+def add_up(rows: Sequence[dict[str, Any]], settings: ServerSettings) -> dict[str, Any]:
     """The ledger of a server's replies; a row has `reply` and `spent`. `cost` is None without prices."""
     counts = count_tokens(row["reply"] for row in rows)
     spent = {name: sum(row["spent"][name] for row in rows) for name in Spent.__dataclass_fields__}
     tokens_in = counts["prompt_tokens"] + spent["wasted_prompt_tokens"]
     tokens_out = counts["completion_tokens"] + spent["wasted_completion_tokens"]
-    cost = compute_cost(teacher, tokens_in, tokens_out)
+    cost = compute_cost(settings, tokens_in, tokens_out)
     return {**counts, **spent, "seconds": round(spent["seconds"], 1), "cost": None if cost is None else round(cost, 4)}
 
 
-def compute_cost(teacher: ServerTeacher, tokens_in: float, tokens_out: float) -> float | None:
+def compute_cost(settings: ServerSettings, tokens_in: float, tokens_out: float) -> float | None:
     """Price of so many tokens, in the currency of the recipe's prices; None without prices."""
-    if teacher.price_per_million_input is None or teacher.price_per_million_output is None:
+    if settings.price_per_million_input is None or settings.price_per_million_output is None:
         return None
-    return (tokens_in * teacher.price_per_million_input + tokens_out * teacher.price_per_million_output) / 1e6
+    return (tokens_in * settings.price_per_million_input + tokens_out * settings.price_per_million_output) / 1e6

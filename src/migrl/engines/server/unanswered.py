@@ -9,9 +9,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from migrl.engines.server.retries import Unanswered
 from migrl.errors import UserError
-from migrl.recipe import ServerTeacher
-from migrl.synthesis.teachers.retries import Unanswered
+from migrl.recipe import ServerSettings
 
 FEWEST_IN_A_ROW = 8
 FEWEST_BEFORE_A_REPLY = 64
@@ -25,7 +25,7 @@ class FailedRequests:
     reply.
     """
 
-    def __init__(self, settings: ServerTeacher, section: str, total: int) -> None:
+    def __init__(self, settings: ServerSettings, section: str, total: int) -> None:
         self.settings, self.section, self.total = settings, section, total
         self.in_a_row, self.works = 0, False
         self.rows: list[dict[str, Any]] = []

@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from migrl.engines.server.bar import Bar
+from migrl.engines.server.client import ChatServer
+from migrl.engines.server.retries import Request, Unanswered, ask
+from migrl.engines.server.unanswered import FailedRequests
 from migrl.running.progress_log import ProgressLog
 from migrl.running.watch.signals import stop_if_asked
-from migrl.synthesis.teachers.bar import Bar
-from migrl.synthesis.teachers.client import ChatServer
-from migrl.synthesis.teachers.retries import Request, Unanswered, ask
-from migrl.synthesis.teachers.unanswered import FailedRequests
 
 MAX_THREADS = 4  # that encode pictures: more, or more than the cores, would take Python's lock from the sending
 KEEP_SECONDS = 0.1  # replies that come together are written together
