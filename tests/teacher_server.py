@@ -1,4 +1,5 @@
-"""An OpenAI-compatible server on this machine that teaches the tiny world, and misbehaves as it is told to.
+"""An OpenAI-compatible server on this machine that teaches the tiny world or answers its questions badly, and
+misbehaves as it is told to.
 
 What it says depends on the prompt and the seed alone, some of it wrong on purpose; how it behaves on the way there (its
 `faults`) depends on the request and on how often it came before. So a client that does its work gets the same replies
@@ -108,9 +109,16 @@ class TeacherServer:
 
 
 def write_reply(body: dict[str, Any]) -> dict[str, Any]:
-    """What the teacher says: mostly sound, and by the seed a wrong box, a leak, a broken form, or a cut thought."""
+    """What a teacher says: mostly sound, and by the seed a wrong box, a leak, a broken form, or a cut thought.
+
+    Asked a benchmark's question, which tells no answer, it always says the same.
+    """
     text = body["messages"][0]["content"][-1]["text"]
-    answer = re.findall(r"^<answer>.*</answer>$", text, re.M)[-1]
+    told = re.findall(r"^<answer>.*</answer>$", text, re.M)
+    if not told:
+        answer = "(A)" if "one letter" in text else '{"image": 1, "bbox_2d": [4, 4, 40, 40]}'
+        return write_choice(text, f"<think>It is there.</think><answer>{answer}</answer>", "stop")
+    answer = told[-1]
     image = int(re.findall(r'"image": (\d+)', answer)[-1])
     words = [f"look{digit}" for digit in str(body["seed"])[-4:]]
     thought = f"Image {image} shows {' '.join(words)}."
@@ -124,11 +132,17 @@ def write_reply(body: dict[str, Any]) -> dict[str, Any]:
             answer = answer.replace("</answer>", "")
         case 3:
             answer, reason = "", "length"
-    content = f"<think>{thought}</think>{answer}"
+    return write_choice(text, f"<think>{thought}</think>{answer}", reason)
+
+
+def write_choice(text: str, content: str, reason: str) -> dict[str, Any]:
+    """A reply with its counts, and the names that the server gives itself."""
     usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(content.split())}
     return {
         "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": reason}],
         "usage": usage,
+        "model": "tiny-2026",
+        "system_fingerprint": "fp_1",
     }
 
 

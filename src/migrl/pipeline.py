@@ -57,9 +57,11 @@ def identify_teacher_prompts(recipe: Recipe) -> dict[str, Any]:
 
 
 def identify_evaluation(recipe: Recipe) -> dict[str, Any]:
-    """The training seed that rows say where there are several, and vLLM's settings where it answers."""
+    """The training seed that rows say where there are several, vLLM's settings where it answers, and served arms."""
     seed = {} if recipe.training_seed is None else {"training_seed": recipe.training_seed}
-    return seed | identify_vllm(recipe, recipe.evaluate.engine)
+    servers = {arm: recipe.find_arm(arm).server for arm in recipe.evaluate.arms}
+    served = {arm: server.model_dump(mode="json") for arm, server in servers.items() if server}
+    return seed | identify_vllm(recipe, recipe.evaluate.engine) | ({"served": served} if served else {})
 
 
 def identify_sampler(recipe: Recipe) -> dict[str, Any]:

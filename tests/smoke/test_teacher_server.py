@@ -1,4 +1,4 @@
-"""`migrl synthesize` against a server on this machine: sound, misbehaving, refusing; killed and resumed."""
+"""A server on this machine as a teacher and as an arm: sound, misbehaving, refusing; killed and resumed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from smoke_run import ROOT, call_migrl
+from smoke_run import ROOT, FinishedRun, call_migrl, start
 from teacher_server import PASSING, TeacherServer, serve
 
 from migrl.cli import main
@@ -201,3 +201,45 @@ def test_a_teacher_with_weights_here_is_fetched_and_asked(tmp_path: Path) -> Non
     assert 30 <= ledger["completion_tokens"] <= 240 and ledger["unreported"] == 0
     rows = [json.loads(line) for line in (tmp_path / "test/synthesize/candidates.jsonl").read_text().splitlines()]
     assert sum(c["truncated"] for row in rows for c in row["candidates"]) == facts["truncated"] > 0
+
+
+def test_a_served_arm_stands_in_the_report_and_is_asked_nothing_twice(
+    finished: FinishedRun, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs, results, key = tmp_path / "runs", tmp_path / "results", write_key(tmp_path)
+    shutil.copytree(finished.runs, runs, symlinks=True)
+
+    def list_words(command: str, url: str) -> list[str]:
+        server = {"engine": "server", "model": "gpt", "base_url": url, "key_file": str(key), "backoff_seconds": 0.02}
+        server |= {"concurrency": 4, "unanswered": 0.1, "extensions": []}
+        server |= {"price_per_million_input": 2.0, "price_per_million_output": 8.0}
+        arms = [f"arms={json.dumps({'gpt': server})}", "evaluate.arms=[base, gpt]"]
+        return [command, "--recipe", "test", "--runs", str(runs), *arms]
+
+    with serve(TeacherServer(delay=0.2)) as first:
+        process = start(*list_words("reproduce", first.url), "--results", results)
+        assert process.wait_until(lambda: len(first.answered) >= 20)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (log,) = (runs / "test/replies").iterdir()
+    kept = log.read_bytes().count(b"\n")
+    assert not call_here([*list_words("evaluate", "http://localhost:1/v1"), "--dry-run"])
+    assert "arm gpt, gpt at http://localhost:1/v1: nothing was sent" in (shown := capfd.readouterr().out)
+    assert re.search(rf"{kept} more are answered already", shown) and re.search(r"bill +[\d.]+", shown)
+    with serve(TeacherServer(always="400", always_for="seen from behind")) as second:
+        result = call_migrl(*list_words("reproduce", second.url), "--results", results)
+        assert result.returncode == 0, result.stderr
+        facts = json.loads((runs / "test/evaluate/manifest.json").read_text())["facts"]
+        assert 12 <= kept <= 24 and len(second.bodies) == facts["samples"] - kept
+        assert not call_here([*list_words("evaluate", second.url), "--force"])
+        assert len(second.bodies) == facts["samples"] - kept
+    unanswered, ledger = second.met["400"], facts["servers"]["gpt"]
+    assert unanswered > 0 and ledger["unanswered"] == facts["ledger"]["gpt"]["unanswered"] == unanswered
+    assert ledger["requests"] == facts["samples"] - unanswered and ledger["cost"] > 0
+    entries = {entry["arm"]: entry for entry in json.loads((results / "test/evaluations.json").read_text())}
+    assert entries["gpt"]["device"] == ", ".join(sorted([first.url, second.url])) and entries["gpt"]["weights"] is None
+    assert entries["gpt"]["server"]["models"] == ["tiny-2026"] and entries["base"]["device"] == "cpu"
+    report = (results / "test/report.md").read_text()
+    assert re.search(rf"mini_\w+ \| gpt \|.* {unanswered} unanswered", report) and "served at http://" in report
+    assert call_migrl("verify", results / "test").returncode == 0
+    assert not find_key(runs) and not find_key(results) and str(key) not in (results / "test/manifest.json").read_text()

@@ -60,7 +60,7 @@ def test_the_stages_of_every_arm_are_called_as_in_the_runs_that_exist() -> None:
         "grpo_no_selection": ("merge",),
         "evaluate": ("merge", "grpo", "merge_direct", "grpo_no_cold_start", "grpo_no_selection"),
     }
-    assert [name for name in ARMS if not is_trained(name)] == ["base"]
+    assert [name for name in ARMS if not is_trained(name, ())] == ["base"]
     assert [stage.name for arm in ARMS.values() for stage in arm.stages if not stage.reasoning] == ["sft_direct"]
 
 
@@ -154,12 +154,21 @@ def test_the_recipe_of_an_arm_is_whole_and_can_be_read_by_a_process_of_its_own()
         ("like: sft, pool: whole", "pool: only RL has it, and this is an arm like sft; leave it out"),
         ("", "it is the arm rl itself; name a key that it changes, such as"),
         ("like: rl_no_selection, pool: whole", "it is the arm rl_no_selection itself"),
+        ("engine: vllm", "engine=vllm: an arm's own engine can only be server; the arms with weights have"),
+        ("engine: server, base_url: 'http://h/v1'", "key 'model' is missing, and engine=server needs it; add model: "),
+        ("engine: server, model: m", "key 'base_url' is missing, and engine=server needs it; add base_url: http://HOST"),
+        ("engine: server, model: m, base_url: h:80", "base_url: write it as http://HOST:PORT/v1, without a query"),
+        ("engine: server, model: m, base_url: 'http://me:hidden@h/v1'", "put the key into a file and name it in key_"),
+        ("engine: server, model: m, base_url: 'http://h', key: k", "key 'key' is unknown; did you mean 'key_file'?"),
+        ("engine: server, model: m, base_url: 'http://h', retries: -1", "key 'retries': Input should be greater than"),
+        ("engine: server, grpo.beta: 0", "key 'grpo.beta' says how an arm is trained, and engine=server that a server"),
+        ("engine: server, like: rl", "key 'like' says how an arm is trained, and engine=server that a server answers"),
     ],
 )  # fmt: skip
 def test_an_arm_that_cannot_be_is_refused_with_its_name_and_the_remedy(changes: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_own(changes)
-    assert "arms.own: " in str(caught.value) and message in str(caught.value)
+    assert "arms.own: " in str(caught.value) and message in str(caught.value) and "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +180,21 @@ def test_an_arm_that_cannot_be_is_refused_with_its_name_and_the_remedy(changes: 
         ("arms={own: 3}", "key 'arms.own': Input should be a valid dictionary; got 3"),
         ("evaluate.arms=[base, rl_kl]", "'rl_kl' is no arm; did you mean 'rl'? There are base, sft, sft_direct, rl, "),
         ("evaluate.arms=[own]", "of this recipe's own (key arms): none"),
+        ("select.engine=server", "key 'select.engine': Input should be 'transformers' or 'vllm'; got 'server'"),
+        ("evaluate.engine=server", "key 'evaluate.engine': Input should be 'transformers' or 'vllm'; got 'server'"),
     ],
 )  # fmt: skip
 def test_names_that_are_no_arms_are_refused(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(override)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["like", "start"])
+def test_no_training_goes_on_from_an_arm_that_someone_serves(key: str) -> None:
+    gpt = "gpt: {engine: server, model: m, base_url: 'http://h/v1'}"
+    with pytest.raises(UserError, match=f"arms.own: {key}: 'gpt' is none of .*sft, sft_direct"):
+        load(f"arms={{{gpt}, own: {{{key}: gpt, grpo.beta: 0}}}}")
 
 
 def test_an_unknown_arm_is_told_the_nearest_of_the_recipes_own() -> None:
@@ -190,6 +208,7 @@ def test_the_weights_of_an_arm_have_to_be_those_of_its_own_stage(changes: str, a
     made = {"merge": {"weights": "a" * 64}, "grpo_own": {"weights": "b" * 64}, "grpo": {"weights": "c" * 64}}
     for weights, stages in (("b" * 64, made), ("c" * 64, made), ("b" * 64, {**made, "grpo_own": {}})):
         entry = {"arm": "own", "seed": None, "weights": join_weights("a" * 64, weights) if adapted else weights}
+        entry["engine"] = "transformers"
         faults = list(compare_weights([entry], {"stages": stages}, recipe))
         right = stages is made and weights == "b" * 64
         assert right == (faults == []) and all("stage grpo_own of the manifest made" in fault for fault in faults)
@@ -198,6 +217,18 @@ def test_the_weights_of_an_arm_have_to_be_those_of_its_own_stage(changes: str, a
 def test_what_an_arm_is_reads_as_its_recipe_says_it() -> None:
     assert describe_changes({"grpo.beta": 0}) == "like rl, grpo.beta=0"
     assert describe_changes({"like": "sft", "sft.lora.rank": 8}) == "like sft, sft.lora.rank=8"
+    gpt = {"engine": "server", "model": "m", "base_url": "http://h/v1", "key_file": "k"}
+    assert describe_changes(gpt) == "m, served at http://h/v1"
+
+
+def test_where_a_served_arm_is_decides_no_key_and_what_it_is_only_evaluations() -> None:
+    def list_own(server: str) -> dict[str, Any]:
+        return list_sections(load(f"arms={{gpt: {{engine: server, {server}}}}}", "evaluate.arms=[base, gpt]"))
+
+    here = list_own("model: m, base_url: 'http://h/v1'")
+    assert here == list_own("model: m, base_url: 'http://other/v1', key_file: k, unanswered: 0, concurrency: 2")
+    other = list_own("model: n, base_url: 'http://h/v1'")
+    assert [name for name in here if here[name] != other[name]] == ["evaluate"]
 
 
 def test_a_plan_counts_what_an_arm_has_for_itself(tmp_path: Path) -> None:

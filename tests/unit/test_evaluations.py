@@ -14,12 +14,12 @@ from migrl.evidence.evaluations import (
     OWN_KEYS,
     Evaluation,
     check_evaluations,
-    check_rows_fit,
     describe_evaluation,
     note_device,
     read_devices,
     read_evaluations,
 )
+from migrl.evidence.rows_fit import check_rows_fit
 from migrl.files import write_json
 from migrl.scoring.rows import EvaluationRow
 

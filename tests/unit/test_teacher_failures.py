@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from teacher_calls import ask_items, make_teacher, read_log
 from teacher_server import TeacherServer, serve
 
-from migrl.engines.server.client import ChatServer, parse_retry_after, read_key
+from migrl.engines.server.client import ChatServer, parse_retry_after
 from migrl.engines.server.reply import MAX_REPLY_BYTES, AttemptFailed, Spent, parse_reply
 from migrl.engines.server.retries import Request, Unanswered, ask
 from migrl.errors import UserError
 from migrl.recipe import ServerTeacher
+from migrl.running.api_key import read_key
 from migrl.running.progress_log import ProgressLog
 from migrl.running.watch.signals import Stopped
 

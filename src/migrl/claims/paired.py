@@ -101,6 +101,8 @@ def find_gap(scope: Scope, rows: ComparableRows) -> str:
     """What keeps a scope from being judged, or an empty text."""
     arms = (scope.minuend, scope.subtrahend)
     for arm in arms:
+        if arm in rows.served:
+            return f"arm {arm} is answered by a server, by another engine than ours: no verdict follows"
         tasks = set()
         for benchmark in scope.benchmarks:
             samples = [row.sample for row in rows.groups.get((arm, benchmark), ())]

@@ -135,7 +135,12 @@ def run_alone(name: str, settings: Recipe, runs: Path, force: bool) -> None:
         if stage.name == name:
             if settings.seeds:
                 console.print(f"{stage.label}:")
-            print_scores(runs / settings.name / stage.place, console)
+            print_scores(runs / settings.name / stage.place, settings.served, console)
+
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only count requests and tokens, and what they would cost; send nothing.")
+]
 
 
 @app.command()
@@ -143,9 +148,7 @@ def synthesize(
     recipe: RecipeName = "tiny",
     runs: Runs = Path("runs"),
     force: Force = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count requests and tokens, and what they would cost; send nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     overrides: Overrides = None,
 ) -> None:
     """Run stage synthesize alone, or estimate what its teacher would cost."""
@@ -153,12 +156,32 @@ def synthesize(
     if not dry_run:
         run_alone("synthesize", settings, runs, force)
         return
-    from migrl.synthesis.teachers.estimate import estimate_requests
+    from migrl.synthesis.teachers.estimate import estimate_teacher
 
-    print_estimate(estimate_requests(settings, runs / settings.name), console)
+    print_estimate(estimate_teacher(settings, runs / settings.name), console)
 
 
-for _stage in STAGES[2:]:  # the first two have commands with options of their own
+@app.command()
+def evaluate(
+    recipe: RecipeName = "tiny",
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    dry_run: DryRun = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run stage evaluate alone, or estimate what the arms that someone serves would cost."""
+    settings = find_recipe(recipe, overrides)
+    if not dry_run:
+        run_alone("evaluate", settings, runs, force)
+        return
+    from migrl.stages.evaluate import estimate_servers
+
+    for estimate in estimate_servers(settings, runs / settings.name):
+        print_estimate(estimate, console)
+
+
+for _stage in (stage for stage in STAGES if stage.name not in ("fetch", "synthesize", "evaluate")):
+    # Those have commands with options of their own.
     app.command(_stage.name)(make_stage_command(_stage.name))
 app.info.cls = Commands
 

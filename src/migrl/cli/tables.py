@@ -1,6 +1,6 @@
 """What the command prints: verdicts, scores, rescoring reports, and what was fetched, as tables for terminals."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from migrl.files import read_json
 
 if TYPE_CHECKING:
     from migrl.data.hub_source import Inspection
-    from migrl.synthesis.teachers.estimate import Estimate
+    from migrl.engines.server.estimate import Estimate
 
 
 def print_claims(folder: Path, console: Console) -> None:
@@ -57,14 +57,17 @@ def print_measurements(folder: Path, console: Console) -> None:
     console.print(table)
 
 
-def print_scores(folder: Path, console: Console) -> None:
-    """Print the accuracies of an evaluate stage's folder: a look before the report, or without training at all."""
+def print_scores(folder: Path, served: Collection[str], console: Console) -> None:
+    """Print the accuracies of an evaluate stage's folder: a look before the report, or without training at all.
+
+    `served` are the arms that a server answers for.
+    """
     from migrl.scoring.comparable import index_rows
     from migrl.scoring.rows import load_rows
     from migrl.scoring.scores import compute_scores
 
     table = Table("arm", "benchmark", "macro", "95 % interval", "micro", "official rule", "readable")
-    rows = index_rows(load_rows(folder / "samples.jsonl"))
+    rows = index_rows(load_rows(folder / "samples.jsonl"), served)
     for arm, benchmarks in compute_scores(rows).items():
         for benchmark, cell in benchmarks.items():
             official = f"{cell['compat']['macro']:.1f}" if "compat" in cell else "-"
@@ -89,20 +92,20 @@ def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> 
 
 
 def print_estimate(estimate: "Estimate", console: Console) -> None:
-    """Print what a teacher would be asked, and a server's bill."""
-    found, teacher = estimate, estimate.teacher
+    """Print what a model would be asked, and a server's bill."""
+    found = estimate
     table = Table(Column(""), Column("estimate", justify="right"), Column("how"), box=SIMPLE)
     table.add_row("samples", f"{found.samples:,}", f"{found.pictures:,} pictures")
     table.add_row("requests", f"{found.requests - found.answered:,}", f"{found.answered:,} more are answered already")
     table.add_row("input tokens", f"{found.text_tokens + found.picture_tokens:,}", "the whole prompt each time")
     table.add_row("  of pictures", f"{found.picture_tokens:,}", "as the fetched model counts them")
     table.add_row("output tokens", f"{found.output_tokens:,}", found.output_rule)
-    table.add_row("  at most", f"{found.output_limit:,}", f"max_new_tokens={teacher.max_new_tokens} each")
+    table.add_row("  at most", f"{found.output_limit:,}", f"max_new_tokens={found.max_new_tokens} each")
     for label, tokens in (("bill", found.output_tokens), ("  at most", found.output_limit)):
         bill = found.compute_bill(tokens)
         how = "in the currency of price_per_million_..., repeated attempts apart" if label == "bill" else ""
         table.add_row(label, "-" if bill is None else f"{bill:,.2f}", how if bill is not None else "no prices stated")
-    console.print(f"{teacher.engine} teacher {teacher.model}: nothing was sent", markup=False)
+    console.print(f"{found.title}: nothing was sent", markup=False)
     console.print(table)
 
 

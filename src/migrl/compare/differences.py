@@ -126,7 +126,7 @@ def _compare_evaluations(a: Side, b: Side) -> Iterable[Difference]:
             yield Difference("evaluations", f"{known} has an {EVALUATIONS} beside its rows, {other} has none, {what}")
         return
     for key in EVALUATION_KEYS:
-        first, second = a.evaluation[key], b.evaluation[key]
+        first, second = a.evaluation.get(key), b.evaluation.get(key)
         if first != second:
             yield Difference(key, f"{quote(first)} in A, {quote(second)} in B")
 

@@ -19,12 +19,13 @@ from migrl.claims.references import check_deltas, load_references
 from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
 from migrl.evidence.diff import REMEDY, collect, compare, compare_text, read_object
-from migrl.evidence.evaluations import EVALUATIONS, Evaluation, check_rows_fit, read_evaluations
+from migrl.evidence.evaluations import EVALUATIONS, SERVER, Evaluation, read_evaluations
 from migrl.evidence.measurements import CARDS, MEASUREMENTS, PAGE, render_measurements
 from migrl.evidence.not_run import render_not_run
+from migrl.evidence.rows_fit import check_rows_fit
 from migrl.evidence.seal import TREE, list_files
 from migrl.files import explain_fault
-from migrl.recipe import Recipe, is_trained, load_recipe
+from migrl.recipe import Recipe, load_recipe
 from migrl.report.markdown import write_markdown
 from migrl.report.scores import list_score_lines
 from migrl.report.text import order_arms
@@ -89,7 +90,7 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
             rescored.append(rescore_row(row))
             differences += compare_scoring(row, rescored[-1])
             progress.advance(bar)
-        indexed = collect(differences, partial(index_rows, rescored))
+        indexed = collect(differences, partial(index_rows, rescored, recipe.served))
         for name, make in follow.items():
             made[name] = None if indexed is None else collect(differences, partial(make, indexed))
             if made[name] is not None:
@@ -124,7 +125,7 @@ def compare_coverage(rows: Sequence[EvaluationRow], manifest: Mapping[str, Any],
     Rows of an arm or seed that the recipe has not are named too. With the number the benchmarks are all there.
     """
     seeds: Sequence[int | None] = [recipe.grpo.seed, *recipe.seeds] if recipe.seeds else [None]
-    due = {(arm, seed) for arm in recipe.evaluate.arms for seed in (seeds if is_trained(arm) else [None])}
+    due = {(arm, seed) for arm in recipe.evaluate.arms for seed in (seeds if recipe.is_trained(arm) else [None])}
     counts = Counter((row.arm, row.seed) for row in rows)
     for arm, seed in sorted(due | counts.keys(), key=str):
         where = f"{SAMPLES}, {name_arm(arm, seed)}"
@@ -150,14 +151,18 @@ def compare_weights(evaluations: Sequence[Evaluation], manifest: Mapping[str, An
     for entry in evaluations:
         if entry["arm"] not in recipe.evaluate.arms:
             continue  # its rows are named
-        arm = recipe.find_arm(entry["arm"])
+        arm, who = recipe.find_arm(entry["arm"]), name_arm(entry["arm"], entry["seed"])
+        if (entry["engine"] == SERVER) != (arm.server is not None):
+            yield f"{EVALUATIONS}, {who}: engine: {entry['engine']} stored, the manifest's settings say otherwise"
+        if arm.server is not None:
+            continue  # nobody here has its weights
         adapted = arm.pool is not None and recipe.with_arm(arm.name).grpo.lora is not None
         places = ("fetch", *arm.weights)[-2 if adapted else -1 :][::-1]
         stages = [find_stage(manifest, name, None if name == "fetch" else entry["seed"], recipe) for name in places]
         made, *under = hashes = [stage.get("weights") for _, stage in stages]
         known = None if None in hashes else join_weights(under[0], made) if under else made
         if entry["weights"] != known:
-            where = f"{EVALUATIONS}, {name_arm(entry['arm'], entry['seed'])}: weights"
+            where = f"{EVALUATIONS}, {who}: weights"
             yield f"{where}: {entry['weights']} stored, stage {stages[0][0]} of the manifest made {known}"
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from migrl.grounding.boxes import Box
 
-Status = Literal["ok", "repaired", "several", "none", "malformed", "out_of_range", "truncated"]
+Status = Literal["ok", "repaired", "several", "none", "malformed", "out_of_range", "truncated", "unanswered"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 READABLE: tuple[Status, ...] = ("ok", "repaired", "several")
 """The statuses under which an answer is scored; the others count as a miss."""

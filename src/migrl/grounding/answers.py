@@ -10,6 +10,7 @@ number of its image (box_answers.py), or a letter (letter_answers.py). What was 
     none          no answer block; `truncated` if the text was cut
     malformed     a block without an answer, or with a box that is none (corners swapped, no area)
     out_of_range  an image, a box or a letter beyond what the sample has
+    unanswered    no completion: the server that was asked left the request without a usable reply
 """
 
 import re

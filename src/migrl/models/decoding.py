@@ -130,8 +130,12 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Completion:
-    """Raw text, its length in tokens, and whether it stopped at the limit."""
+    """Raw text, its length in tokens, and whether it stopped at the limit.
+
+    `unanswered`: there is none, for the server that was asked left the request without a usable reply.
+    """
 
     text: str
     tokens: int
     truncated: bool
+    unanswered: bool = False

@@ -181,6 +181,8 @@ def add_up(stages: list[StagePlan], price: float | None) -> Totals:
 def list_notes(workload: Workload, machine: Machine) -> list[str]:
     """What the reader should know about the figures."""
     notes, model = [], workload.recipe.model
+    if served := [arm for arm in workload.recipe.evaluate.arms if arm in workload.recipe.served]:
+        notes.append(f"{', '.join(served)}: a server's time and money; `migrl evaluate --dry-run` prints the bill")
     if machine.gpus > workload.gpus:
         notes.append(f"{machine.gpus - workload.gpus} of {machine.gpus} GPUs stay idle")
     if machine.kind is not None and model.attention != "flash_attention_2":

@@ -173,10 +173,13 @@ def reinforce(workload: Workload) -> Work:
 
 
 def evaluate(workload: Workload) -> Work:
-    """Every arm on every benchmark."""
+    """Every arm whose weights run here on every benchmark; `migrl evaluate --dry-run` tells what served arms cost."""
     settings, mean = workload.recipe.evaluate, count_new_tokens(workload)[0]
     tokens = min(mean, settings.max_new_tokens), settings.max_new_tokens
-    patches, arms = workload.count_patches(settings.batch_pixels), len(settings.arms)
+    arms = len(workload.recipe.local_arms)
+    if not arms:
+        return Work(untimed="a server's; migrl evaluate --dry-run prints its bill")
+    patches = workload.count_patches(settings.batch_pixels)
     measured = {split: workload.measure(split, settings.max_pixels) for split in workload.benchmarks}
     made = (Generation(split, each, arms, tokens, 1, settings.batch, patches) for split, each in measured.items())
     return Work(tuple(made))

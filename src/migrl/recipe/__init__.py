@@ -6,8 +6,7 @@ error that names the nearest legal one. Arithmetic that would only fail hours la
 groups, checkpoints) is checked here, before anything is loaded.
 """
 
-from migrl.recipe.arms import is_trained
-from migrl.recipe.engines import EngineName, ServerSettings, VllmSettings
+from migrl.recipe.engines import EngineName, ServedArm, ServerSettings, VllmSettings
 from migrl.recipe.keys import list_keys
 from migrl.recipe.load import load_recipe
 from migrl.recipe.recipe import SEEDED_SECTIONS, Recipe
@@ -79,6 +78,7 @@ __all__ = [
     "SamplingSettings",
     "ScriptedTeacher",
     "SelectSettings",
+    "ServedArm",
     "ServerSettings",
     "ServerTeacher",
     "SftSettings",
@@ -92,7 +92,6 @@ __all__ = [
     "WatchSettings",
     "WorldSource",
     "dump_whole",
-    "is_trained",
     "list_keys",
     "load_recipe",
 ]

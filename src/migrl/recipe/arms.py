@@ -6,17 +6,24 @@ ARMS is the one table. A recipe adds arms of its own, each like one of these wit
       rl_kl0: {grpo.beta: 0}                    # like rl, unless it says otherwise
       sft_r8: {like: sft, sft.lora.rank: 8}
       rl_plain: {start: base, pool: whole}      # RL from another start, on another pool
+      gpt: {engine: server, model: some-model, base_url: "http://host/v1"}      # one that someone serves
     evaluate:
-      arms: [base, sft, rl, rl_kl0]
+      arms: [base, sft, rl, rl_kl0, gpt]
 
-Such an arm shares with the arm it is like every stage that none of its keys decides. The others, and all that read one
-of these, it has for itself, under its own name, such as `grpo_rl_kl0`. Data and reasoning are the same for all arms.
+A served arm (`ServedArm`) has no stages. Any other shares with the arm it is like every stage that none of its keys
+decides. The others, and all that read one of these, it has for itself, under its own name, such as `grpo_rl_kl0`. Data
+and reasoning are the same for all arms.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from migrl.recipe.engines import ServedArm
+from migrl.recipe.keys import explain_faults
 
 StageKind = Literal["sft", "merge", "select", "grpo"]
 SECTIONS: dict[StageKind, tuple[str, ...]] = {
@@ -30,9 +37,11 @@ CHANGEABLE = ("sft", "sampling", "select", "grpo")
 """The sections whose keys an arm may change: how it is trained. Model, data, evaluation and machine are for all."""
 SEEDS = tuple(f"{section}.seed" for section in CHANGEABLE)
 CHOICES = ("like", "start", "pool")
+ENGINE = "engine"
+"""The key that says of an arm that someone serves it."""
 
 Changes = Mapping[str, Any]
-"""What a recipe says of an arm of its own: CHOICES, and dotted keys with other values."""
+"""What a recipe says of an arm of its own: CHOICES, and dotted keys with other values; or the server's settings."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Arm:
         reasoning: whether that cold start learns to reason, or answers alone.
         label: what follows the kind in the names of its stages, and of a selection for RL that starts from it.
         overrides: dotted keys of the recipe with the values that they have for this arm.
+        server: who answers for it, where someone serves it; then all the above says nothing.
     """
 
     name: str
@@ -70,10 +80,11 @@ class Arm:
     reasoning: bool = True
     label: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    server: ServedArm | None = None
 
     @property
     def stages(self) -> tuple[ArmStage, ...]:
-        """What makes it, in order, its start's stages first; none for the base."""
+        """What makes it, in order, its start's stages first; none for the base and for one that is served."""
         if self.start is None:
             return ()
         if self.pool is None:
@@ -126,6 +137,8 @@ ARMS = {
 def make_arm(name: str, changes: Changes) -> Arm:
     """An arm of a recipe's own: like one of ARMS (rl unless told), from another start or pool, with other values.
 
+    Or one that someone serves.
+
     Whether the recipe has the keys that it changes, and takes their values, is not looked at here.
 
     Raises:
@@ -133,6 +146,8 @@ def make_arm(name: str, changes: Changes) -> Arm:
     """
     if name in ARMS or name in {arm.label for arm in ARMS.values()}:
         raise ValueError("the name is that of an arm, or of its stages, that every recipe has; take another one")
+    if ENGINE in changes:
+        return Arm(name, name, server=read_server(changes))
     legal = {
         "like": [arm.name for arm in ARMS.values() if arm.start],
         "start": [arm.name for arm in ARMS.values() if arm.pool is None],
@@ -150,6 +165,32 @@ def make_arm(name: str, changes: Changes) -> Arm:
     if replace(arm, name=like.name, title=like.title, label=like.label) == like:
         raise ValueError(f"it is the arm {like.name} itself; name a key that it changes, such as grpo.beta: 0")
     return arm
+
+
+def read_server(changes: Changes) -> ServedArm:
+    """Who answers for an arm that someone serves.
+
+    Raises:
+        ValueError: a key that is missing, unknown, or of an arm that is trained.
+    """
+    for key in changes:
+        if key in CHOICES or key.partition(".")[0] in CHANGEABLE:
+            raise ValueError(
+                f"key {key!r} says how an arm is trained, and engine={changes[ENGINE]} that a server answers for this "
+                "one; leave one of them out"
+            )
+    if changes[ENGINE] != "server":
+        raise ValueError(
+            f"engine={changes[ENGINE]}: an arm's own engine can only be server; the arms with weights have "
+            "evaluate.engine in common"
+        )
+    for key, example in (("model", "what the server calls it"), ("base_url", "http://HOST:PORT/v1")):
+        if key not in changes:
+            raise ValueError(f"key {key!r} is missing, and engine=server needs it; add {key}: {example}")
+    try:
+        return ServedArm.model_validate(changes)
+    except ValidationError as error:
+        raise ValueError(explain_faults(ServedArm, error, changes)) from error
 
 
 def find_arm(name: str, own: Mapping[str, Changes]) -> Arm:
@@ -174,13 +215,20 @@ def find_stage(name: str, arms: Iterable[Arm]) -> ArmStage:
     return next(stage for arm in arms for stage in arm.stages if stage.name == name)
 
 
-def is_trained(arm: str) -> bool:
-    """Whether an arm's answers depend on a training seed; a recipe's own arms are all trained."""
-    return arm not in ARMS or ARMS[arm].start is not None
+def list_served(own: Mapping[str, Changes]) -> tuple[str, ...]:
+    """Those of a recipe's own arms that a server answers for."""
+    return tuple(name for name, changes in own.items() if ENGINE in changes)
+
+
+def is_trained(arm: str, served: Collection[str]) -> bool:
+    """Whether an arm's answers depend on a training seed; a recipe's own arms are all trained but for `served`."""
+    return arm not in served and (arm not in ARMS or ARMS[arm].start is not None)
 
 
 def describe_changes(changes: Changes) -> str:
-    """What an arm of a recipe's own is, such as `like rl, grpo.beta=0`."""
+    """What an arm of a recipe's own is, such as `like rl, grpo.beta=0`, or `some-model, served at http://host/v1`."""
+    if ENGINE in changes:
+        return f"{changes['model']}, served at {changes['base_url']}"
     rest = {key: value for key, value in changes.items() if key != "like"}
     return ", ".join([f"like {changes.get('like', 'rl')}", *(f"{key}={value}" for key, value in rest.items())])
 

@@ -1,7 +1,7 @@
 """Which engine answers, how vLLM is started where it does, and how a server is asked."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -42,7 +42,7 @@ class ServerSettings(Section):
     the checkpoint's.
     """
 
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     extensions: tuple[Literal["top_k", "repetition_penalty"], ...] = ("top_k", "repetition_penalty")
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(default="max_tokens", exclude=True)
     base_url: str = Field(default="http://localhost:8000/v1", exclude=True)
@@ -56,6 +56,11 @@ class ServerSettings(Section):
     unanswered: Rate = Field(default=0.02, exclude=True)
     price_per_million_input: Price | None = Field(default=None, exclude=True)
     price_per_million_output: Price | None = Field(default=None, exclude=True)
+
+    @property
+    def sent(self) -> tuple[str, ...]:
+        """The values of a decoding that the server is told beside the token limit."""
+        return ("temperature", "top_p", *self.extensions, "seed")
 
     @model_validator(mode="after")
     def check_url(self) -> Self:
@@ -76,3 +81,23 @@ class ServerSettings(Section):
         if (self.price_per_million_input is None) != (self.price_per_million_output is None):
             raise ValueError("price_per_million_input and price_per_million_output: state both or neither")
         return self
+
+
+class ServedArm(ServerSettings):
+    """An arm that someone serves: no weights, no training. It is asked what the other arms are, decoded as they are.
+
+    `omits` are values that the server refuses to be told, such as the temperature of many a model that reasons; it then
+    takes its own, and evaluations.json says so.
+    """
+
+    engine: Literal["server"]
+    base_url: str = Field(exclude=True)
+    omits: tuple[Literal["temperature", "top_p", "seed"], ...] = ()
+
+    @property
+    def sent(self) -> tuple[str, ...]:
+        return tuple(name for name in super().sent if name not in self.omits)
+
+    def describe(self) -> dict[str, Any]:
+        """What evidence holds of it: what decides an answer, and the address; not how it is reached from here."""
+        return {**self.model_dump(mode="json"), "base_url": self.base_url}

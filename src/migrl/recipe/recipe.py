@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from migrl.grounding.boxes import PIXEL_FACTOR
-from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained
+from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm, find_stage, is_trained, list_served
 from migrl.recipe.engines import VllmSettings
 from migrl.recipe.keys import explain_faults, explain_unknown, list_keys, set_key
 from migrl.recipe.section import Section, Seed, check_divides, dump_whole
@@ -72,7 +72,7 @@ class Recipe(Section):
             raise ValueError(f"{several}: {self.grpo.seed} is the main chain's (grpo.seed); name others only")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"{several}: every seed at most once")
-        if not self.trains or not any(is_trained(arm) for arm in self.evaluate.arms):
+        if not self.trains or not any(map(self.is_trained, self.evaluate.arms)):
             why = "evaluate.arms names none" if self.trains else "source.training is null"
             raise ValueError(f"{several}: nothing trained is evaluated ({why}); leave seeds out, or name a trained arm")
         if self.claims == "none":
@@ -167,6 +167,26 @@ class Recipe(Section):
         """
         return find_arm(name, self.arms)
 
+    @field_serializer("arms")
+    def dump_arms(self, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Of a served arm what evidence holds of it."""
+        servers = {name: self.find_arm(name).server for name in arms}
+        return {name: server.describe() if (server := servers[name]) else changes for name, changes in arms.items()}
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The arms of this recipe's own that a server answers for."""
+        return list_served(self.arms)
+
+    @property
+    def local_arms(self) -> tuple[str, ...]:
+        """The arms under evaluation whose weights run here."""
+        return tuple(arm for arm in self.evaluate.arms if arm not in self.served)
+
+    def is_trained(self, arm: str) -> bool:
+        """Whether an arm's answers depend on a training seed."""
+        return is_trained(arm, self.served)
+
     def find_stage(self, name: str) -> ArmStage:
         """The stage of this name that makes an arm."""
         return find_stage(name, [*ARMS.values(), *map(self.find_arm, self.arms)])
@@ -202,7 +222,7 @@ class Recipe(Section):
     def with_training_seed(self, seed: int) -> Self:
         """The recipe of one of its further seeds: trained with that seed, and only what is trained is evaluated."""
         sections = {name: getattr(self, name).model_copy(update={"seed": seed}) for name in TRAINED_SECTIONS}
-        arms = tuple(arm for arm in self.evaluate.arms if is_trained(arm))
+        arms = tuple(filter(self.is_trained, self.evaluate.arms))
         evaluate = self.evaluate.model_copy(update={"arms": arms})
         others = tuple(self.grpo.seed if other == seed else other for other in self.seeds)
         return self.model_copy(update={**sections, "evaluate": evaluate, "seeds": others})

@@ -70,9 +70,11 @@ def write_report(
     order = order_benchmarks(claims, (row.sample.benchmark for row in rows))
     rows = sorted(rows, key=lambda row: order.index(row.sample.benchmark))
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
-    explorer = build_explorer(rows, arms, images_root)
-    pairs = list_pairs(claims, arms, explorer.before, explorer.after)
-    heat = build_heat(group_rows(rows, arms), scores, arms, pairs)
+    found = {row.score.status for row in rows}
+    served = {one["arm"] for one in evaluations if "server" in one}
+    explorer = build_explorer(rows, arms, images_root, served)
+    pairs = list_pairs(claims, [arm for arm in arms if arm not in served], explorer.before, explorer.after)
+    heat = build_heat(group_rows(rows, arms, served), scores, arms, pairs)
     curves = draw_curves(logs.training)
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
     histograms += [draw_pass_rates_after(logs.pass_rates_after)] if logs.pass_rates_after else []
@@ -102,12 +104,13 @@ def write_report(
             "code_facts": list_code_facts(facts),
             "levels": levels,
             "evaluations": evaluations,
+            "settings": dict.fromkeys(key for one in evaluations for key in one if key not in ("arm", "seed")),
             "find_evaluation": _index_evaluations(evaluations),
             "arms": arms,
             "lines": lines,
             "benchmarks": benchmarks,
             "shown_benchmarks": order,
-            "statuses": STATUSES,
+            "statuses": [name for name in STATUSES if name != "unanswered" or name in found],
             "readable": READABLE,
             "forest": lay_out_forest(claims),
             "heat": heat,

@@ -7,7 +7,7 @@ one sample of each kind of unreadable answer that is not shown yet.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -64,18 +64,21 @@ class Explorer:
         return sum(sum(cell.values()) for cell in self.counts.values())
 
 
-def build_explorer(rows: Iterable[EvaluationRow], arms: Sequence[str], images_root: Path) -> Explorer:
+def build_explorer(
+    rows: Iterable[EvaluationRow], arms: Sequence[str], images_root: Path, served: Collection[str] = ()
+) -> Explorer:
     """Choose samples and embed their images.
 
     Args:
         rows: evaluation rows; (arm, seed, uid) is unique.
         arms: order in which answers stand side by side.
         images_root: the folder that the samples' image paths are relative to.
+        served: arms that a server answers for, which no outcome compares.
 
     Raises:
         UserError: an image is missing, unreadable or outside `images_root`, or a row comes twice.
     """
-    samples = group_rows(rows, arms)
+    samples = group_rows(rows, arms, served)
     pictures: dict[str, Picture] = {}
     chosen: dict[str, Entry] = {}
     exact = scaled = 0
@@ -93,7 +96,7 @@ def build_explorer(rows: Iterable[EvaluationRow], arms: Sequence[str], images_ro
     tasks = {key: place for place, key in enumerate(count_outcomes(samples))}
     shown.sort(key=lambda answers: (tasks[answers.key], _TELLING.index(answers.outcome)))
     entries = _mark_entries([chosen[answers.sample.uid] for answers in shown])
-    before, after = pick_compared(arms)
+    before, after = pick_compared([arm for arm in arms if arm not in served])
     shown_counts = {key: Counter[Outcome]() for key in count_outcomes(samples)} | count_outcomes(shown)
     return Explorer(tuple(entries), tuple(pictures.values()), before, after, count_outcomes(samples), shown_counts)
 

@@ -1,7 +1,7 @@
 """What became of each sample between two arms: fixed, broken, hit by both or missed by both."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -32,18 +32,22 @@ class Answers:
 
 
 def pick_compared(arms: Sequence[str]) -> tuple[str, str]:
-    """The two arms that outcomes compare: sft and rl where both are there, else the first and the last."""
+    """The two arms that outcomes compare: sft and rl where both are there, else the first and the last.
+
+    `arms` are those that compare: an arm that someone serves is none.
+    """
     if {"sft", "rl"} <= set(arms):
         return "sft", "rl"
     return (arms[0], arms[-1]) if arms else ("", "")
 
 
-def group_rows(rows: Iterable[EvaluationRow], arms: Sequence[str]) -> list[Answers]:
+def group_rows(rows: Iterable[EvaluationRow], arms: Sequence[str], served: Collection[str] = ()) -> list[Answers]:
     """Samples: benchmarks and tasks in the order of the rows, uids sorted within a task.
 
     Args:
         rows: evaluation rows; (arm, seed, uid) is unique.
-        arms: the order of a sample's answers; `pick_compared` says which two its outcome compares.
+        arms: the order of a sample's answers; `pick_compared` says which two of them its outcome compares.
+        served: those that a server answers for, which no outcome compares.
 
     Raises:
         UserError: a row comes twice.
@@ -57,7 +61,7 @@ def group_rows(rows: Iterable[EvaluationRow], arms: Sequence[str]) -> list[Answe
         if place in answers.setdefault(uid, {}):
             raise UserError(f"samples.jsonl: sample {uid} of arm {row.arm} comes twice; evaluate again")
         answers[uid][place] = row
-    compared = pick_compared(arms)
+    compared = pick_compared([arm for arm in arms if arm not in served])
     samples = []
     for given in answers.values():
         told = tuple(given[place] for place in sorted(given))

@@ -1,4 +1,4 @@
-"""What a stage needs of the machine, asked before it starts: a GPU, and the packages that are not in the main lock.
+"""What a stage needs of the machine, asked before it starts: a GPU, packages that are not in the main lock, keys.
 
 A whole run is asked at its first stage for what any of its stages needs, so that it does not fail after hours.
 Downloads alone may be made anywhere. A finished stage is not asked.
@@ -11,6 +11,7 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.recipe import HubSource, Recipe, RehearsalSource, VllmTeacher
 from migrl.recipe.arms import name_kind
+from migrl.running.api_key import read_key
 from migrl.running.stage import StageContext
 
 Run = Callable[[StageContext], dict[str, Any]]
@@ -25,6 +26,8 @@ def check_first(stage: str, recipe: Recipe, run: Run, *, alone: bool) -> Run:
         if needs_gpu(stage, recipe, whole=whole):
             refuse_without_gpu(stage, recipe)
         refuse_without_packages(stage, recipe, whole=whole)
+        if whole:
+            refuse_without_keys(recipe)
         return run(context)
 
     return checked
@@ -68,6 +71,18 @@ def refuse_without_packages(stage: str, recipe: Recipe, *, whole: bool) -> None:
                 f"recipe {recipe.name!r}, stage {stage}: {setting} needs the package {package}, which is not here; "
                 f"`make setup-gpu` installs {LOCKS[package]} (the container image has it), or change the setting"
             )
+
+
+def refuse_without_keys(recipe: Recipe) -> None:
+    """Stop where the key of a served arm cannot be read: it is asked only after all others are trained.
+
+    Raises:
+        UserError: as `read_key`.
+    """
+    for arm in recipe.evaluate.arms:
+        server = recipe.find_arm(arm).server
+        if server and server.key_file:
+            read_key(server.key_file, f"arms.{arm}")
 
 
 def list_packages(stage: str, recipe: Recipe, *, whole: bool) -> dict[str, str]:

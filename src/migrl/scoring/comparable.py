@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from migrl.errors import UserError
-from migrl.recipe import is_trained
+from migrl.recipe.arms import is_trained
 from migrl.scoring.official import read_officially
 from migrl.scoring.rows import EvaluationRow, name_arm, rescore_row
 
@@ -14,9 +14,13 @@ Rule = Literal["strict", "official", "untagged"]
 
 @dataclass(frozen=True)
 class ComparableRows:
-    """Rows by arm and benchmark, of all training seeds, in their order."""
+    """Rows by arm and benchmark, of all training seeds, in their order.
+
+    Arms that someone serves (`served`) were asked alike, and answered by another engine.
+    """
 
     groups: Mapping[tuple[str, str], Sequence[EvaluationRow]]
+    served: Collection[str] = ()
     _read: dict[tuple[str, str, Rule], Sequence[EvaluationRow]] = field(default_factory=dict)
 
     def read(self, arm: str, benchmark: str, rule: Rule) -> Sequence[EvaluationRow]:
@@ -35,7 +39,7 @@ class ComparableRows:
         return self._read[key]
 
 
-def index_rows(rows: Iterable[EvaluationRow]) -> ComparableRows:
+def index_rows(rows: Iterable[EvaluationRow], served: Collection[str] = ()) -> ComparableRows:
     """The rows of all arms, refused if these cannot be compared.
 
     Raises:
@@ -61,8 +65,8 @@ def index_rows(rows: Iterable[EvaluationRow]) -> ComparableRows:
                 f"{name_arm(arm, seed)}: {len(missing)} samples that other arms answered are missing, "
                 f"such as {missing[0]!r}; finish its evaluation"
             )
-    _check_seeds(arms)
-    return ComparableRows(groups)
+    _check_seeds(arms, served)
+    return ComparableRows(groups, served)
 
 
 def _check_asked_alike(row: EvaluationRow, first: EvaluationRow) -> None:
@@ -77,16 +81,16 @@ def _check_asked_alike(row: EvaluationRow, first: EvaluationRow) -> None:
     )
 
 
-def _check_seeds(arms: Collection[tuple[str, int | None]]) -> None:
-    """Refuse a trained arm that lacks a training seed of the others, and a base that has one."""
+def _check_seeds(arms: Collection[tuple[str, int | None]], served: Collection[str]) -> None:
+    """Refuse a trained arm that lacks a training seed of the others, and an untrained one that has a seed."""
     every = {seed for _, seed in arms if seed is not None}
     for arm in sorted({arm for arm, _ in arms}) if every else ():
         named = {seed for other, seed in arms if other == arm}
-        due = every if is_trained(arm) else {None}
+        due = every if is_trained(arm, served) else {None}
         if named != due:
             raise UserError(
                 f"arm {arm!r}: its rows are of {_list_seeds(named)}, and should be of {_list_seeds(due)}; evaluate "
-                "every trained arm with every training seed, and the base once, without one"
+                "every trained arm with every training seed, and base or a served arm once, without one"
             )
 
 

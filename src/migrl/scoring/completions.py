@@ -94,6 +94,11 @@ def score_completion(
     return Score(answer.status, image, {to: _round(box) for to, box in boxes.items()}, None, iou, right and is_hit(iou))
 
 
+def score_unanswered(target: Target) -> Score:
+    """A miss, by every rule: a server left the request without a usable reply, so there is nothing to read."""
+    return Score("unanswered", None, None, None, None if isinstance(target, ChoiceTarget) else 0.0, False)
+
+
 def score_by_rule(
     completion: str,
     target: BoxTarget,

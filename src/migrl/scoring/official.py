@@ -10,7 +10,7 @@ from migrl.benchmarks import OFFICIAL_RULES, OfficialRule
 from migrl.errors import UserError
 from migrl.grounding.samples import BoxTarget
 from migrl.scoring.completions import score_by_rule
-from migrl.scoring.rows import EvaluationRow
+from migrl.scoring.rows import EvaluationRow, rescore_row
 
 
 def has_rule(benchmark: str) -> bool:
@@ -37,6 +37,8 @@ def read_officially(row: EvaluationRow) -> EvaluationRow:
         UserError: as `find_rule`.
     """
     assert isinstance(row.sample.target, BoxTarget)
+    if row.unanswered:
+        return rescore_row(row)
     score = score_by_rule(
         row.completion,
         row.sample.target,

@@ -15,7 +15,7 @@ from migrl.files import explain_fault
 from migrl.grounding.answers import Status
 from migrl.grounding.boxes import FRAMES, Frame, Size
 from migrl.grounding.samples import ChoiceTarget, Sample, parse_sample
-from migrl.scoring.completions import Score, score_completion
+from migrl.scoring.completions import Score, score_completion, score_unanswered
 
 _SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "sizes", "question", "target", "cluster")
 _LARGEST = 2**31 - 1  # an integer of JSON may have 4,000 digits, which no float holds
@@ -44,6 +44,7 @@ class EvaluationRow(ScoredRow):
         seed: of the training; None for an arm that is not trained, and where a recipe names only one.
         frame: the frame the model writes in.
         resized_sizes: (width, height) in px of each image as the model saw it.
+        unanswered: the server that was asked left it without a usable reply; the completion is empty, and a miss.
     """
 
     truncated: bool
@@ -54,6 +55,7 @@ class EvaluationRow(ScoredRow):
     frame: Frame
     resized_sizes: tuple[Size, ...]
     prompt_hash: str
+    unanswered: bool = False
 
     @property
     def who(self) -> str:
@@ -80,6 +82,7 @@ class EvaluationRow(ScoredRow):
             "truncated": self.truncated,
             **self.score.to_json(),
             **({} if self.seed is None else {"seed": self.seed}),
+            **({"unanswered": True} if self.unanswered else {}),
         }
 
 
@@ -102,6 +105,7 @@ class _RowShape(BaseModel):
     letter: str | None
     iou: Annotated[float, Field(ge=0, le=1)] | None
     hit: bool
+    unanswered: bool = False
 
 
 def name_arm(arm: str, seed: int | None) -> str:
@@ -114,6 +118,8 @@ def rescore_row(row: EvaluationRow, *, tagged: bool = True) -> EvaluationRow:
 
     `tagged` as in `score_completion`.
     """
+    if row.unanswered:
+        return replace(row, score=score_unanswered(row.sample.target))
     score = score_completion(
         row.completion,
         row.sample.target,
@@ -174,6 +180,8 @@ def parse_row(data: Any, where: str) -> EvaluationRow:
             )
     if (shape.iou is None) != isinstance(sample.target, ChoiceTarget):
         raise UserError(f"{where}: key 'iou': a box has one, a choice has none; run the evaluate stage again")
+    if shape.unanswered and (shape.completion or shape.tokens or shape.truncated):
+        raise UserError(f"{where}: key 'unanswered': there is a completion; run the evaluate stage again")
     return EvaluationRow(
         sample=sample,
         score=Score(shape.status, shape.image, shape.boxes, shape.letter, shape.iou, shape.hit),
@@ -185,6 +193,7 @@ def parse_row(data: Any, where: str) -> EvaluationRow:
         frame=shape.frame,
         resized_sizes=shape.resized_sizes,
         prompt_hash=shape.prompt_hash,
+        unanswered=shape.unanswered,
     )
 
 

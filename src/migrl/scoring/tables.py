@@ -60,7 +60,8 @@ def count_readings(rows: Sequence[ScoredRow]) -> dict[str, Any]:
     """The parse `ledger`, and the `parse_rate` in percent."""
     statuses = Counter(row.score.status for row in rows)
     return {
-        "ledger": {status: statuses[status] for status in STATUSES},
+        # Only a server leaves anything unanswered.
+        "ledger": {name: statuses[name] for name in STATUSES if name != "unanswered" or statuses[name]},
         "parse_rate": _percent(row.score.readable for row in rows),
     }
 

@@ -16,9 +16,10 @@ from migrl.claims.claims import load_claims, load_levels, select_claims, select_
 from migrl.claims.references import RECIPE_FILE, REFERENCE_RUNS, list_runs, load_references
 from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
-from migrl.evidence.evaluations import EVALUATIONS, check_evaluations, check_rows_fit
+from migrl.evidence.evaluations import EVALUATIONS, check_evaluations
 from migrl.evidence.measurements import MEASUREMENTS, PAGE, collect_measurements, render_measurements
 from migrl.evidence.provenance import describe_provenance
+from migrl.evidence.rows_fit import check_rows_fit
 from migrl.evidence.seal import make_file_hashes, seal
 from migrl.evidence.seeds import join_lists, read_evaluated_rows
 from migrl.files import read_json, read_jsonl, write_json, write_text
@@ -51,7 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
     write_json(out / EVALUATIONS, evaluations)
     references = load_references(REFERENCE_RUNS / context.recipe.name, context.recipe)
     write_json(out / "references.json", references)
-    scores, claims, levels = judge_rows(context.recipe, index_rows(rows), references["deltas"])
+    scores, claims, levels = judge_rows(context.recipe, index_rows(rows, context.recipe.served), references["deltas"])
     write_json(out / "scores.json", scores)
     write_json(out / "claims.json", claims)
     write_json(out / "levels.json", levels)
@@ -107,7 +108,7 @@ def rescore_references(folder: Path) -> Iterator[str]:
         before = load_rows(path)
         rows = [rescore_row(row) for row in before]
         pack_rows(rows, path)
-        scores, claims, _ = judge_rows(recipe, index_rows(rows), {})
+        scores, claims, _ = judge_rows(recipe, index_rows(rows, recipe.served), {})
         write_json(run / "scores.json", scores)
         write_json(run / "claims.json", claims)
         changed = sum(row != old for row, old in zip(rows, before, strict=True))

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from migrl.engines.server.client import ChatServer, read_key
+from migrl.engines.server.client import ChatServer
 from migrl.engines.server.ledger import name_request
 from migrl.engines.server.pool import ask_all
 from migrl.engines.server.request import build_requests
@@ -14,10 +14,11 @@ from migrl.engines.server.unanswered import FailedRequests
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput
 from migrl.recipe import ServerSettings
+from migrl.running.api_key import read_key
 from migrl.running.progress_log import ProgressLog
 
 Rows = list[dict[str, Any]]
-"""Rows of the log: `reply`, and what was `spent` on it."""
+"""Rows of the log: `reply`, what was `spent` on it, and who it was `served_by` (not of one that is unanswered)."""
 
 
 def ask_server(

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: the key, the connection, one attempt of a request and what its failure means.
+"""One OpenAI-compatible server: the connection, one attempt of a request and what its failure means.
 
 What concerns the account or the address, such as a wrong key, is a `UserError`: it ends the run at once. What may pass,
 and what concerns the request alone, is an `AttemptFailed`; retries.py says what becomes of it.
@@ -6,12 +6,9 @@ and what concerns the request alone, is an `AttemptFailed`; retries.py says what
 
 import asyncio
 import re
-import stat
-import sys
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import aiohttp
 import httpx2
@@ -146,21 +143,3 @@ def parse_retry_after(text: str, now: datetime) -> float:
         return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
     except (ValueError, OverflowError):
         return 0.0
-
-
-def read_key(path: Path, section: str) -> str:
-    """The API key in a file.
-
-    Raises:
-        UserError: no such file, or not one line of printable characters; the content is never repeated.
-    """
-    try:
-        key = path.read_text(encoding="ascii").strip()
-        mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no key can be read ({type(error).__name__}); correct {section}.key_file") from error
-    if not key or not key.isprintable() or " " in key:
-        raise UserError(f"{path}: holds no key: one line without spaces is expected; write the key into it, alone")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        print(f"warning: {path}: others may read this key; run: chmod 600 {path}", file=sys.stderr)
-    return key

@@ -55,7 +55,8 @@ async def ask_all(
                 failed.add(request.name, error)
                 bar.show_figures(advance=1)
             else:
-                rows.append({"uid": request.name, "reply": reply, "spent": asdict(spent)})
+                told = {"base_url": server.settings.base_url, **reply.pop("served_by")}
+                rows.append({"uid": request.name, "reply": reply, "spent": asdict(spent), "served_by": told})
                 failed.count_reply()
                 bar.count_reply(reply)
 

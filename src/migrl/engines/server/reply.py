@@ -13,6 +13,7 @@ Reply = dict[str, Any]
 
 OUTAGE_STATUSES = (429, 502, 503, 504, 529)
 MAX_REPLY_BYTES = 1 << 20  # of a reply to one question; a thousand tokens are about 5 kB
+LONGEST_NAME = 100
 SHORTEST_KEY = 8  # what is shorter, such as "none", guards nothing, and is a word that a completion may hold
 
 
@@ -43,7 +44,7 @@ class AttemptFailed(Exception):
 
 
 def parse_reply(raw: bytes, key: str | None) -> Reply:
-    """The completion in a server's reply, with the tokens it counts.
+    """The completion in a server's reply, with the tokens it counts and the names it gives itself (`served_by`).
 
     Raises:
         AttemptFailed: too large, torn, no JSON, or without a choice.
@@ -76,7 +77,13 @@ def parse_reply(raw: bytes, key: str | None) -> Reply:
         "filtered": reason == "content_filter",
         "prompt_tokens": prompt,
         "completion_tokens": completion,
+        "served_by": {name: read_name(data.get(name), key) for name in ("model", "system_fingerprint")},
     }
+
+
+def read_name(value: Any, key: str | None) -> str | None:
+    """What a server calls its model or itself, if it is a text: its beginning, safe to print."""
+    return quote_reply(value.encode(errors="replace"), key)[:LONGEST_NAME] if isinstance(value, str) else None
 
 
 def read_count(usage: Any, name: str) -> int | None:

@@ -8,6 +8,7 @@ picture. What the server's model does to a picture after that, it has to undo it
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,11 @@ def build_body(
     left = iter(pictures)
     (message,) = item.messages
     parts = [next(left) if part["type"] == "image" else json.dumps(part).encode() for part in message["content"]]
-    values: dict[str, Any] = {
+    told: dict[str, Any] = {**asdict(decoding), "seed": seed}
+    values = {
         "model": settings.model,
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        **{name: getattr(decoding, name) for name in settings.extensions},
         settings.token_limit_name: decoding.max_new_tokens,
-        "seed": seed,
+        **{name: told[name] for name in settings.sent},
     }
     head = json.dumps(values).removesuffix("}") + f', "messages": [{{"role": "{message["role"]}", "content": ['
     return head.encode() + b", ".join(parts) + b"]}]}"
