@@ -98,17 +98,14 @@ class StepMeter(TrainerCallback):
         passed = read_pass(kwargs)
         if passed is None:
             return
-        rank = self.lora.rank if self.lora else 0
-        forward = count_forward(
-            model.config, passed.lengths, passed.predicted, passed.patches, lora_rank=rank, shared=passed.shared
-        )
+        shape: dict[str, Any] = {"lora_rank": self.lora.rank if self.lora else 0, "shared": passed.shared}
+        forward = count_forward(model.config, passed.lengths, passed.predicted, passed.patches, **shape)
         if not torch.is_grad_enabled():
             self._current += Step(flops=forward.total)
             return
         flops = forward.train(lora=self.lora is not None)
         if self.rollouts:
-            made = count_forward(model.config, passed.lengths, passed.predicted, passed.pictures, lora_rank=rank)
-            flops += made.total
+            flops += count_forward(model.config, passed.lengths, passed.predicted, passed.pictures, **shape).total
         lengths = passed.lengths
         self._current += Step(tokens=sum(lengths), sequences=len(lengths), longest=max(lengths), flops=flops)
 

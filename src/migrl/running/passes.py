@@ -10,7 +10,7 @@ class Pass:
     """What a model is handed: `lengths` of whole sequences in tokens, and how many tokens of them it predicts.
 
     `shared` tokens of a sequence's beginning are another's too, and not computed again. `pictures` are the patches of
-    every sequence's pictures, `patches` those that pass through the tower.
+    each picture, `patches` the same of those that pass through the tower.
     """
 
     lengths: list[int]
@@ -42,4 +42,4 @@ def read_packed_pass(given: dict[str, Any]) -> Pass:
         lengths += [prompt + end - start for start, end in pairwise(starts)]
         shared += [prompt] * (len(starts) - 2)
     seen = patches if len(given["pixel_values"]) == sum(patches) else []
-    return Pass(lengths, shared, int(predicted.sum()), patches * (len(lengths) // len(predicted)), seen)
+    return Pass(lengths, shared, int(predicted.sum()), patches, seen)

@@ -10,9 +10,10 @@ A micro batch of several groups has a row for each. One smaller than a group div
 copy of the prompt, so that a recipe whose groups do not fit its GPU still shares what it can. Entropy and KL are logged
 as means of the micro batches' means, as trl does, so that they too depend on the shuffling.
 
-The frozen vision tower sees each prompt's pictures once a step beside the rollouts: the first pass over a step's
-rollouts keeps their features, in place of the pixels that trl keeps of every completion. That is hidden size x bytes
-for each image token, a twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8.
+The frozen vision tower sees each prompt's pictures once a step, and rollouts by transformers read each prompt once
+(group_rollouts.py). The first pass of a step, that of the rollouts or of the reference, keeps the features for the
+others in place of the pixels that trl keeps of every completion. That is hidden size x bytes for each image token, a
+twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8; nothing is kept for the next step.
 
 Written for trl 1.16.0. Overridden are its private `_generate_and_score_completions` and
 `_get_per_token_logps_and_entropies`, and its public `compute_loss`; used are `split_pixel_values_by_grid`, the fused LM
@@ -27,19 +28,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
-from trl.trainer.utils import split_pixel_values_by_grid
 
 from migrl.errors import UserError
-from migrl.training.packs import Pictures, Rows, accept_features, score_packs
-
-PICTURES = ("pixel_values", "image_grid_thw", "num_images")
-
-
-def split_pictures(batch: dict[str, Any], size: int) -> list[Pictures]:
-    """The pictures of each pack of `size` rows, from a batch in which every row has its own copy of them."""
-    split = split_pixel_values_by_grid({name: batch[name] for name in PICTURES})
-    pairs = zip(split["pixel_values"][::size], split["image_grid_thw"][::size], strict=True)
-    return [Pictures(values, grids) for values, grids in pairs]
+from migrl.training.group_rollouts import share_prompts
+from migrl.training.packs import PICTURES, Pictures, Rows, accept_features, score_packs, split_pictures
 
 
 class GroupPrefixTrainer(GRPOTrainer):
@@ -54,8 +46,10 @@ class GroupPrefixTrainer(GRPOTrainer):
         config: Any = self.args
         self.pack_size: int = min(config.num_generations, config.per_device_train_batch_size)
         self._pictures: list[Pictures] = []  # of the step that is being prepared
+        self._copies: int = config.num_generations // self.pack_size  # packs of a group
         for base in self._list_bases():
             accept_features(base)
+        share_prompts(self._unwrap(self.model), config.num_generations, self._keep)
 
     def _list_bases(self) -> Iterator[PreTrainedModel]:
         yield self._unwrap(self.model)
@@ -66,9 +60,13 @@ class GroupPrefixTrainer(GRPOTrainer):
         inner = self.accelerator.unwrap_model(model)
         return cast(PreTrainedModel, inner.get_base_model() if isinstance(inner, PeftModel) else inner)
 
+    def _keep(self, groups: list[Pictures]) -> None:
+        self._pictures = [some for some in groups for _ in range(self._copies)]
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        for first in range(0, len(inputs), self.pack_size):
-            if len({row["uid"] for row in inputs[first : first + self.pack_size]}) > 1:
+        group = self.pack_size * self._copies
+        for first in range(0, len(inputs), group):
+            if len({row["uid"] for row in inputs[first : first + group]}) > 1:
                 raise UserError("trl put completions of several prompts where one group belongs; use the pinned trl")
         self._pictures = []
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -96,9 +94,10 @@ class GroupPrefixTrainer(GRPOTrainer):
         base, size = self._unwrap(model), self.pack_size
         pictures = given["pixel_values"]
         if keeps := not isinstance(pictures, list):
-            pictures = self._pictures or split_pictures(given, size)
-            # Without a reference model of another precision, whose tower would round otherwise.
+            # A reference model of another precision has a tower that rounds otherwise.
             keeps = base.dtype == self._unwrap(self.model).dtype
+            pictures = self._pictures if keeps else []
+            pictures = pictures or split_pictures(given, size)
         batch = given.get("batch_size") or len(input_ids)
         scores = []
         for first in range(0, len(input_ids), batch):

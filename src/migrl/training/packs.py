@@ -10,7 +10,8 @@ tokens of a row; only the kernel sdpa reads it as it is meant. The idea is Prefi
 has text only. Log-probabilities, entropies and gradients are those of a row a completion but for the order of sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from migrl.models.family import find_family
 
+PICTURES = ("pixel_values", "image_grid_thw", "num_images")  # what trl holds of them
 IGNORED = -100  # label of a token that predicts nothing
 
 
@@ -115,9 +117,7 @@ def score_packs(model: nn.Module, base: PreTrainedModel, rows: Rows, size: int, 
     layout = lay_out(rows.attention_mask, rows.new, size)
     grids = torch.cat([some.grids for some in pictures])
     labels = rows.input_ids[layout.rows, (layout.columns + 1).clamp(max=rows.input_ids.shape[1] - 1)]
-    features: list[Tensor] = []
-    hook = find_tower(base).register_forward_hook(lambda *given: features.append(given[-1].pooler_output))
-    try:
+    with recording(base) as features:
         output = model(
             input_ids=rows.input_ids[layout.rows, layout.columns],
             attention_mask=make_mask(layout.segments),
@@ -127,18 +127,13 @@ def score_packs(model: nn.Module, base: PreTrainedModel, rows: Rows, size: int, 
             pixel_values=torch.cat([some.values for some in pictures]),
             image_grid_thw=grids,
         )
-    finally:
-        hook.remove()
     present = rows.attention_mask[:, -rows.new :].bool()
 
     def unpack(values: Tensor) -> Tensor:
         return values.new_zeros(present.shape).masked_scatter(present, values[layout.predicts])
 
-    area = base.config.vision_config.spatial_merge_size**2
-    counts = [int(some.grids.prod(1).sum()) // area for some in pictures]
-    split = zip(features[0].split(counts), pictures, strict=True)
     entropies = None if output.entropy is None else unpack(output.entropy)
-    return Scores(unpack(output.log_probs), entropies, [Pictures(values, some.grids) for values, some in split])
+    return Scores(unpack(output.log_probs), entropies, split_features(base, features[0], pictures))
 
 
 def find_positions(base: Any, firsts: Rows, layout: Layout, grids: Tensor) -> Tensor:
@@ -155,6 +150,36 @@ def find_positions(base: Any, firsts: Rows, layout: Layout, grids: Tensor) -> Te
 def find_tower(base: PreTrainedModel) -> nn.Module:
     """The vision tower of a model without wrapping."""
     return base.get_submodule(find_family(base.config).vision_tower)
+
+
+@contextmanager
+def recording(base: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """While it is open, what the tower gives is added to the list."""
+    features: list[Tensor] = []
+    hook = find_tower(base).register_forward_hook(lambda *given: features.append(given[-1].pooler_output))
+    try:
+        yield features
+    finally:
+        hook.remove()
+
+
+def count_tokens(base: PreTrainedModel, grids: Tensor) -> Tensor:
+    """Tokens of each picture."""
+    area: int = base.config.vision_config.spatial_merge_size**2
+    return grids.prod(1) // area
+
+
+def split_features(base: PreTrainedModel, features: Tensor, pictures: Sequence[Pictures]) -> list[Pictures]:
+    """The same pictures as their features, which the tower gave for all of them."""
+    split = features.split([int(count_tokens(base, some.grids).sum()) for some in pictures])
+    return [Pictures(values, some.grids) for values, some in zip(split, pictures, strict=True)]
+
+
+def split_pictures(batch: dict[str, Any], size: int) -> list[Pictures]:
+    """Those of every `size`-th row of trl's batch, in which each row has its own copies (`PICTURES`)."""
+    rows = batch["image_grid_thw"].split(batch["num_images"])
+    patches = batch["pixel_values"].split([int(grids.prod(1).sum()) for grids in rows])
+    return [Pictures(*pair) for pair in zip(patches[::size], rows[::size], strict=True)]
 
 
 def accept_features(base: PreTrainedModel) -> None:
