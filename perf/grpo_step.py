@@ -9,9 +9,9 @@
 
 Each measurement is a process of its own that trains the real trainer from the same weights on the same data. Its first
 step's rollouts are the same on both sides, and so are compared: log-probabilities of the reference pass, and the norm
-of the gradient. Mid takes random completions in place of rollouts unless `--rollouts`; `step_ratio` leaves them out. Ratios
-are ours by stock, of medians. Memory is that of the step, above what the process held before it (Linux; on a GPU
-torch's own peaks); `process_memory_ratio` is that of the whole.
+of the gradient. Mid takes random completions in place of rollouts unless `--rollouts`; `step_ratio` leaves rollouts
+out. Ratios are ours by stock, of medians. Memory is that of the step, above what the process held before it (Linux; on
+a GPU torch's own peaks); `process_memory_ratio` is that of the whole.
 """
 
 import argparse
