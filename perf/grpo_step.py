@@ -19,7 +19,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,13 +59,16 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=("tiny", "mid"), default=["tiny", "mid"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", action="store_true", help="count the processor's seconds, on a machine in other use")
     parser.add_argument("--rollouts", action="store_true", help="real rollouts at mid size too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=3, metavar=("SHAPE", "PREFIX", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         shape, prefix, file = arguments.one
-        measure(shape, prefix, Path(file), arguments.threads, arguments.rollouts)
+        torch.set_num_threads(arguments.threads)
+        clock = time.process_time if arguments.busy else read_clock
+        measure(shape, prefix, Path(file), clock, rollouts=arguments.rollouts)
         return
     found: dict[str, Any] = {shape: compare(shape, arguments) for shape in arguments.shapes}
     found["paper"] = count_paper()
@@ -81,7 +86,8 @@ def compare(shape: str, arguments: argparse.Namespace) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "found.pt"
                 command = [sys.executable, __file__, "--one", shape, prefix, str(file)]
-                command += ["--threads", str(arguments.threads), *(["--rollouts"] if arguments.rollouts else [])]
+                command += ["--threads", str(arguments.threads)]
+                command += [f"--{name}" for name in ("busy", "rollouts") if getattr(arguments, name)]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 some.append(torch.load(file))
             print(shape, "ours" if prefix == "true" else "stock", some[-1]["seconds"], file=sys.stderr)
@@ -109,15 +115,14 @@ def compare(shape: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure(shape: str, prefix: str, file: Path, threads: int, rollouts: bool) -> None:
+def measure(shape: str, prefix: str, file: Path, clock: Callable[[], float], *, rollouts: bool) -> None:
     """Train a few steps and write seconds of each part, bytes, and what the first step computed."""
-    torch.set_num_threads(threads)
     trainer = (build_tiny if shape == "tiny" else build_mid)(file.parent, prefix)
     if shape == "mid":
         trainer.reward_funcs = [reward_sum for _ in trainer.reward_funcs]
         if not rollouts:
             trainer.model.generate = draw_completions
-    timer = StepTimer(trainer)
+    timer = StepTimer(trainer, clock)
     trainer.add_callback(timer)
     held = reset_memory()
     trainer.train()
@@ -138,7 +143,8 @@ def measure(shape: str, prefix: str, file: Path, threads: int, rollouts: bool) -
 class StepTimer(TrainerCallback):
     """Seconds of each part of every step; the reference's log-probabilities of the first, completion by completion."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self.steps: list[dict[str, float]] = []
         self.logps: list[torch.Tensor] = []
         self.parts: dict[str, float] = defaultdict(float)
@@ -148,9 +154,9 @@ class StepTimer(TrainerCallback):
         generate = trainer.model.generate
 
         def time_generate(**given: Any) -> torch.Tensor:
-            start = read_clock()
+            start = clock()
             made = generate(**given)
-            self.parts["rollouts"] += read_clock() - start
+            self.parts["rollouts"] += clock() - start
             return made
 
         trainer.model.generate = time_generate
@@ -159,21 +165,21 @@ class StepTimer(TrainerCallback):
 
     def before(self, model: Any, given: Any, named: dict[str, Any]) -> None:
         if named.get("fused_lm_head") and self.forward is None:
-            self.forward = read_clock()
+            self.forward = self.clock()
 
     def after(self, model: Any, given: Any, named: dict[str, Any], output: Any) -> None:
         if named.get("fused_lm_head") and not torch.is_grad_enabled():
-            self.parts["reference"] += read_clock() - self.forward
+            self.parts["reference"] += self.clock() - self.forward
             self.forward = None
             if not self.steps:
                 self.logps.append(output.log_probs[output.label_mask])
 
     def end_training(self) -> None:
-        self.parts["training"] += read_clock() - self.forward
+        self.parts["training"] += self.clock() - self.forward
         self.forward = None
 
     def on_step_begin(self, *given: Any, **named: Any) -> None:
-        self.mark, self.parts = read_clock(), defaultdict(float)
+        self.mark, self.parts = self.clock(), defaultdict(float)
 
     def on_substep_end(self, *given: Any, **named: Any) -> None:
         self.end_training()
@@ -182,7 +188,7 @@ class StepTimer(TrainerCallback):
         self.end_training()
 
     def on_step_end(self, *given: Any, **named: Any) -> None:
-        self.parts["other"] = read_clock() - self.mark - sum(self.parts.values())
+        self.parts["other"] = self.clock() - self.mark - sum(self.parts.values())
         self.steps.append({part: self.parts[part] for part in PARTS})
 
 

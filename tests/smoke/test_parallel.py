@@ -106,6 +106,24 @@ def test_the_loss_of_a_process_ends_the_launch_and_what_resumes_is_as_if_undistu
     assert adapter.keys() == like.keys() and largest < WEIGHT_TOLERANCE
 
 
+def test_a_group_behind_one_prompt_takes_the_step_of_trl_under_both_stages_of_zero(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    rows, adapters = [], []
+    for parallel, prefix in (("zero2", False), ("zero2", True), ("zero3", True)):
+        runs = copy_run(finished, tmp_path / f"{parallel}_{prefix}", "grpo")
+        settings = ("grpo.max_steps=1", f"grpo.parallel={parallel}", f"grpo.group_prefix={str(prefix).lower()}")
+        folder = call_stage("grpo", runs, TWO, *settings)
+        rows.append(json.loads((folder / "log.jsonl").read_text()))
+        adapters.append(load_file(folder / "adapter/adapter_model.safetensors"))
+    for row, adapter in zip(rows[1:], adapters[1:], strict=True):
+        for name in ("loss", "grad_norm", "reward", "completion_length", "kl"):
+            assert row[name] == pytest.approx(rows[0][name], rel=RELATIVE_TOLERANCE, abs=1e-6), name
+        largest = max(float((adapter[name] - weight).abs().max()) for name, weight in adapters[0].items())
+        print(f"largest difference of a weight {largest:.2g}")
+        assert adapter.keys() == adapters[0].keys() and largest < WEIGHT_TOLERANCE
+
+
 def kill_rank(rank: int, stage: str, runs: Path, settings: tuple[str, ...], sign: str) -> str:
     """Start a stage and kill -9 one of its processes once `sign` is there; the error that names it."""
     partial = runs / "test" / f"{stage}.partial"

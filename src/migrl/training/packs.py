@@ -116,7 +116,7 @@ def score_packs(model: nn.Module, base: PreTrainedModel, rows: Rows, size: int, 
     """
     layout = lay_out(rows.attention_mask, rows.new, size)
     grids = torch.cat([some.grids for some in pictures])
-    labels = rows.input_ids[layout.rows, (layout.columns + 1).clamp(max=rows.input_ids.shape[1] - 1)]
+    labels = rows.input_ids[layout.rows, layout.columns + 1]
     with recording(base) as features:
         output = model(
             input_ids=rows.input_ids[layout.rows, layout.columns],
