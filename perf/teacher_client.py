@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        teacher = ServerTeacher(engine="openai", model="m", base_url=url, concurrency=options.slots)
+        teacher = ServerTeacher(engine="server", model="m", base_url=url, concurrency=options.slots)
         decoding = Decoding(teacher.max_new_tokens, teacher.temperature, rollouts=CANDIDATES)
         start = time.perf_counter()
         encoded = [build_requests(teacher, decoding, item, [0, 1, 2]) for item in items[:20]]

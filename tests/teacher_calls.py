@@ -32,7 +32,7 @@ def make_item(number: int, folder: Path, task: str = "referring", question: str 
 
 def make_teacher(url: str = "http://localhost:1/v1", **more: Any) -> ServerTeacher:
     settings = {"model": "m", "base_url": url, "concurrency": 4, "backoff_seconds": 0.01, "reply_seconds": 20, **more}
-    return ServerTeacher(engine="openai", **settings)
+    return ServerTeacher(engine="server", **settings)
 
 
 def ask_items(teacher: ServerTeacher, count: int, folder: Path) -> tuple[list[Any], dict[str, Any]]:

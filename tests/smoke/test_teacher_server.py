@@ -35,7 +35,7 @@ class Fetched:
 
 def list_arguments(url: str, runs: Path, key_file: Path, **more: object) -> list[str]:
     teacher = {
-        "engine": "openai",
+        "engine": "server",
         "model": "tiny-teacher",
         "base_url": url,
         "key_file": str(key_file),

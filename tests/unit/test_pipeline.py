@@ -41,7 +41,7 @@ def test_a_changed_key_concerns_only_the_stages_that_use_it(override: str, stage
 
 @pytest.mark.parametrize("key", list(prompts.SUFFIXES), ids="/".join)
 def test_a_prompts_text_concerns_the_stages_whose_result_it_decides(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = "synthesize.teacher={engine: openai, model: m}"
+    teacher = "synthesize.teacher={engine: server, model: m}"
     before = list_sections(), list_sections(teacher)
     monkeypatch.setitem(prompts.SUFFIXES, key, prompts.SUFFIXES[key] + ",")
     for old, new in zip(before, (list_sections(), list_sections(teacher)), strict=True):
@@ -52,7 +52,7 @@ def test_how_a_text_stands_beside_the_pictures_concerns_a_teacher_too(monkeypatc
     def build(question: str, count: int, style: Any, kind: Any) -> list[dict[str, Any]]:
         return [{"role": "user", "content": question}]
 
-    teacher = "synthesize.teacher={engine: openai, model: m}"
+    teacher = "synthesize.teacher={engine: server, model: m}"
     before = list_sections(), list_sections(teacher)
     monkeypatch.setattr("migrl.grounding.prompts.build_messages", build)
     monkeypatch.setattr("migrl.synthesis.teachers.prompts.build_messages", build)

@@ -97,7 +97,7 @@ def test_gpu_time_is_wall_time_by_the_processes_that_held_one(manifest: dict[str
 
 
 def server() -> str:
-    return "synthesize.teacher={engine: openai, model: Qwen/Qwen2.5-VL-72B-Instruct}"
+    return "synthesize.teacher={engine: server, model: Qwen/Qwen2.5-VL-72B-Instruct}"
 
 
 @pytest.mark.parametrize(("engine", "held"), [("{engine: vllm, tensor_parallel: 2,", 2), ("{engine: transformers,", 4)])

@@ -106,7 +106,7 @@ def make_paper_run(home: Path, *overrides: str) -> Recipe:
 
 
 def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path: Path) -> None:
-    teacher = "{engine: openai, model: Qwen/Qwen2.5-VL-72B-Instruct}"
+    teacher = "{engine: server, model: Qwen/Qwen2.5-VL-72B-Instruct}"
     recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "grpo.num_generations=4")
     prepare(tmp_path, tmp_path / "out", recipe)
     model = ModelCard.load(tmp_path / "out/model/README.md")
@@ -134,7 +134,7 @@ def test_a_card_of_the_paper_recipe_names_licences_and_what_was_not_run(tmp_path
 
 
 def test_an_unknown_model_has_an_unknown_licence(tmp_path: Path) -> None:
-    teacher = "{engine: openai, model: someone/teacher}"
+    teacher = "{engine: server, model: someone/teacher}"
     recipe = make_paper_run(tmp_path, f"synthesize.teacher={teacher}", "model.path=someone/base")
     prepare(tmp_path, tmp_path / "out", recipe)
     card = ModelCard.load(tmp_path / "out/model/README.md")

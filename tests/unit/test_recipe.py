@@ -47,7 +47,7 @@ def test_an_unknown_key_is_refused_with_a_legal_one(name: str) -> None:
         ("tiny", "source.benchmarks=[]", "for source.kind=hub, and this recipe has source.kind=world"),
         ("tiny", "source.training={kind: univg}", "'source.training' is for source.kind=hub"),
         ("paper", "source.training.single_image=true", "is for source.training.kind=univg, and this recipe has"),
-        ("paper", "synthesize.teacher.base_url=x", "is for synthesize.teacher.engine=openai, and this"),
+        ("paper", "synthesize.teacher.base_url=x", "is for synthesize.teacher.engine=server, and this"),
         ("tiny", "synthesize.teacher.model=x", "is for synthesize.teacher.engine=transformers or vllm or"),
     ],
 )  # fmt: skip
@@ -96,8 +96,8 @@ def test_what_is_no_number_is_taken_for_none_of_a_recipe(name: str) -> None:
         ("source.eval_per_task={mini_mog: 3}", "key 'source.eval_per_task.mini_mog'"),
         ("evaluate.arms=[]", "at least 1"),
         ("synthesize.teacher.leaked_truth=.nan", "teacher.leaked_truth': Input should be a finite number"),
-        ("synthesize.teacher={engine: openai, model: m, reply_seconds: .inf}", "key 'synthesize.teacher.reply_"),
-        ("synthesize.teacher={engine: openai, model: m, price_per_million_input: -1}", "key 'synthesize.teacher.pri"),
+        ("synthesize.teacher={engine: server, model: m, reply_seconds: .inf}", "key 'synthesize.teacher.reply_"),
+        ("synthesize.teacher={engine: server, model: m, price_per_million_input: -1}", "key 'synthesize.teacher.pri"),
         ("synthesize.teacher={engine: vllm, model: m, memory: 0}", "key 'synthesize.teacher.memory'"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from claim_rows import make_claim
 from claim_rows import make_rows as make_claim_rows
+from compare_runs import refuse, write_run
 from PIL import Image
 from rows import make_row
 from run_files import DECODING, read_recipe
@@ -206,3 +207,12 @@ def test_a_plan_counts_the_arms_whose_weights_run_here_and_names_the_others(tmp_
     words = [next(stage.words for stage in made.stages if stage.name == "evaluate") for made in (mixed, local)]
     assert words[0] == words[1] and "x 3 completions" in words[0]
     assert any(note.startswith("gpt: a server's time and money; `migrl evaluate --dry-run`") for note in mixed.notes)
+
+
+def test_a_comparison_with_a_served_arm_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / arm, "1010", arm) for arm in ("rl", "gpt")]
+    for run, entry in zip(runs, (describe("rl"), describe_gpt()), strict=True):
+        write_json(run / "evaluations.json", [entry])
+    reason = refuse(*runs, "--arm", "rl", "--arm-b", "gpt")
+    assert "engine ('transformers' in A, 'server' in B)" in reason and "server (None in A, {'model': 'm'" in reason
+    assert "--allow engine" in reason

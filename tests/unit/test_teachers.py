@@ -56,7 +56,7 @@ def test_a_prompt_shows_pictures_question_and_truth_and_ends_in_the_answer(task:
 def test_changed_words_concern_synthesize_alone_and_only_if_a_model_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = load_recipe(TINY, ["synthesize.teacher={engine: openai, model: m}"])
+    asked = load_recipe(TINY, ["synthesize.teacher={engine: server, model: m}"])
     scripted = load_recipe(TINY)
 
     def list_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -73,9 +73,9 @@ def test_changed_words_concern_synthesize_alone_and_only_if_a_model_is_asked(
 
 
 def test_where_a_server_is_and_what_it_costs_is_no_part_of_the_key() -> None:
-    here = load_recipe(TINY, ["synthesize.teacher={engine: openai, model: m}"])
+    here = load_recipe(TINY, ["synthesize.teacher={engine: server, model: m}"])
     more = "base_url: 'http://h/v1', key_file: k, concurrency: 3, retries: 1, price_per_million_input: 1"
-    there = load_recipe(TINY, [f"synthesize.teacher={{engine: openai, model: m, {more}, price_per_million_output: 2}}"])
+    there = load_recipe(TINY, [f"synthesize.teacher={{engine: server, model: m, {more}, price_per_million_output: 2}}"])
     synthesize = SYNTHESIZE
     sections = [prepare_stage(synthesize, recipe, Path("runs")).sections for recipe in (here, there)]
     assert sections[0] == sections[1]
@@ -85,13 +85,13 @@ def test_where_a_server_is_and_what_it_costs_is_no_part_of_the_key() -> None:
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("{engine: openai, model: m, base_url: 'http://me:hidden@h/v1'}", "key_file"),
-        ("{engine: openai, model: m, base_url: 'ftp://h/v1'}", "http://HOST:PORT/v1"),
-        ("{engine: openai, model: m, price_per_million_input: 1}", "both or neither"),
+        ("{engine: server, model: m, base_url: 'http://me:hidden@h/v1'}", "key_file"),
+        ("{engine: server, model: m, base_url: 'ftp://h/v1'}", "http://HOST:PORT/v1"),
+        ("{engine: server, model: m, price_per_million_input: 1}", "both or neither"),
         ("{engine: vllm, model: m, temperature: 0}", "one text 2 times"),
         ("{engine: vllm, model: m, revision: main}", "synthesize.teacher.revision"),
         (
-            "{engine: openai, modell: m}",
+            "{engine: server, modell: m}",
             "'synthesize.teacher.modell' is unknown; did you mean 'synthesize.teacher.model'",
         ),
     ],

@@ -3,9 +3,10 @@
     transformers  static batches, left padding; a killed run resumes bit for bit on a CPU
     vllm          continuous batching, prompts and pictures cached; sums, and so rarely a token, depend on what else is
                   in flight
+    server        a model that someone serves (server/): a teacher, or an arm without weights
 
-Which one answers is a recipe key (`select.engine`, `evaluate.engine`). Prompts, pixel limits, decoding, end tokens and
-suppressed tokens are the same under each.
+Which of the first two answers is a recipe key (`select.engine`, `evaluate.engine`). Prompts, pixel limits, decoding,
+end tokens and suppressed tokens are the same under each; a server is told what its protocol knows.
 """
 
 from dataclasses import dataclass

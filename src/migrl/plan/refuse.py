@@ -71,7 +71,7 @@ def refuse_machine(workload: Workload, machine: Machine) -> list[str]:
             f"{key}={teacher.tensor_parallel}: the GPUs of one machine share the teacher, there are "
             f"{machine.local_gpus}, and its heads and widths have to divide; "
             f"{f'set {fitting}' if fitting else 'no such number fits: name a smaller model'}, or ask a server "
-            "(engine: openai)"
+            "(engine: server)"
         )
     return faults
 

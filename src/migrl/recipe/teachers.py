@@ -72,7 +72,7 @@ class VllmTeacher(LocalTeacher):
 class ServerTeacher(PromptedTeacher, ServerSettings):
     """A model behind a server (`ServerSettings`); a candidate is a request of its own."""
 
-    engine: Literal["openai"]
+    engine: Literal["server"]
 
 
 TeacherSettings = Annotated[
