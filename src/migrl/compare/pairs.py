@@ -3,10 +3,12 @@
 B minus A throughout: a sample is won if B hits it and A does not, and lost if A hits it and B does not.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from itertools import takewhile
+from statistics import fmean, median
 from typing import Any
 
 from scipy.stats import binomtest
@@ -19,6 +21,8 @@ from migrl.grounding.samples import BoxTarget, Sample
 from migrl.scoring.tables import PERCENT_DECIMALS
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro_delta
+
+WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ class Pair:
     @property
     def lost(self) -> bool:
         return self.a.score.hit and not self.b.score.hit
+
+    @property
+    def same_words(self) -> float:
+        """How much of A's completion, in words and marks, comes before the first that differs in B's; 1 is all."""
+        a, b = (WORD.findall(reply.completion or "") for reply in (self.a, self.b))
+        same = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(a, b, strict=False)))
+        return same / len(a) if a else 1.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,15 @@ class Comparison:
         return self.cells["", ""]
 
     @property
+    def texts(self) -> dict[str, Any] | None:
+        """How many completions are the same text, and the share of A that the others begin with; None without texts."""
+        if any(pair.a.completion is None or pair.b.completion is None for pair in self.pairs):
+            return None
+        begins = [pair.same_words for pair in self.pairs if pair.a.completion != pair.b.completion]
+        equal = len(self.pairs) - len(begins)
+        return {"n": len(self.pairs), "equal": equal, "others_share": round(median(begins), 3) if begins else None}
+
+    @property
     def warning(self) -> str:
         """The first line of every output where a difference was let through; empty where there was none."""
         texts = "; ".join(f"{difference.key} ({difference.text})" for difference in self.unlike)
@@ -110,6 +130,7 @@ class Comparison:
             "b": self.b.title,
             "notes": list(self.notes),
             "all": vars(self.overall),
+            "texts": self.texts,
             "benchmarks": benchmarks,
             "won": [pair.sample.uid for pair in self.pairs if pair.won],
             "lost": [pair.sample.uid for pair in self.pairs if pair.lost],

@@ -77,10 +77,15 @@ def list_cells(comparison: Comparison) -> Iterator[tuple[str, str, Cell]]:
 
 
 def list_changes(comparison: Comparison) -> list[str]:
-    """How often a status became which other one, over all samples, the most frequent first."""
+    """How many texts are the same, and how often a status became which other one, the most frequent first."""
+    lines, texts = [], comparison.texts
+    if texts is not None:
+        share = texts["others_share"]
+        begin = "" if share is None else f"; the others share the first {share:.0%} (median) of A's words"
+        lines.append(f"completions: {texts['equal']:,} of {texts['n']:,} are the same text{begin}")
     changes = [f"{change.replace('->', '→')} {count}" for change, count in comparison.overall.statuses.items()]
     more = f", and {len(changes) - SHOWN_CHANGES} more kinds" if len(changes) > SHOWN_CHANGES else ""
-    return [f"parse status, A → B: {', '.join(changes[:SHOWN_CHANGES])}{more}"] if changes else []
+    return [*lines, f"parse status, A → B: {', '.join(changes[:SHOWN_CHANGES])}{more}"] if changes else lines
 
 
 def show_cell(cell: Cell) -> tuple[str, ...]:

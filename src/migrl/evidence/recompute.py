@@ -238,6 +238,15 @@ def find_due_claims(judged: list[Any], claims_file: Path) -> list[Claim]:
     return [claim for claim in claims if claim.recipe in recipes]
 
 
+def recompute_answers(folder: Path) -> tuple[str, list[str]]:
+    """The same for answers that only engines are compared by: they give their scores, by the settings beside them."""
+    rows, differences = load_rows(folder / SAMPLES), list[str]()
+    for row in rows:
+        differences += compare_scoring(row, rescore_row(row))
+    collect(differences, lambda: check_rows_fit(read_evaluations(folder / EVALUATIONS), rows))
+    return f"{len(rows):,} completions scored again", differences
+
+
 def recompute_reference(folder: Path) -> tuple[str, list[str]]:
     """The same for one reference run: its completions give the scores, and macro deltas follow from these tables.
 

@@ -16,8 +16,9 @@ from migrl.claims.claims import CLAIMS_FILE
 from migrl.errors import UserError
 from migrl.evidence.diff import read_object
 from migrl.evidence.measurements import MEASUREMENTS
-from migrl.evidence.publication import CALIBRATION, REFERENCES, read_results
+from migrl.evidence.publication import CALIBRATION, ENGINES, REFERENCES, read_results
 from migrl.evidence.recompute import (
+    recompute_answers,
     recompute_calibration,
     recompute_not_run,
     recompute_parts,
@@ -134,6 +135,8 @@ def _recompute_folder(place: str, folder: Path, references: Path, claims_file: P
     """Do the numbers of a folder that states some again."""
     if place.startswith(f"{REFERENCES}/"):
         return _run(place, recompute_reference, folder)
+    if place.startswith(f"{ENGINES}/"):
+        return _run(place, recompute_answers, folder)
     if (folder / MANIFEST).exists():
         return _run(place, recompute_run, folder, references, claims_file)
     if is_not_run(folder):

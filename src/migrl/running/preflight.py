@@ -35,7 +35,8 @@ def check_first(stage: str, recipe: Recipe, run: Run, *, alone: bool) -> Run:
 
 def needs_gpu(stage: str, recipe: Recipe, *, whole: bool) -> bool:
     """Whether a stage, or with `whole` any stage, has no use where there is no GPU."""
-    if not recipe.model.needs_gpu:
+    trains = whole or name_kind(stage) in ("sft", "grpo")
+    if not recipe.model.needs_gpu and not (trains and recipe.model.dtype == "bfloat16"):
         return False
     if stage == "fetch":
         return whole or isinstance(recipe.source, RehearsalSource)
