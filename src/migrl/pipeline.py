@@ -69,6 +69,11 @@ def identify_sampler(recipe: Recipe) -> dict[str, Any]:
     return identify_vllm(recipe, recipe.select.engine)
 
 
+def identify_rollouts(recipe: Recipe) -> dict[str, Any]:
+    """The same where it samples what RL learns from."""
+    return identify_vllm(recipe, recipe.grpo.engine)
+
+
 def identify_vllm(recipe: Recipe, engine: EngineName) -> dict[str, Any]:
     return {"vllm": recipe.vllm.model_dump(mode="json")} if engine == "vllm" else {}
 
@@ -121,7 +126,7 @@ class Stage:
 def list_arm_stages(*arms: Arm) -> list[Stage]:
     """The stages that make some arms, each once, in order."""
     made = dict.fromkeys(stage for arm in arms for stage in arm.stages)
-    extras = {"select": identify_sampler}
+    extras = {"select": identify_sampler, "grpo": identify_rollouts}
     return [
         Stage(stage.name, stage.reads, SECTIONS[stage.kind], arm=stage.arm, extra=extras.get(stage.kind, add_nothing))
         for stage in made

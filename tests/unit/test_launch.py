@@ -14,7 +14,6 @@ from torch.utils.file_baton import FileBaton
 
 from migrl.errors import OutOfMemory, UserError
 from migrl.files import write_json
-from migrl.models.loading import load_processor
 from migrl.plan.advice import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
 from migrl.running.ending import ENDING, leave_ending, read_ending
@@ -23,7 +22,6 @@ from migrl.running.stage import StageContext
 from migrl.running.watch.signals import Stopped
 from migrl.running.worker import explain_error, read_context
 from migrl.training.trainer import set_patience
-from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"
@@ -155,20 +153,6 @@ def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stag
     assert text.startswith(f"{stage}: the GPU ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
     assert "non-PyTorch" not in text and change in text
     assert explain_error(ValueError("a defect"), context) is None
-
-
-def test_vllm_reads_pictures_by_the_recipes_limits_and_never_samples_a_placeholder(tmp_path: Path) -> None:
-    start = ROOT / "reproduce/tiny_base"
-    processor = load_processor(start, min_pixels=3136, max_pixels=9600)
-    before = {path.name: path.read_bytes() for path in start.iterdir()}
-    folder = link_model(start, tmp_path / "start", processor)
-    size = json.loads((folder / "preprocessor_config.json").read_text())["size"]
-    assert size == {"shortest_edge": 3136, "longest_edge": 9600}
-    assert (folder / "model.safetensors").is_symlink()
-    assert {path.name: path.read_bytes() for path in start.iterdir()} == before
-    arguments = make_vllm_arguments(load_recipe(RECIPES / "test.yaml").grpo, processor)
-    pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert arguments["use_vllm"] and arguments["generation_kwargs"]["logit_bias"][pad] == -100
 
 
 def test_the_slurm_example_is_sound_shell_and_names_real_settings() -> None:

@@ -73,7 +73,7 @@ def make_grpo(items, processor, folder):
         "grpo.per_device_train_batch_size=2",
     ]
     recipe = load(*overrides, "grpo.max_steps=2", "grpo.max_new_tokens=8", "launch.processes=1")
-    config = grpo.make_config(recipe, folder, processor)
+    config = grpo.make_config(recipe, folder, grpo.suppress_vision(processor))
     return grpo.build_trainer(recipe, config, load_model(BASE, recipe.model), processor, items, [])
 
 

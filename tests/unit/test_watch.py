@@ -50,6 +50,7 @@ def make_rows(*values: float, name: str, sound: int = 20) -> list[dict[str, Any]
             (": mean 0.544", "limit 0.5", "grpo.max_new_tokens", "grpo.alarms.truncation"),
         ),
         ("zero_variance", [1.0] * 18, (": mean 0.92", "limit 0.9", "grpo.alarms.zero_variance")),
+        ("sampling_difference", [0.3] * 20, ("mean 0.3", "limit 0.1", "grpo.engine=transformers")),
         ("hit_reward", [0.0] * 16, ("mean 0.08", "limit 0.25 of the best window's 0.4", "grpo.alarms.collapse")),
     ],
 )

@@ -10,7 +10,10 @@ Written for vllm 0.31, and its CPU build of the same release. Not run on a GPU.
 """
 
 import os
+from concurrent.futures import Future, wait
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -22,10 +25,15 @@ from migrl.engines.transformers_engine import read_completion
 from migrl.errors import UserError
 from migrl.models.decoding import Completion, Decoding
 from migrl.models.inputs import ModelInput, count_prompt
-from migrl.models.loading import make_vision_bias, read_end_tokens
+from migrl.models.loading import make_vision_bias, read_end_tokens, read_pixel_limits
 from migrl.recipe import VllmSettings
 
 RELEASE = "0.31."
+WATCH_SECONDS = 1.0
+ENDED = (
+    "engine vllm: a process of it ended; why is said above, or nothing if it was killed, most often for memory: lower "
+    "vllm.gpu_memory_utilization or vllm.max_num_seqs, and start again; what was answered is kept"
+)
 
 
 class VllmEngine:
@@ -44,7 +52,6 @@ class VllmEngine:
             raise UserError(f"engine vllm: {error}; `make setup-gpu` installs it, or take another engine") from error
         if not vllm.__version__.startswith(RELEASE):
             raise UserError(f"engine vllm: release {vllm.__version__} is here, and this is written for {RELEASE}*")
-        images = task.processor.image_processor
         try:
             self.model = vllm.LLM(
                 model=str(weights),
@@ -55,11 +62,11 @@ class VllmEngine:
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
                 enforce_eager=settings.enforce_eager,
+                enable_prefix_caching=True,
+                # On a CPU vLLM cannot set a request's random numbers back after it has read half a prompt.
+                enable_chunked_prefill=torch.cuda.is_available(),
                 limit_mm_per_prompt={"image": max(len(item.paths) for item in task.items), "video": 0},
-                mm_processor_kwargs={
-                    "min_pixels": images.size["shortest_edge"],
-                    "max_pixels": images.size["longest_edge"],
-                },
+                mm_processor_kwargs=read_pixel_limits(task.processor),
                 generation_config="vllm",  # nothing is inherited from the checkpoint's
                 trust_remote_code=False,
             )
@@ -68,6 +75,7 @@ class VllmEngine:
                 f"engine vllm, {weights}: {error}; it needs a model that it knows, and room for weights and a cache of "
                 f"{longest} tokens (vllm.gpu_memory_utilization, vllm.max_model_len, vllm.tensor_parallel_size)"
             ) from error
+        self.processes = active_children()  # its own; this process has started no others
         self.processor = task.processor
         self.ends = read_end_tokens(weights)
         self.config = AutoConfig.from_pretrained(weights)
@@ -84,12 +92,36 @@ class VllmEngine:
         ]
         sampling = [self._make_sampling(decoding, item) for item in batch]
         answers = []
-        for item, output in zip(batch, self.model.generate(prompts, sampling, use_tqdm=False), strict=True):
+        for item, output in zip(batch, self._generate(prompts, sampling), strict=True):
             check_prompt(item, len(output.prompt_token_ids), sum(count_prompt(item, self.processor)))
             outputs = sorted(output.outputs, key=lambda one: one.index)
             ids = [list(one.token_ids) for one in outputs]
             answers.append([read_completion(self.processor.tokenizer, one, set(self.ends)) for one in ids])
         return answers
+
+    def _generate(self, prompts: list[dict[str, Any]], sampling: list[Any]) -> list[Any]:
+        """vLLM's own `generate`, in a thread: it may wait for ever for a process of its own that was killed."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        found: Future[list[Any]] = Future()
+
+        def work() -> None:
+            try:
+                found.set_result(self.model.generate(prompts, sampling, use_tqdm=False))
+            except Exception as error:
+                found.set_exception(error)
+
+        if self.processes:
+            Thread(target=work, daemon=True).start()
+        else:
+            work()
+        while not wait([found], timeout=WATCH_SECONDS).done:
+            if not all(process.is_alive() for process in self.processes):
+                raise UserError(ENDED)
+        try:
+            return found.result()
+        except EngineDeadError as error:
+            raise UserError(ENDED) from error
 
     def _make_sampling(self, decoding: Decoding, item: ModelInput) -> Any:
         from vllm import SamplingParams

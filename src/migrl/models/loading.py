@@ -159,5 +159,10 @@ def compute_resized_size(processor: ProcessorMixin, size: tuple[int, int]) -> tu
         ValueError: a strip that the processor refuses.
     """
     images: Any = processor.image_processor
-    limits = {"min_pixels": images.size["shortest_edge"], "max_pixels": images.size["longest_edge"]}
-    return fit_size(size, **limits, factor=images.patch_size * images.merge_size)
+    return fit_size(size, **read_pixel_limits(processor), factor=images.patch_size * images.merge_size)
+
+
+def read_pixel_limits(processor: ProcessorMixin) -> dict[str, int]:
+    """How many pixels a resized picture has at least and at most, by the words of a processor's arguments."""
+    size = processor.image_processor.size
+    return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}

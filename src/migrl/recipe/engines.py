@@ -16,7 +16,7 @@ class VllmSettings(Section):
     """vLLM for select, evaluate and pass_rates: one engine for each process, or for `tensor_parallel_size` of them.
 
     `max_model_len` bounds prompt and completion together, in tokens; answers are kept after every `batch` questions.
-    All but `batch` have vLLM's names.
+    All but `batch` have vLLM's names. `enforce_eager` is for the rollouts of grpo as well, which have further keys.
     """
 
     tensor_parallel_size: Count = 1
@@ -101,3 +101,42 @@ class ServedArm(ServerSettings):
     def describe(self) -> dict[str, Any]:
         """What evidence holds of it: what decides an answer, and the address; not how it is reached from here."""
         return {**self.model_dump(mode="json"), "base_url": self.base_url}
+
+
+class VllmRolloutSettings(Section):
+    """vLLM for the rollouts of grpo, where `engine` is vllm. All keys have trl's names, meaning and defaults.
+
+    colocate: in the training processes, on a share of each GPU's memory; its length and number of sequences follow from
+        the prompts. With `vllm_enable_sleep_mode` it gives that share back while the step trains.
+    server: on other GPUs, as `vllm serve` at `vllm_server_base_url`; training/vllm_rollouts.py has the command.
+
+    vLLM's sums differ from the trainer's, and so do the probabilities that tokens were sampled with: the correction
+    weighs a completion by the ratio of both (`vllm_importance_sampling_mode`) and leaves out or cuts what is above
+    `vllm_importance_sampling_clip_max`.
+    """
+
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    vllm_server_base_url: str | None = None
+    vllm_server_timeout: Seconds = Field(default=240.0, exclude=True)
+    vllm_gpu_memory_utilization: Annotated[Number, Field(gt=0, lt=1)] = 0.3
+    vllm_tensor_parallel_size: Count = 1
+    vllm_enable_sleep_mode: bool = False
+    vllm_importance_sampling_correction: bool = True
+    vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "sequence_mask"
+    )
+    vllm_importance_sampling_clip_max: Annotated[Number, Field(ge=1)] = 3.0
+
+    @model_validator(mode="after")
+    def check_vllm_mode(self) -> Self:
+        if (self.vllm_mode == "server") != (self.vllm_server_base_url is not None):
+            raise ValueError(
+                "vllm_server_base_url is where vllm_mode=server finds `vllm serve`, such as http://gpu2:8000; name it "
+                "for that mode, and only for it"
+            )
+        if self.vllm_mode == "server" and (self.vllm_enable_sleep_mode or self.vllm_tensor_parallel_size > 1):
+            raise ValueError(
+                "vllm_enable_sleep_mode and vllm_tensor_parallel_size are for vllm_mode=colocate; give a server "
+                "--tensor-parallel-size when it starts, and leave both out"
+            )
+        return self

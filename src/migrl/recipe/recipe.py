@@ -101,6 +101,8 @@ class Recipe(Section):
         here = self.launch.processes // self.launch.machines
         if "vllm" in (self.select.engine, self.evaluate.engine):
             check_divides("vllm.tensor_parallel_size", self.vllm.tensor_parallel_size, "processes on a machine", here)
+        spread = self.grpo.vllm_tensor_parallel_size
+        check_divides("grpo.vllm_tensor_parallel_size", spread, "processes on a machine", here)
         return self
 
     @model_validator(mode="after")

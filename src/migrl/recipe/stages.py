@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from migrl.grounding.boxes import Frame
 from migrl.grounding.prompts import PromptStyle
-from migrl.recipe.engines import EngineName
+from migrl.recipe.engines import EngineName, VllmRolloutSettings
 from migrl.recipe.section import (
     Batch,
     Count,
@@ -41,8 +41,8 @@ class ModelSettings(Section):
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether the model has no use where there is no GPU."""
-        return self.attention == "flash_attention_2" or self.dtype == "bfloat16"
+        """Whether the model has no use where there is no GPU: a recipe that says `threads` means to answer without."""
+        return self.attention == "flash_attention_2" or (self.dtype == "bfloat16" and self.threads is None)
 
 
 class LoraSettings(Section):
@@ -137,7 +137,7 @@ class RewardSettings(Section):
     weight: Weight
 
 
-class GrpoSettings(Section):
+class GrpoSettings(VllmRolloutSettings):
     """Rule-based RL with GRPO. Keys that trl's GRPOConfig has too have its names and meaning.
 
     A step trains on `prompts_per_step` prompts with `num_generations` completions each, over all processes, in micro
@@ -166,7 +166,6 @@ class GrpoSettings(Section):
     save_only_model: bool = False
     group_prefix: bool = False
     engine: Literal["transformers", "vllm"] = "transformers"
-    vllm_gpu_memory_utilization: Annotated[Number, Field(gt=0, lt=1)] = 0.3
     seed: Seed = 0
     alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)
 

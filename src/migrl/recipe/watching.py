@@ -21,6 +21,8 @@ class AlarmSettings(Section):
     collapse: mean hit rate as a share of its best window's, once that reached 0.1.
     truncation: mean share of completions cut at the limit. The answer comes last: a cut completion cannot earn it.
     zero_variance: mean share of groups whose rollouts all hit or all miss. At 0.9, one or two prompts of 16 teach.
+    sampling_difference: mean difference, nats a token, between the log-probability that vLLM sampled a token with and
+        the trainer's own. Rounding to bfloat16 makes some hundredths; another prompt or stale weights make more.
     """
 
     window: Count = 20
@@ -28,6 +30,7 @@ class AlarmSettings(Section):
     collapse: Share | None = 0.25
     truncation: Share | None = 0.5
     zero_variance: Share | None = 0.9
+    sampling_difference: Annotated[Number, Field(gt=0)] | None = 0.1
 
 
 class WatchSettings(Section):

@@ -51,7 +51,7 @@ from migrl.training.trainer import (
     set_patience,
     train_resuming,
 )
-from migrl.training.vllm_rollouts import link_model, make_vllm_arguments
+from migrl.training.vllm_rollouts import check_vllm, explain_vllm, make_vllm_arguments, starting_vllm, stop_vllm
 from migrl.training.weights import find_pool, find_start
 
 
@@ -78,16 +78,9 @@ def run(context: StageContext) -> dict[str, Any]:
     whole = 3 * weights if context.recipe.grpo.save_only_model else 24 * weights
     need = weights // 2 if context.recipe.grpo.lora else whole
     check_disk(context.folder, max(0, need - measure_folder(context.folder / "checkpoints")))
-    if context.recipe.grpo.engine == "vllm":
-        link_model(start, find_vllm_model(context), load_start_processor(context))
     launch_training("migrl.stages.grpo", context, context.recipe.grpo.parallel)
     facts: dict[str, Any] = read_json(context.folder / "facts.json")
     return facts | {"performance": read_performance(context.folder, context.recipe.launch.processes)}
-
-
-def find_vllm_model(context: StageContext) -> Path:
-    """Where vLLM reads the model; gone with the checkpoints once the stage is done."""
-    return context.folder / "checkpoints" / "start"
 
 
 def load_start_processor(context: StageContext) -> ProcessorMixin:
@@ -99,7 +92,7 @@ def load_start_processor(context: StageContext) -> ProcessorMixin:
 def train(context: StageContext, rank: Rank) -> None:
     """The training process."""
     recipe, settings = context.recipe, context.recipe.grpo
-    start = find_vllm_model(context) if settings.engine == "vllm" else find_start(context)
+    start = find_start(context)
     processor = load_start_processor(context)
     data = context.inputs["fetch"] / "data"
     pool = find_pool(context)
@@ -113,7 +106,12 @@ def train(context: StageContext, rank: Rank) -> None:
     check_sizes(items, processor)
     check_perfect_reward(items[0], processor, make_rewards(recipe, items, read_end_tokens(start)))
     set_patience(recipe.watch)
-    config = make_config(recipe, context.folder / "checkpoints", processor)
+    how = (
+        make_vllm_arguments(settings, processor, items, start)
+        if settings.engine == "vllm"
+        else suppress_vision(processor)
+    )
+    config = make_config(recipe, context.folder / "checkpoints", how)
     use_trackers(config, context)
     callbacks = make_callbacks(context, settings.alarms)
     trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks)
@@ -131,6 +129,8 @@ def train(context: StageContext, rank: Rank) -> None:
     save_trained(trainer, context.folder / ("adapter" if settings.lora else "model"))
     if settings.lora is None and trainer.is_world_process_zero():
         copy_small_files(start, context.folder / "model")
+    if settings.engine == "vllm":
+        stop_vllm(trainer)
 
 
 def make_rewards(recipe: Recipe, items: list[ModelInput], end_tokens: list[int]) -> list[RewardFunction]:
@@ -148,22 +148,32 @@ def build_trainer(
 ) -> CheckedTrainer:
     """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
     freeze_vision_tower(model)
-    trainer = GroupedTrainer if recipe.grpo.group_prefix else CheckedTrainer
-    return trainer(
-        model=model,
-        reward_funcs=cast(list[RewardFunc], make_rewards(recipe, items, list_end_tokens(model.generation_config))),
-        args=config,
-        train_dataset=build_dataset(items),
-        processing_class=processor,
-        peft_config=make_lora_config(recipe.grpo.lora, find_family(model.config)) if recipe.grpo.lora else None,
-        callbacks=callbacks,
-    )
+    build = GroupedTrainer if recipe.grpo.group_prefix else CheckedTrainer
+    arguments: dict[str, Any] = {
+        "model": model,
+        "reward_funcs": cast(list[RewardFunc], make_rewards(recipe, items, list_end_tokens(model.generation_config))),
+        "args": config,
+        "train_dataset": build_dataset(items),
+        "processing_class": processor,
+        "peft_config": make_lora_config(recipe.grpo.lora, find_family(model.config)) if recipe.grpo.lora else None,
+        "callbacks": callbacks,
+    }
+    if not config.use_vllm:
+        return build(**arguments)
+    try:
+        with starting_vllm(recipe, processor):
+            trainer = build(**arguments)
+    except (ConnectionError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise explain_vllm(error, recipe, model.name_or_path, processor) from error
+    check_vllm(trainer, processor, recipe.grpo.seed)
+    return trainer
 
 
-def make_config(recipe: Recipe, checkpoints: Path, processor: ProcessorMixin) -> GRPOConfig:
+def make_config(recipe: Recipe, checkpoints: Path, rollouts: dict[str, Any]) -> GRPOConfig:
     """The recipe in trl's words; made before the model is loaded, as under ZeRO-3 it decides how that is done.
 
-    `steps_per_generation` covers one optimizer step: rollouts are on-policy.
+    `rollouts` are the arguments of who samples. `steps_per_generation` covers one optimizer step: rollouts are
+    on-policy.
     """
     settings = recipe.grpo
     micro_steps = settings.completions_per_step // settings.per_device_train_batch_size // recipe.launch.processes
@@ -188,7 +198,7 @@ def make_config(recipe: Recipe, checkpoints: Path, processor: ProcessorMixin) ->
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         reward_weights=[reward.weight for reward in settings.rewards],
-        **(make_vllm_arguments(settings, processor) if settings.engine == "vllm" else suppress_vision(processor)),
+        **rollouts,
         bf16=recipe.model.dtype == "bfloat16",
         gradient_checkpointing=recipe.model.dtype == "bfloat16",
         logging_steps=1,

@@ -251,6 +251,9 @@ METRICS = {
     "kl": "kl",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "truncation",
+    "sampling/sampling_logp_difference/mean": "sampling_difference",
+    "sampling/sampling_logp_difference/max": "largest_sampling_difference",
+    "sampling/importance_sampling_ratio/mean": "importance_ratio",
 }
 
 

@@ -23,6 +23,11 @@ ALARMS = {
         "zero_variance",
         "almost no prompt teaches any more; to begin anew, select harder samples or lower grpo.max_steps",
     ),
+    "sampling_difference": (
+        "sampling_difference",
+        "vLLM samples from another distribution than the one that is trained; take grpo.engine=transformers, and see "
+        "whether both have one release and dtype",
+    ),
 }
 """The settings' alarms: the metric that each looks at, and what it means."""
 
