@@ -87,6 +87,15 @@ def test_json_has_every_stage_with_its_formulas_and_the_exit_code_is_that_of_the
     assert not refused["fits"] and all(line in str(bad.exception) for line in refused["refusals"])
 
 
+def test_a_group_behind_one_prompt_trains_in_a_fraction_of_the_time_and_of_the_memory(tmp_path: Path) -> None:
+    settings = ("model.attention=sdpa", "grpo.engine=vllm")
+    sides = [load("paper", *settings, f"grpo.group_prefix={prefix}") for prefix in ("false", "true")]
+    stock, ours = (get_stages(plan(tmp_path, recipe))["grpo"] for recipe in sides)
+    assert stock.duration is not None and ours.duration is not None and stock.peak and ours.peak
+    assert all(0.1 < mine / its < 0.6 for mine, its in zip(ours.duration.hours, stock.duration.hours, strict=True))
+    assert ours.peak.device.total < stock.peak.device.total
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> None:
     run = CliRunner(env={"COLUMNS": str(columns)})

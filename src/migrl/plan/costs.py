@@ -65,7 +65,8 @@ def time_work(kind: str, work: Work, workload: Workload, machine: Machine) -> Du
             generations = tuple(fill_cache(made, workload, room) for made in generations)
     shape, parts = workload.shape, []
     if generations:
-        reads = [(made, made.completions / (made.times if vllm else 1)) for made in generations]
+        once = vllm or (kind == "grpo" and recipe.grpo.group_prefix)  # for all completions of a prompt
+        reads = [(made, made.completions / (made.times if once else 1)) for made in generations]
         flops = sum(count * count_pass(shape, made.prompts.mean, 0, rank).total for made, count in reads)
         parts.append(time_compute("reading", flops, shares.prefill, machine, gpus))
         decode = shares.decode_vllm if vllm else shares.decode_adapter if rank else shares.decode_transformers
@@ -91,15 +92,19 @@ def fill_cache(made: Generation, workload: Workload, room: float) -> Generation:
 
 
 def count_training(shape: ModelShape, training: Training) -> float:
-    """FLOPs of all sequences, with a completion of mean length."""
-    rank = training.lora.rank if training.lora else 0
-    forward = count_pass(shape, training.prompts.mean, training.tokens[0], rank)
-    return training.sequences * (forward.train(lora=rank > 0) + (forward.total if training.reference else 0.0))
+    """FLOPs of all sequences, with a completion of mean length; packed ones share prompt and pictures."""
+    rank, packed = training.lora.rank if training.lora else 0, training.packed
+    prompt, completion = training.prompts.mean, training.tokens[0]
+    forward = count_pass(shape, prompt, completion, rank, packed)
+    reference = replace(forward, vision=0.0) if packed > 1 else forward
+    passes = forward.train(lora=rank > 0) + (reference.total if training.reference else 0.0)
+    return training.sequences / packed * passes
 
 
-def count_pass(shape: ModelShape, prompt: Length, completion: int, rank: int) -> Forward:
-    """FLOPs of one forward pass over a prompt and a completion, or the first token of one."""
-    forward = count_forward(shape, [round(prompt.tokens + completion)], completion or 1, [], lora_rank=rank)
+def count_pass(shape: ModelShape, prompt: Length, completion: int, rank: int, packed: int = 1) -> Forward:
+    """FLOPs of one forward pass over a prompt and `packed` completions, or the first token of each."""
+    lengths, shared = [round(prompt.tokens + completion)] * packed, [round(prompt.tokens)] * (packed - 1)
+    forward = count_forward(shape, lengths, packed * (completion or 1), [], lora_rank=rank, shared=shared)
     return replace(forward, vision=prompt.images * count_vision(shape, round(prompt.patches / prompt.images)))
 
 

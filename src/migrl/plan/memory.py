@@ -118,7 +118,8 @@ def needs_copy(training: Training) -> bool:
 def plan_training(workload: Workload, training: Training) -> Memory:
     """The peak of a training step on the longest prompts and completions."""
     text, size = workload.shape.text_config, workload.number_bytes
-    tokens = training.batch * (training.prompts.longest.tokens + training.tokens[1])
+    rows, longest = training.batch / training.packed, training.prompts.longest
+    tokens = rows * (longest.tokens + training.packed * training.tokens[1])
     float32_adapters = size == 2 and training.lora is not None and training.parallel == "none"
     numbers = BACKWARD_FLOAT32_ADAPTERS if float32_adapters else BACKWARD
     layers, layer = text.num_hidden_layers, numbers * (4 * text.hidden_size + text.intermediate_size) * size
@@ -126,12 +127,12 @@ def plan_training(workload: Workload, training: Training) -> Memory:
     scored, words = min(training.batch * training.tokens[1], TILE[0]), f"{tokens:,.0f} tokens x "
     parts = [
         *list_states(workload, training, gathered=False),
-        hold_pictures(workload, training.held * training.prompts.longest.patches),
+        hold_pictures(workload, training.held * longest.patches),
         Part("checkpoints", tokens * kept, f"{words}{kept:,} bytes, {layers} layers"),
         Part("layer", tokens * layer, f"{words}{layer:,} bytes"),
         Part("logits", scored * min(TILE[1], text.vocab_size) * size, f"{scored:,} tokens at a time"),
     ]
-    return close_peak("a training step", parts, tokens, training.batch, workload)
+    return close_peak("a training step", parts, tokens, rows, workload, masked=training.packed > 1)
 
 
 def list_weights(workload: Workload, parts: int = 1) -> list[Part]:
@@ -185,11 +186,13 @@ def hold_pictures(workload: Workload, patches: float) -> Part:
     return Part("pictures", patches * values * 4, f"{patches:,.0f} patches x {values} numbers", moving=False)
 
 
-def close_peak(phase: str, parts: list[Part], tokens: float, sequences: int, workload: Workload) -> Memory:
-    """A peak with what grows with the square of a length, and the reserve."""
+def close_peak(
+    phase: str, parts: list[Part], tokens: float, sequences: float, workload: Workload, *, masked: bool = False
+) -> Memory:
+    """A peak with what grows with the square of a length, and the reserve; sdpa has a mask for several sequences."""
     size, margins, attention = workload.number_bytes, workload.assumptions.memory, workload.recipe.model.attention
     heads = workload.shape.text_config.num_attention_heads
-    each = {"eager": heads * (4 + 2 * size), "sdpa": 1 + size if sequences > 1 else 0}.get(attention, 0)
+    each = {"eager": heads * (4 + 2 * size), "sdpa": 1 + size if masked or sequences > 1 else 0}.get(attention, 0)
     parts.append(Part("square", tokens**2 / sequences * each, f"{attention}: {each} bytes x length^2 per sequence"))
     fixed = margins.overhead_gb if size == 2 else 0.0  # a processor has no CUDA
     reserve = fixed * 1e9 + margins.margin * sum(part.bytes for part in parts if part.moving)

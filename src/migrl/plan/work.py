@@ -53,7 +53,8 @@ class Generation:
 class Training:
     """`sequences` in all, `batch` of them at once in each process, the pictures of `held` in memory.
 
-    `lora` None trains all but the vision tower; `reference`: the start model reads them too.
+    `lora` None trains all but the vision tower; `reference`: the start model reads them too. Of each prompt `packed`
+    completions share one copy (training/packs.py).
     """
 
     prompts: Prompts
@@ -65,6 +66,7 @@ class Training:
     parallel: Parallel
     processes: int
     reference: bool = False
+    packed: int = 1
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def reinforce(workload: Workload) -> Work:
     times, each = grpo.num_generations, max(1, grpo.prompts_per_step // processes)
     made, batch = Generation("rl", prompts, times, tokens, times, each), grpo.per_device_train_batch_size
     trained = Training(prompts, made.completions, tokens, batch, each * times, grpo.lora, grpo.parallel, processes)
-    return Work((made,), replace(trained, reference=grpo.beta > 0))
+    packed = min(batch, times) if grpo.group_prefix else 1
+    return Work((made,), replace(trained, reference=grpo.beta > 0, packed=packed))
 
 
 def evaluate(workload: Workload) -> Work:
