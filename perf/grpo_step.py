@@ -199,7 +199,7 @@ def build_tiny(folder: Path, prefix: str) -> Any:
     processor = load_processor(BASE, min_pixels=recipe.model.min_pixels, max_pixels=recipe.grpo.max_pixels)
     samples = read_samples(folder / "rl.jsonl")
     items = [prepare_input(sample, folder, processor, frame=recipe.model.frame, style="think") for sample in samples]
-    config = grpo.make_config(recipe, folder / "checkpoints", processor)
+    config = grpo.make_config(recipe, folder / "checkpoints", grpo.suppress_vision(processor))
     config.save_strategy = "no"
     return grpo.build_trainer(recipe, config, load_model(BASE, recipe.model), processor, items, [])
 
@@ -226,7 +226,7 @@ def build_mid(folder: Path, prefix: str) -> Any:
     config = AutoConfig.for_model(**data)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     print(f"mid: {sum(weight.numel() for weight in model.parameters()) / 1e6:.0f} M parameters", file=sys.stderr)
-    trained = grpo.make_config(recipe, folder / "checkpoints", processor)
+    trained = grpo.make_config(recipe, folder / "checkpoints", grpo.suppress_vision(processor))
     trained.save_strategy = "no"
     return grpo.build_trainer(recipe, trained, model, processor, items, [])
 

@@ -197,7 +197,7 @@ def train_step(
     basic += ["grpo.per_device_train_batch_size=8", "grpo.max_steps=1", "grpo.beta=0.1", "grpo.learning_rate=1.0"]
     basic += ["grpo.rewards=[{name: hit, weight: 1}]", f"sampling.temperature={TEMPERATURE}"]
     recipe = load_recipe(ROOT / "reproduce/recipes/test.yaml", [*basic, *overrides])
-    config = grpo.make_config(recipe, folder, processor)
+    config = grpo.make_config(recipe, folder, grpo.suppress_vision(processor))
     config.optim = "sgd"
     config.gradient_checkpointing = checkpointing
     model = load_model(BASE, recipe.model)
