@@ -109,13 +109,13 @@ engines: $(STAMP) ## what vllm answers beside transformers with the arm rl of ru
 	  runs=runs/engines/$${dtype}_$$engine; kept=results/engines/$${dtype}_$$engine; mkdir -p $$runs/tiny $$kept; \
 	  for stage in fetch merge grpo; do cp -r runs/tiny/$$stage $$runs/tiny/; done; \
 	  VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(ENGINES_PYTHON) -m migrl evaluate --recipe tiny --runs $$runs \
-	    'evaluate.arms=[rl]' model.dtype=$$dtype evaluate.engine=$$engine vllm.enforce_eager=true vllm.max_model_len=1024 \
+	    'evaluate.arms=[rl]' model.threads=1 model.dtype=$$dtype evaluate.engine=$$engine vllm.enforce_eager=true vllm.max_model_len=1024 \
 	    $(SET) || exit 1; \
 	  gzip -9nc $$runs/tiny/evaluate/samples.jsonl > $$kept/samples.jsonl.gz; \
 	  cp $$runs/tiny/evaluate/evaluations.json $$kept/; \
 	done; done
 	for dtype in float32 bfloat16; do $(BIN)/migrl compare results/engines/$${dtype}_transformers results/engines/$${dtype}_vllm \
-	  --allow engine --allow version --json > results/engines/$$dtype.json || exit 1; done
+	  --allow engine --allow engine_version --allow attention --json > results/engines/$$dtype.json || exit 1; done
 	for engine in $(ENGINES); do $(BIN)/migrl compare results/engines/float32_$$engine results/engines/bfloat16_$$engine \
 	  --allow dtype --json > results/engines/$$engine.json || exit 1; done
 	$(BIN)/migrl seal results

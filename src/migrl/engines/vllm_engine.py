@@ -46,6 +46,7 @@ class VllmEngine:
         """
         longest = check_lengths(task, settings)
         choose_devices(first_device, settings.tensor_parallel_size)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # else pages of what it chose, in each of its processes
         try:
             import vllm  # reads which devices it may use as it loads
         except ImportError as error:

@@ -11,7 +11,15 @@ from migrl.markdown_table import make_table
 
 START, END = "<!-- verdicts:start -->", "<!-- verdicts:end -->"
 READINGS_START, READINGS_END = "<!-- readings:start -->", "<!-- readings:end -->"
+ENGINES_START, ENGINES_END = "<!-- engines:start -->", "<!-- engines:end -->"
 NOT_RUN = "not run"
+PAIRED = {
+    "float32": "vllm against transformers, float32",
+    "bfloat16": "vllm against transformers, bfloat16",
+    "transformers": "transformers, bfloat16 against float32",
+    "vllm": "vllm, bfloat16 against float32",
+}
+"""Of each comparison in results/engines what is compared: B against A."""
 
 
 def render_verdicts(results: Path) -> str:
@@ -39,6 +47,19 @@ def render_readings(results: Path) -> str:
         for reading in entry["readings"]
     ]
     return "\n".join(make_table("claim | verdict | read otherwise | ours, 95 % interval: | n:", rows))
+
+
+def render_engines(results: Path) -> str:
+    """What `make engines` compared: the same weights and questions, answered by two engines or in two precisions."""
+    rows = []
+    for name, title in PAIRED.items():
+        found = read_json(results / "engines" / f"{name}.json")
+        texts, cell = found["texts"], found["all"]
+        share = "–" if texts["others_share"] is None else f"{texts['others_share']:.0%}"
+        counts = (f"{texts['equal']:,} of {texts['n']:,}", share, str(cell["wins"]), str(cell["losses"]))
+        rows.append((title, *counts, show_measured(cell)[0]))
+    head = "B against A | equal texts: | the others begin alike for: | won: | lost: | accuracy, 95 % interval:"
+    return "\n".join(make_table(head, rows))
 
 
 def describe_scope(entry: Mapping[str, Any]) -> str:
@@ -96,6 +117,7 @@ def update_readme(readme: Path, results: Path) -> None:
     for start, end, table in (
         (START, END, render_verdicts(results)),
         (READINGS_START, READINGS_END, render_readings(results)),
+        (ENGINES_START, ENGINES_END, render_engines(results)),
     ):
         if start not in text or end not in text:
             raise UserError(f"{readme}: the markers {start} and {end} are missing; put them where the table belongs")
