@@ -33,6 +33,27 @@ def test_two_arms_of_the_committed_run_give_its_own_accuracies_by_either_rule() 
         assert overall["wins"] + overall["losses"] + overall["both_hit"] + overall["both_miss"] == overall["n"]
 
 
+ENGINE_KEYS = ("--allow", "engine", "--allow", "engine_version", "--allow", "attention")
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "b", "options"),
+    [
+        *((dtype, f"{dtype}_transformers", f"{dtype}_vllm", ENGINE_KEYS) for dtype in ("float32", "bfloat16")),
+        *((name, f"float32_{name}", f"bfloat16_{name}", ("--allow", "dtype")) for name in ("transformers", "vllm")),
+    ],
+)
+def test_the_comparison_of_engines_follows_from_the_kept_answers(
+    name: str, a: str, b: str, options: tuple[str, ...]
+) -> None:
+    engines = ROOT / "results" / "engines"
+    stored = json.loads((engines / f"{name}.json").read_text())
+    found = count(engines / a, engines / b, *options)
+    assert {key: found[key] for key in stored if key not in ("a", "b")} == {
+        key: value for key, value in stored.items() if key not in ("a", "b")
+    }
+
+
 def test_a_runs_own_completions_as_a_peers_raw_file_have_no_delta_in_any_benchmark(tmp_path: Path) -> None:
     rows = [row for row in read_lines(TINY / "samples.jsonl.gz") if row["arm"] == "rl"]
     raw = write_raw(tmp_path / "raw.jsonl", rows)
