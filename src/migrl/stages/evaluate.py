@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migrl.engines.engine import Task, open_engine, read_version, share_engines, split_inputs
+from migrl.engines.engine import Task, open_engine, share_engines, split_inputs
 from migrl.errors import UserError
 from migrl.evidence.evaluations import (
     EVALUATIONS,
@@ -30,6 +30,7 @@ from migrl.models.loading import list_vision_token_ids, load_processor, read_end
 from migrl.recipe import TRAINING_SPLITS, Recipe
 from migrl.running.launch import launch_generation
 from migrl.running.metering import GenerationMeter, read_performance, release_memory
+from migrl.running.packages import read_version
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
 from migrl.running.worker import Rank, run_child
