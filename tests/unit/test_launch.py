@@ -132,11 +132,12 @@ def test_a_failure_names_the_process_that_failed_first(tmp_path: Path, exit_code
     [
         (
             "grpo_no_cold_start",
-            "set one of grpo.per_device_train_batch_size=4, grpo.parallel=zero3, grpo.max_pixels=401408 (changes",
+            "set one of grpo.per_device_train_batch_size=4, grpo.parallel=zero3, "
+            "grpo.vllm_gpu_memory_utilization=0.25, grpo.engine=transformers, grpo.max_pixels=401408 (changes",
         ),
         ("merge", "GPU 0 has 2 GiB free); use GPUs"),
-        ("evaluate", "set one of evaluate.batch_pixels=25000000, evaluate.batch=8"),
-        ("pass_rates", "set one of select.batch_pixels=4000000"),
+        ("evaluate", "set one of vllm.max_num_seqs=128, vllm.tensor_parallel_size=2, evaluate.engine=transformers: "),
+        ("pass_rates", "set one of vllm.max_num_seqs=128, vllm.tensor_parallel_size=2, select.engine=transformers: "),
     ],
 )
 def test_a_gpu_out_of_memory_is_told_with_the_keys_to_lower(tmp_path: Path, stage: str, change: str) -> None:

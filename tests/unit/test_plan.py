@@ -44,6 +44,7 @@ def load(name: str, *overrides: str) -> Recipe:
 
 
 TINY = load("tiny")
+TRANSFORMERS = ("select.engine=transformers", "evaluate.engine=transformers", "grpo.engine=transformers")
 
 
 def plan(tmp_path: Path, recipe: Recipe, options: GpuOptions = EIGHT, results: Path | None = None) -> Plan:
@@ -111,21 +112,33 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
 @pytest.mark.parametrize(
     ("overrides", "options", "message"),
     [
-        (["select.batch=64", "select.batch_pixels=null"], EIGHT, r"select: generation of 512 .*select.batch=\d+ \("),
+        (
+            [*TRANSFORMERS, "select.batch=64", "select.batch_pixels=null"],
+            EIGHT,
+            r"select: generation of 512 .*select.batch=\d+ \(",
+        ),
         (["grpo.lora=null"], EIGHT, r"grpo: .*grpo.parallel=zero3 \("),
-        ([], GpuOptions(8, 40, "A100 40GB"), r"fits: grpo.max_pixels=200704 .* others grpo.per_dev"),
+        ([*TRANSFORMERS], GpuOptions(8, 40, "A100 40GB"), r"fits: grpo.max_pixels=200704 .* others grpo.per_dev"),
         ([], GpuOptions(4, 80, "H100"), "launch.processes=8: one GPU each, and there are 4; set launch.processes=4;"),
         ([], GpuOptions(3, 80, "H100"), "launch.processes=8: one GPU each, and there are 3; set launch.processes=2;"),
         ([], GpuOptions(3, 80, "H100"), "tensor_parallel=8: .* there are 3, .* no such number fits: name a smaller"),
         (["synthesize.teacher.tensor_parallel=3"], EIGHT, "tensor_parallel=3: .* set 4 or 8, or ask a server"),
-        (["synthesize.teacher.context_tokens=4000"], EIGHT, r" 4,784, more than .* raise .*context_tokens"),
+        (["synthesize.teacher.context_tokens=4000"], EIGHT, r" 4,784, more than .*tokens=4000; set that to 4784 or"),
         (["synthesize.teacher.memory=0.1"], EIGHT, r"takes 10 % .*any of these fits: synthesize.teacher.memory=0.9 \("),
         (
-            ["grpo.engine=vllm", "grpo.vllm_gpu_memory_utilization=0.5"],
+            ["grpo.vllm_enable_sleep_mode=false", "grpo.vllm_gpu_memory_utilization=0.5"],
             EIGHT,
-            r"vllm 40.0.*grpo.engine=transformers \(",
+            r"vllm 40.0.*sleep_mode=True \(58.2 GB\); grpo.vllm_gpu_memory_utilization=0.3 \(.*grpo.engine=transf",
         ),
-        ([], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
+        (["grpo.vllm_gpu_memory_utilization=0.1"], EIGHT, r"grpo: vLLM .*takes 10 %.*gpu_memory_utilization=0.25 \("),
+        (["vllm.gpu_memory_utilization=0.2"], EIGHT, r"select: vLLM .*takes 20 %.*vllm.gpu_memory_utilization=0.9 \("),
+        (["vllm.max_num_seqs=20000"], EIGHT, "hold 20000 sequences .* lower vllm.max_num_seqs to 16384"),
+        (["vllm.max_num_seqs=16000", "vllm.gpu_memory_utilization=0.6"], EIGHT, r"logits.*vllm.max_num_seqs=8000 \("),
+        (["vllm.max_model_len=16384"], EIGHT, "evaluate: .* of mmiu .* vllm.max_model_len=16384; set that to 27648 or"),
+        (["vllm.max_model_len=200000"], EIGHT, "vllm.max_model_len=200000: the model of select has 128000 positions"),
+        (["vllm.tensor_parallel_size=8"], EIGHT, "size=8: .* evaluate, .*set 1 or 2 or 4, or evaluate.engine=transf"),
+        (["vllm.tensor_parallel_size=4"], GpuOptions(7, 80, "H100"), "there are 7; set launch.processes=4;"),
+        ([*TRANSFORMERS], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
         (["launch.processes=6"], EIGHT, "sft.batch=128 is not .*launch.processes 1, 2, 4, 8, 16, 32, 64 with this"),
         (["grpo.max_new_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
         ([], GpuOptions(gpus=0), "model.dtype=bfloat16.* need a GPU"),
@@ -143,8 +156,11 @@ def test_what_cannot_fit_is_refused_with_its_remedy(
 
 CHANGED = (
     *("sft.per_device_train_batch_size=16", "sft.max_pixels=2000000", "sft.lora.rank=512", "sft.parallel=none"),
-    *("grpo.per_device_train_batch_size=16", "grpo.lora=null", "grpo.engine=vllm", "grpo.prompts_per_step=64"),
+    *("grpo.per_device_train_batch_size=16", "grpo.lora=null", "grpo.engine=transformers", "grpo.prompts_per_step=64"),
+    *("grpo.vllm_enable_sleep_mode=false", "grpo.vllm_gpu_memory_utilization=0.5", "grpo.vllm_tensor_parallel_size=2"),
     *("select.batch_pixels=null", "evaluate.batch_pixels=900000000", "model.attention=eager", "launch.processes=3"),
+    *("select.engine=transformers", "evaluate.engine=transformers", "vllm.gpu_memory_utilization=0.2"),
+    *("vllm.max_num_seqs=6000", "vllm.tensor_parallel_size=2"),
 )
 TEACHERS = (
     *("synthesize.teacher.tensor_parallel=2", "synthesize.teacher.memory=0.2"),
@@ -276,6 +292,54 @@ def test_times_are_the_formula_and_a_device_without_a_peak_has_none(tmp_path: Pa
     assert get_stages(unknown)["grpo"].duration is None and "does not know Some GPU" in " ".join(unknown.notes)
 
 
+def read_work(made: Plan, stage: str) -> tuple[float, list[int]]:
+    """FLOPs of reading the prompts, and under vLLM how many sequences are decoded at once, from and to."""
+    words = get_stages(made)[stage].duration.words
+    running = re.search(r"decoding ([\d-]+) at once", words)
+    return float(re.search(r"reading (\S+) FLOPs", words)[1]), [
+        int(n) for n in running[1].split("-")
+    ] if running else []
+
+
+def test_under_vllm_rollouts_share_a_prompt_and_nothing_waits_for_the_longest(tmp_path: Path) -> None:
+    batches, served = plan(tmp_path, load("paper", *TRANSFORMERS)), plan(tmp_path, load("paper"))
+    for stage, shared in (("select", 8), ("pass_rates", 8), ("grpo", 8), ("evaluate", 1)):  # an arm has its own weights
+        (own, none), (once, running) = read_work(batches, stage), read_work(served, stage)
+        assert not none and running and own / once == pytest.approx(shared, rel=0.05)
+        before, after = (get_stages(made)[stage].duration for made in (batches, served))
+        assert after.low < before.low and after.high < before.high / 2
+    # A GPU's part of a step is two prompts with eight rollouts; elsewhere the cache holds more than vllm.max_num_seqs.
+    assert read_work(served, "grpo")[1] == [16] and read_work(served, "select")[1] == [256]
+    assert "new weights 625 x" in get_stages(served)["grpo"].duration.words
+
+
+def test_a_smaller_cache_holds_fewer_sequences_and_takes_longer(tmp_path: Path) -> None:
+    hours, running = [], []
+    for share in (0.35, 0.4, 0.9):
+        made = plan(tmp_path, load("paper", f"vllm.gpu_memory_utilization={share}"))
+        running.append(read_work(made, "select")[1][0])
+        hours.append(get_stages(made)["select"].duration.low)
+    assert running[0] < running[1] < running[2] == 256 and hours[0] > hours[1] > hours[2]
+
+
+def test_two_gpus_share_an_engine_and_a_server_of_rollouts_is_in_no_sum(tmp_path: Path) -> None:
+    one, two = plan(tmp_path, load("paper")), plan(tmp_path, load("paper", "vllm.tensor_parallel_size=2"))
+    assert "in 4 engines" in get_stages(two)["select"].duration.words
+    assert get_stages(two)["select"].peak.host.bytes < get_stages(one)["select"].peak.host.bytes
+    assert get_stages(two)["select"].peak.device.total < get_stages(one)["select"].peak.device.total
+    keys = ["grpo.vllm_mode=server", "grpo.vllm_server_base_url=http://gpu2:8000", "grpo.vllm_enable_sleep_mode=false"]
+    served = plan(tmp_path, load("paper", *keys))
+    assert "other GPUs make the rollouts" in " ".join(served.notes)
+    assert get_stages(served)["grpo"].duration.words.startswith("training")
+    assert get_stages(served)["grpo"].peak == get_stages(plan(tmp_path, load("paper", *TRANSFORMERS)))["grpo"].peak
+
+
+def test_readme_says_what_the_paper_recipe_costs(tmp_path: Path) -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    for keys, words in (((), "{:.0f} to {:.0f} GPU-hours"), (TRANSFORMERS, "({:.0f} to {:.0f} if transformers")):
+        assert words.format(*plan(tmp_path, load("paper", *keys)).totals.gpu_hours) in readme
+
+
 def write_rehearsal(folder: Path, *overrides: str, device: str = "NVIDIA H100 80GB HBM3") -> Path:
     """Results of a rehearsal, made up; return their root."""
     path = folder / "results" / "rehearsal" / "manifest.json"
@@ -293,7 +357,7 @@ def list_measured(made: Plan) -> set[str]:
 
 
 def test_measured_rates_replace_assumed_ones(tmp_path: Path) -> None:
-    made = plan(tmp_path, load("paper"), results=write_rehearsal(tmp_path))
+    made = plan(tmp_path, load("paper", *TRANSFORMERS), results=write_rehearsal(tmp_path))
     sft = get_stages(made)["sft"]
     prompt_and_completion = 4 * 512 + 90 + 20 + 4 * 6 + 300
     assert sft.duration.basis == "measured" and sft.measured == ("61.5 GB in tensors on the GPU, measured",)
@@ -314,13 +378,14 @@ ALL = {"sft", "select", "grpo", "evaluate", "pass_rates"}
         ([], ["grpo.parallel=zero3"], {"grpo"}, "not used: grpo with grpo.parallel=zero2$"),
         ([], ["launch.processes=4"], {"grpo"}, "not used: grpo with 2 prompts per process$"),
         (["model.dtype=float32"], [], ALL, "evaluate with model.dtype=float32"),
+        ([], ["select.engine=vllm"], {"select", "pass_rates"}, "not used: select with select.engine=transformers$"),
         (["source.shapes=reproduce/shapes/qwen2_5_vl_72b.json"], [], ALL, "of another shape, so not used$"),
     ],
 )
 def test_a_rate_of_other_settings_is_not_used_and_the_plan_says_so(
     rehearsed: list[str], planned: list[str], unused: set[str], said: str, tmp_path: Path
 ) -> None:
-    made = plan(tmp_path, load("paper", *planned), results=write_rehearsal(tmp_path, *rehearsed))
+    made = plan(tmp_path, load("paper", *TRANSFORMERS, *planned), results=write_rehearsal(tmp_path, *rehearsed))
     assert re.search(said, made.notes[0]), made.notes[0]
     assert list_measured(made) & ALL == ALL - unused
 

@@ -19,6 +19,7 @@ from migrl.report.gpu_parts import Card, Conditions, Figure, Part
 ROOT = Path(__file__).resolve().parents[2]
 EIGHT = GpuOptions(gpus=8, memory_gb=80, name="NVIDIA H100 80GB HBM3")
 CARD = "NVIDIA H100 80GB HBM3"
+TRANSFORMERS = ("select.engine=transformers", "evaluate.engine=transformers", "grpo.engine=transformers")
 PEAK, BANDWIDTH = 989.4e12, 3.35e12
 CONDITIONS = Conditions(
     dtype="bfloat16",
@@ -47,7 +48,7 @@ def write_part(results: Path, device: str = CARD, **changes: Any) -> Path:
 
 
 def plan(tmp_path: Path, results: Path, *overrides: str, options: GpuOptions = EIGHT) -> Plan:
-    recipe = load_recipe(ROOT / "reproduce/recipes/paper.yaml", list(overrides))
+    recipe = load_recipe(ROOT / "reproduce/recipes/paper.yaml", [*TRANSFORMERS, *overrides])
     return build_plan(recipe, tmp_path / "runs", results, options)
 
 

@@ -2,7 +2,9 @@
 
 assumptions   reproduce/plan.yaml                     machine    the GPUs that are planned for
 shapes        parameters and cache of a model         workload   samples, prompts, the model
-memory        what a stage's process holds at most    costs      what a stage computes, and how long that takes
+work          what a stage generates and trains on    costs      FLOPs and bytes, and how long they take
+memory        what a process holds, by formulas       times      the hours of a stage, by its engine
+peak          the most that a stage holds             lengths    how long prompts are
 disk          what it downloads and writes            measured   what is known better than by a formula
 checks        lengths that cannot work out            advice     which keys lower a peak
 refuse        what cannot fit                         build, print

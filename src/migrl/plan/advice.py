@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from migrl.models.shapes import can_divide
 from migrl.plan.machine import Machine
-from migrl.plan.memory import Peak, plan_peak
+from migrl.plan.peak import Peak, plan_peak
+from migrl.plan.work import list_work
 from migrl.plan.workload import Workload
 from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
 from migrl.recipe.arithmetic import list_batch_faults
@@ -24,18 +25,28 @@ LOWERED_BY = {
     "evaluate": ("evaluate.",),
 }
 """What the keys begin with that lower a stage's memory."""
+LOWERED_BY_VLLM = {"select": ("vllm.", "select.engine"), "evaluate": ("vllm.", "evaluate.engine")}
+"""The same where vLLM answers."""
+PARALLEL = {
+    "synthesize": "synthesize.teacher.tensor_parallel",
+    "select": "vllm.tensor_parallel_size",
+    "evaluate": "vllm.tensor_parallel_size",
+    "grpo": "grpo.vllm_tensor_parallel_size",
+}
+"""Over how many GPUs of a machine vLLM cuts a stage's model."""
 EXPERIMENT = (".max_pixels", ".prompts_per_step", ".lora")  # keys that change what is learnt or seen
-OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory")
+OTHER_MACHINE = ("launch.processes", "synthesize.teacher.memory", "vllm.gpu_memory_utilization")
 PIXELS = (640_000, 401_408, 200_704)
 
 
 def list_smaller(kind: str, recipe: Recipe) -> dict[str, list[Any]]:
     """The keys that lower a stage's memory, and their smaller values, the mildest of both first."""
-    sft, grpo, select, evaluate = recipe.sft, recipe.grpo, recipe.select, recipe.evaluate
-    teacher, processes, vllm = recipe.synthesize.teacher, recipe.launch.processes, grpo.engine == "vllm"
+    sft, grpo, select, evaluate, vllm = recipe.sft, recipe.grpo, recipe.select, recipe.evaluate, recipe.vllm
+    teacher, processes = recipe.synthesize.teacher, recipe.launch.processes
     prompts = teacher.batch if isinstance(teacher, TransformersTeacher) else 1
     parts, share = (teacher.tensor_parallel, teacher.memory) if isinstance(teacher, VllmTeacher) else (8, 1.0)
-    used = grpo.vllm_gpu_memory_utilization if vllm else 0.0
+    used, shares = grpo.vllm_gpu_memory_utilization, (0.5, 0.4, 0.3, 0.25) if grpo.engine == "vllm" else ()
+    engines = {f"{name}.engine": getattr(recipe, name).engine for name in ("select", "evaluate", "grpo")}
     values: dict[str, list[Any]] = {
         "synthesize.teacher.batch": halve(prompts),
         "synthesize.teacher.tensor_parallel": [n for n in (2, 4, 8) if n > parts],
@@ -47,8 +58,14 @@ def list_smaller(kind: str, recipe: Recipe) -> dict[str, list[Any]]:
         ),
         "grpo.lora": [] if grpo.lora else [{"rank": 64, "alpha": 128}],
         "grpo.parallel": ["zero3"],
-        "grpo.vllm_gpu_memory_utilization": [less for less in (0.4, 0.3, 0.25) if less < used],
-        "grpo.engine": ["transformers"] if vllm else [],
+        "grpo.vllm_enable_sleep_mode": [True] if shares and not grpo.vllm_enable_sleep_mode else [],
+        # Too much leaves training no room, too little not even the weights.
+        "grpo.vllm_gpu_memory_utilization": [less for less in shares if less < used]
+        + [more for more in reversed(shares) if more > used],
+        "vllm.gpu_memory_utilization": [more for more in (0.9, 0.95) if more > vllm.gpu_memory_utilization],
+        "vllm.max_num_seqs": halve(vllm.max_num_seqs),
+        "vllm.tensor_parallel_size": [n for n in (2, 4, 8) if n > vllm.tensor_parallel_size],
+        **{key: ["transformers"] for key, engine in engines.items() if engine == "vllm"},
         "select.batch_pixels": halve(select.batch_pixels or 2 * select.batch * grpo.max_pixels, grpo.max_pixels),
         "select.batch": halve(select.batch),
         "evaluate.batch_pixels": halve(evaluate.batch_pixels, evaluate.max_pixels),
@@ -59,7 +76,9 @@ def list_smaller(kind: str, recipe: Recipe) -> dict[str, list[Any]]:
         "launch.processes": [2 * processes, 4 * processes],  # more of them have fewer rollouts each
         "grpo.prompts_per_step": halve(grpo.prompts_per_step),
     }
-    return {key: some for key, some in values.items() if some and key.startswith(LOWERED_BY[kind])}
+    served = kind in LOWERED_BY_VLLM and engines[f"{kind}.engine"] == "vllm"
+    begins = LOWERED_BY_VLLM[kind] if served else LOWERED_BY[kind]
+    return {key: some for key, some in values.items() if some and key.startswith(begins)}
 
 
 def divide(now: int, share: int) -> list[int]:
@@ -83,14 +102,13 @@ def list_effects(kind: str, workload: Workload, machine: Machine) -> list[tuple[
 
 def change_peak(kind: str, workload: Workload, machine: Machine, key: str, value: Any) -> Peak | None:
     """A stage's peak with another value of a key; None if recipe, batches, GPUs or the host do not allow it."""
-    try:
-        recipe = change_recipe(workload.recipe, {key: value})
-    except ValidationError:
+    recipe = try_change(workload.recipe, key, value)
+    if recipe is None:
         return None
     changed = replace(workload, recipe=recipe)
-    if list_batch_faults(recipe) or workload.gpus < changed.gpus > machine.gpus > 0:
+    if workload.gpus < changed.gpus > machine.gpus > 0:
         return None
-    if kind == "synthesize" and not can_share(changed, machine):
+    if not can_share(kind, changed, machine):
         return None
     peak = plan_peak(kind, changed, machine)
     return peak if peak and fits_host(peak, machine) else None
@@ -106,19 +124,30 @@ def fits_host(peak: Peak, machine: Machine) -> bool:
     return not machine.knows_host or peak.host.bytes <= machine.host_bytes
 
 
-def can_share(workload: Workload, machine: Machine) -> bool:
-    """Whether the GPUs of one machine can share a vLLM teacher as the recipe says; other teachers need no sharing."""
-    teacher = workload.recipe.local_teacher
-    if not isinstance(teacher, VllmTeacher) or not machine.gpus:
+def can_share(kind: str, workload: Workload, machine: Machine) -> bool:
+    """Whether the GPUs of one machine can share vLLM's model as the recipe says; other engines need no sharing."""
+    served = list_work(kind, workload).served
+    if not served or not machine.gpus:
         return True
-    parts = teacher.tensor_parallel
-    return parts <= machine.local_gpus and can_divide(workload.for_teacher(teacher).shape, parts)
+    if kind == "synthesize" and (teacher := workload.recipe.local_teacher):
+        workload = workload.for_teacher(teacher)
+    parts = served.settings.tensor_parallel_size
+    return parts <= machine.local_gpus and can_divide(workload.shape, parts)
 
 
 def list_processes(recipe: Recipe, most: int) -> list[int]:
     """Numbers of processes up to `most` that the batches and the machines allow, the largest first."""
     counts = range(most - most % recipe.launch.machines, 0, -recipe.launch.machines)
-    return [n for n in counts if not list_batch_faults(change_recipe(recipe, {"launch.processes": n}))]
+    return [n for n in counts if try_change(recipe, "launch.processes", n)]
+
+
+def try_change(recipe: Recipe, key: str, value: Any) -> Recipe | None:
+    """The recipe with another value of a key; None if it is none then, or its batches do not work out."""
+    try:
+        changed = change_recipe(recipe, {key: value})
+    except ValidationError:
+        return None
+    return None if list_batch_faults(changed) else changed
 
 
 def change_recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

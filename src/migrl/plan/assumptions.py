@@ -52,6 +52,15 @@ class TextLengths(Strict):
     characters_per_token: float
 
 
+class VllmCosts(Strict):
+    """What is taken for granted of vLLM; `prepare_seconds` are from low to high."""
+
+    step_tokens: Annotated[int, Field(ge=1)]
+    step_tokens_grpo: Annotated[int, Field(ge=1)]
+    prepare_seconds: tuple[Positive, Positive]
+    sync_passes: Positive
+
+
 class SetLengths(Strict):
     """Pictures per question, each as large as the limit allows, and tokens of its text."""
 
@@ -68,6 +77,7 @@ class Assumptions(Strict):
     efficiency: Efficiencies
     network_gbit: Positive
     memory: Margins
+    vllm: VllmCosts
     lengths: TextLengths
     sets: dict[str, SetLengths]
 

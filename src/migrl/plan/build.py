@@ -10,12 +10,13 @@ from migrl.pipeline import Stage, plan_stages
 from migrl.plan.advice import can_share, change_recipe, list_processes
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.checks import list_arm_faults, list_length_faults
-from migrl.plan.costs import Duration, time_rate, time_work
+from migrl.plan.costs import Duration
 from migrl.plan.disk import Disk, plan_disk, read_free, refuse_disk
 from migrl.plan.machine import GpuOptions, Machine, choose_machine
 from migrl.plan.measured import Measured, read_measured
-from migrl.plan.memory import Peak, plan_peak
+from migrl.plan.peak import Peak, plan_peak
 from migrl.plan.refuse import refuse_machine, refuse_memory
+from migrl.plan.times import time_rate, time_work
 from migrl.plan.work import list_work
 from migrl.plan.workload import Workload
 from migrl.recipe import HubSource, Recipe
@@ -103,9 +104,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
         stages.append(made)
         # A further seed needs what the main chain does, and pass_rates what select does. What was refused as a whole
         # needs no second reason.
-        refused = (stage.kind == "synthesize" and not can_share(own, machine)) or (
-            recipe.model.needs_gpu and not machine.gpus
-        )
+        refused = not can_share(stage.kind, own, machine) or (recipe.model.needs_gpu and not machine.gpus)
         if made.peak and stage.seed is None and stage.kind != "pass_rates" and not refused:
             refusals += refuse_memory(stage.name, stage.kind, made.peak, own, machine)
     notes = [*(measured.notes if machine.gpus else ()), *notes, *list_notes(workload, machine)]
@@ -180,7 +179,9 @@ def add_up(stages: list[StagePlan], price: float | None) -> Totals:
 
 def list_notes(workload: Workload, machine: Machine) -> list[str]:
     """What the reader should know about the figures."""
-    notes, model = [], workload.recipe.model
+    notes, model, grpo = list[str](), workload.recipe.model, workload.recipe.grpo
+    if grpo.engine == "vllm" and grpo.vllm_mode == "server":
+        notes.append("grpo.vllm_mode=server: other GPUs make the rollouts, in no sum")
     if served := [arm for arm in workload.recipe.evaluate.arms if arm in workload.recipe.served]:
         notes.append(f"{', '.join(served)}: a server's time and money; `migrl evaluate --dry-run` prints the bill")
     if machine.gpus > workload.gpus:

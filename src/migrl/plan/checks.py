@@ -10,17 +10,23 @@ from migrl.pipeline import plan_stages
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.work import list_work
 from migrl.plan.workload import Workload
-from migrl.recipe import Recipe, VllmTeacher
+from migrl.recipe import Recipe
 from migrl.recipe.arithmetic import list_batch_faults
 
 LENGTH_KEYS = {
-    "synthesize": "synthesize.teacher.max_new_tokens or sft.max_pixels, or raise synthesize.teacher.context_tokens",
+    "synthesize": "synthesize.teacher.max_new_tokens or sft.max_pixels",
     "sft": "sft.max_pixels or synthesize.max_thought_words",
     "select": "grpo.max_pixels or grpo.max_new_tokens",
     "grpo": "grpo.max_pixels or grpo.max_new_tokens",
     "evaluate": "evaluate.max_pixels or evaluate.max_new_tokens",
 }
 """What to lower where a stage's prompts are too long."""
+VLLM_LENGTH = {
+    "synthesize": "synthesize.teacher.context_tokens",
+    "select": "vllm.max_model_len",
+    "evaluate": "vllm.max_model_len",
+}
+"""The longest sequence that vLLM is told to hold; in RL it is told what the prompts need."""
 
 
 def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = None) -> None:
@@ -50,28 +56,40 @@ def list_arm_faults(arm: str | None, workload: Workload, stages: set[str]) -> li
 
 
 def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
-    """Prompts that together with their completion are longer than the model reads, or a teacher's context.
+    """Prompts that together with their completion are longer than the model reads, or than vLLM is told to hold.
 
     Only stages that read prompts need the model's shape: fetch, which brings it, does without.
     """
     recipe, faults = workload.recipe, []
-    teacher = recipe.local_teacher
     for kind, keys in LENGTH_KEYS.items():
         if not (recipe.trains or kind == "evaluate"):
             continue
         if stages is not None and not any(stage.startswith(kind) for stage in stages):
             continue
-        limit = workload.shape.text_config.max_position_embeddings
-        if kind == "synthesize":
-            if not isinstance(teacher, VllmTeacher):
-                continue
-            limit = teacher.context_tokens
-        for split, (prompts, completion) in list_work(kind, workload).longest.items():
+        work, positions = list_work(kind, workload), workload.shape.text_config.max_position_embeddings
+        served = work.served if kind in VLLM_LENGTH else None
+        if kind == "synthesize" and not served:
+            continue
+        limit, remedy = positions, f"the model's {positions:,} positions;"
+        if served:
+            limit = served.settings.max_model_len
+            remedy = f"{VLLM_LENGTH[kind]}={limit}; set that to {{}} or more, or"
+            if limit > positions and kind != "synthesize":
+                faults.append(
+                    f"vllm.max_model_len={limit}: the model of {kind} has {positions} positions; set it to these"
+                )
+        if work.served and (sequences := work.served.settings.max_num_seqs) > work.served.step:
+            faults.append(
+                f"{kind}: vLLM is to hold {sequences} sequences at once, more than a step of it has tokens; lower "
+                f"vllm.max_num_seqs to {work.served.step}, in RL grpo.prompts_per_step or grpo.num_generations"
+            )
+        for split, (prompts, completion) in work.longest.items():
             longest = math.ceil(prompts.longest.tokens)
-            if longest + completion > limit:
+            needed = longest + completion
+            if needed > limit:
                 faults.append(
                     f"{kind}: the longest prompt of {split} has {longest:,} tokens ({prompts.source}), with "
-                    f"{completion:,} of a completion {longest + completion:,}, more than the model's {limit:,} "
-                    f"positions; lower {keys}, and nothing is ever cut"
+                    f"{completion:,} of a completion {needed:,}, more than {remedy.format(needed)} lower {keys}, and "
+                    "nothing is ever cut"
                 )
     return faults

@@ -25,14 +25,21 @@ from migrl.running.gpu_peaks import GPUS_FILE, Gpu
 from migrl.running.stage import MANIFEST
 
 SHARED = ("model.dtype", "model.attention")
+VLLM = ("vllm.tensor_parallel_size", "vllm.max_num_seqs")
 DECIDING = {
     "sft": ("sft.lora", "sft.per_device_train_batch_size", "sft.max_pixels", "sft.parallel"),
-    "select": ("select.rollouts", "select.batch", "select.batch_pixels", "grpo.max_pixels", "grpo.max_new_tokens"),
+    "select": (
+        *("select.engine", "select.rollouts", "select.batch", "select.batch_pixels", "grpo.max_pixels"),
+        *("grpo.max_new_tokens", *VLLM),
+    ),
     "grpo": (
         *("grpo.lora", "grpo.num_generations", "grpo.per_device_train_batch_size", "grpo.max_pixels"),
-        *("grpo.max_new_tokens", "grpo.parallel", "grpo.engine", "grpo.group_prefix"),
+        *("grpo.max_new_tokens", "grpo.parallel", "grpo.engine", "grpo.vllm_mode", "grpo.group_prefix"),
     ),
-    "evaluate": ("evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.batch_pixels"),
+    "evaluate": (
+        *("evaluate.engine", "evaluate.max_pixels", "evaluate.max_new_tokens", "evaluate.batch"),
+        *("evaluate.batch_pixels", *VLLM),
+    ),
 }
 """The settings that decide a stage's rate, beside the model's shape and, in RL, a process's prompts per step."""
 

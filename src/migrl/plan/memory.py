@@ -21,10 +21,8 @@ from dataclasses import dataclass
 
 from migrl.models.shapes import count_kv_bytes, count_lora_parameters, count_parameters
 from migrl.plan.lengths import Prompts
-from migrl.plan.machine import Machine
-from migrl.plan.work import Training, Work, list_work
+from migrl.plan.work import Served, Training
 from migrl.plan.workload import Workload
-from migrl.recipe import VllmTeacher
 
 STATES = 14  # bytes per trained parameter, beside its weight
 LIVE, BUCKET = 1e9, 5e8  # numbers, DeepSpeed's stage3_max_live_parameters and reduce_bucket_size
@@ -52,62 +50,6 @@ class Memory:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", sum(part.bytes for part in self.parts))
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The largest memory of one process on its GPU, of which it may use a `share`, and of one machine's on the host."""
-
-    device: Memory
-    host: Part
-    share: float = 1.0
-
-
-def plan_peak(kind: str, workload: Workload, machine: Machine) -> Peak | None:
-    """The peak of a stage by its kind (the module it runs); None for those that load no model here."""
-    work, launch, share, parts = list_work(kind, workload), workload.recipe.launch, 1.0, 1
-    processes = 1 if kind == "merge" else launch.processes // launch.machines
-    if kind == "synthesize":
-        teacher = workload.recipe.local_teacher
-        if teacher is None:
-            return None
-        workload = workload.for_teacher(teacher)
-        if isinstance(teacher, VllmTeacher):
-            # It fills what its weights leave with cache, and one sequence has to fit.
-            processes, share, parts = 1, teacher.memory, teacher.tensor_parallel
-    if not work.generations and work.training is None:
-        return None
-    device = max(list_memories(work, workload, machine, parts), key=lambda memory: memory.total)
-    margins, each = workload.assumptions.memory, device.total
-    base, words = margins.host_overhead_cpu_gb, "in tensors"
-    if machine.gpus:
-        # Each process reads its own copy of the weights before they go to its GPU.
-        copies = 2 if work.training and needs_copy(work.training) else 1
-        each = copies * count_parameters(workload.shape).total * workload.number_bytes
-        base, words = margins.host_overhead_gb, "of weights while loading"
-    words = f"{processes} x ({each / 1e9:.1f} GB {words} + {base:g} GB of Python and libraries)"
-    return Peak(device, Part("host", processes * (each + base * 1e9), words), share)
-
-
-def list_memories(work: Work, workload: Workload, machine: Machine, parts: int) -> list[Memory]:
-    """What each kind of batch of a stage takes; the weights are cut into `parts`."""
-    training = work.training
-    states = list_states(workload, training, gathered=True) if training else list_weights(workload, parts)
-    vllm = training is not None and bool(work.generations) and workload.recipe.grpo.engine == "vllm"
-    memories = []
-    for made in work.generations if not vllm else ():
-        sequences = made.count_sequences(made.prompts.longest.patches)
-        memories.append(plan_generation(workload, states, made.prompts, sequences, made.tokens[1]))
-    if training:
-        trained, share = plan_training(workload, training), workload.recipe.grpo.vllm_gpu_memory_utilization
-        if vllm:
-            length, (weights,) = training.prompts.longest.tokens + training.tokens[1], list_weights(workload)
-            least = weights.bytes + length * count_kv_bytes(workload.shape, workload.number_bytes)
-            words = f"grpo.vllm_gpu_memory_utilization={share}, at least its own weights and one sequence"
-            beside = Part("vllm", max(share * machine.gpu_bytes, least), words)
-            trained = Memory(trained.phase, (*trained.parts, beside))
-        memories.append(trained)
-    return memories
 
 
 def needs_copy(training: Training) -> bool:
@@ -166,19 +108,45 @@ def list_states(workload: Workload, training: Training, *, gathered: bool) -> li
 
 def plan_generation(workload: Workload, states: list[Part], prompts: Prompts, sequences: int, new: int) -> Memory:
     """The peak of generating `new` tokens after each of the longest prompts, beside the `states`."""
-    text, vision, size = workload.shape.text_config, workload.shape.vision_config, workload.number_bytes
     read, patches = sequences * prompts.longest.tokens, sequences * prompts.longest.patches
-    tokens, each = read + sequences * new, count_kv_bytes(workload.shape, size)
-    reading = read * READING * (text.hidden_size + text.intermediate_size) * size
-    looking = patches * LOOKING * vision.width * size
+    tokens, each = read + sequences * new, count_kv_bytes(workload.shape, workload.number_bytes)
+    cache = Part("cache", tokens * each, f"{tokens:,.0f} tokens x {each:,} bytes")
+    parts = [*states, hold_pictures(workload, patches), cache, *hold_batch(workload, read, patches, sequences)]
+    return close_peak(f"generation of {sequences} sequence{'s' * (sequences > 1)}", parts, tokens, sequences, workload)
+
+
+def plan_vllm(workload: Workload, served: Served) -> Memory:
+    """What vLLM needs of each GPU to start: weights, room for one sequence of the greatest length, and its steps."""
+    settings, step = served.settings, served.step
+    each = count_kv_bytes(workload.shape, workload.number_bytes) / settings.tensor_parallel_size
+    patches = step * workload.shape.vision_config.spatial_merge_size**2
+    length, words = settings.max_model_len, f"{settings.max_model_len:,} tokens x {each:,.0f} bytes"
     parts = [
-        *states,
+        *list_weights(workload, settings.tensor_parallel_size),
         hold_pictures(workload, patches),
-        Part("cache", tokens * each, f"{tokens:,.0f} tokens x {each:,} bytes"),
+        Part("cache", length * each, words, moving=False),
+        *hold_batch(workload, step, patches, settings.max_num_seqs),
+    ]
+    return close_peak(f"vLLM with one sequence of {length:,} tokens", parts, 0, 1, workload)
+
+
+def count_cached(workload: Workload, served: Served, gpu_bytes: float) -> float:
+    """Tokens that vLLM's cache holds: it takes what its share of the GPUs leaves."""
+    memory = plan_vllm(workload, served)
+    (cache,) = (part.bytes for part in memory.parts if part.name == "cache")
+    room = served.settings.gpu_memory_utilization * gpu_bytes - (memory.total - cache)
+    return room / cache * served.settings.max_model_len
+
+
+def hold_batch(workload: Workload, read: float, patches: float, sequences: int) -> list[Part]:
+    """The layer at work while so many tokens or patches are read, and the logits of as many sequences."""
+    text, size = workload.shape.text_config, workload.number_bytes
+    reading = read * READING * (text.hidden_size + text.intermediate_size) * size
+    looking = patches * LOOKING * workload.shape.vision_config.width * size
+    return [
         Part("layer", max(reading, looking), f"{read:,.0f} prompt tokens, or {patches:,.0f} patches"),
         Part("logits", 12 * sequences * text.vocab_size, f"{sequences} x {text.vocab_size:,} x 3 copies"),
     ]
-    return close_peak(f"generation of {sequences} sequence{'s' * (sequences > 1)}", parts, tokens, sequences, workload)
 
 
 def hold_pictures(workload: Workload, patches: float) -> Part:

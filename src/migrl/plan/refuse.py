@@ -1,8 +1,11 @@
 """What cannot fit, with the changes of the recipe that would make it fit."""
 
+from operator import attrgetter
+
 from migrl.errors import UserError
 from migrl.plan.advice import (
     EXPERIMENT,
+    PARALLEL,
     can_share,
     change_peak,
     fits_device,
@@ -12,9 +15,9 @@ from migrl.plan.advice import (
     show_change,
 )
 from migrl.plan.machine import Machine
-from migrl.plan.memory import Peak
+from migrl.plan.peak import Peak
 from migrl.plan.workload import Workload
-from migrl.recipe import Recipe, VllmTeacher
+from migrl.recipe import Recipe
 
 
 def refuse_memory(name: str, kind: str, peak: Peak, workload: Workload, machine: Machine) -> list[str]:
@@ -49,8 +52,8 @@ def refuse_memory(name: str, kind: str, peak: Peak, workload: Workload, machine:
 
 
 def refuse_machine(workload: Workload, machine: Machine) -> list[str]:
-    """Processes without a GPU each, a teacher that the GPUs cannot share, a recipe for GPUs where there is none."""
-    recipe, model, teacher = workload.recipe, workload.recipe.model, workload.recipe.local_teacher
+    """Processes without a GPU each, a model that vLLM cannot cut so, a recipe for GPUs where there is none."""
+    recipe, model = workload.recipe, workload.recipe.model
     processes, faults = recipe.launch.processes, []
     if machine.gpus == 0 and model.needs_gpu:
         faults.append(
@@ -63,15 +66,16 @@ def refuse_machine(workload: Workload, machine: Machine) -> list[str]:
         faults.append(
             f"launch.processes={processes}: one GPU each, and there are {machine.gpus}; {change}; or use more GPUs"
         )
-    if isinstance(teacher, VllmTeacher) and not can_share(workload, machine):
-        key = "synthesize.teacher.tensor_parallel"
-        tried = ((n, change_peak("synthesize", workload, machine, key, n)) for n in range(1, machine.local_gpus + 1))
+    for kind, key in PARALLEL.items():
+        if not (recipe.trains or kind == "evaluate") or can_share(kind, workload, machine):
+            continue
+        tried = ((n, change_peak(kind, workload, machine, key, n)) for n in range(1, machine.local_gpus + 1))
         fitting = " or ".join(str(n) for n, peak in tried if peak and fits_device(peak, machine))
+        other = "ask a server (engine: server)" if kind == "synthesize" else f"{kind}.engine=transformers"
         faults.append(
-            f"{key}={teacher.tensor_parallel}: the GPUs of one machine share the teacher, there are "
+            f"{key}={attrgetter(key)(recipe)}: the GPUs of one machine share the model of {kind}, there are "
             f"{machine.local_gpus}, and its heads and widths have to divide; "
-            f"{f'set {fitting}' if fitting else 'no such number fits: name a smaller model'}, or ask a server "
-            "(engine: server)"
+            f"{f'set {fitting}' if fitting else 'no such number fits: name a smaller model'}, or {other}"
         )
     return faults
 

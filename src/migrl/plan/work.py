@@ -4,17 +4,21 @@ A stage generates completions, trains on sequences, or both. A process works on 
 many completions in it as are made together.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from migrl.plan.lengths import Prompts
 from migrl.plan.workload import Workload
 from migrl.recipe import (
+    EngineName,
     LoraSettings,
     Parallel,
     PromptedTeacher,
     RehearsalSource,
     ServerTeacher,
     TransformersTeacher,
+    VllmSettings,
+    VllmTeacher,
 )
 from migrl.recipe.arithmetic import count_thought_tokens
 
@@ -24,10 +28,19 @@ Tokens = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Served:
+    """How vLLM is started where it answers; a step of it reads at most `step` tokens of prompts."""
+
+    settings: VllmSettings
+    step: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """`times` completions per sample of a split, `together` of them in a batch of at most `batch` samples.
 
-    `batch_patches` is the most patches of a batch's pictures, None for no limit.
+    `batch_patches` is the most patches of a batch's pictures, None for no limit. Under vLLM, which makes its own
+    batches, `together` completions share a prompt that is read once.
     """
 
     split: str
@@ -43,6 +56,11 @@ class Generation:
         """All of them; none of a split whose size nobody has stated."""
         return (self.prompts.samples or 0) * self.times
 
+    @property
+    def prompts_read(self) -> float:
+        """Prompts that are read where completions share them."""
+        return self.completions / self.together
+
     def count_sequences(self, patches: float) -> int:
         """Sequences of one batch, if every prompt has so many patches; one prompt always fits."""
         fitting = self.batch if self.batch_patches is None else min(self.batch, int(self.batch_patches / patches))
@@ -51,7 +69,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Training:
-    """`sequences` in all, `batch` of them at once in each process, the pictures of `held` in memory.
+    """`sequences` of a `split` in all, `batch` of them at once in each process, the pictures of `held` in memory.
 
     `lora` None trains all but the vision tower; `reference`: the start model reads them too. Of each prompt `packed`
     completions share one copy (training/packs.py).
@@ -67,15 +85,20 @@ class Training:
     processes: int
     reference: bool = False
     packed: int = 1
+    split: str = "cot"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage generates and trains on; without a formula for its time, `untimed` says why."""
+    """What a stage generates and trains on; without a formula for its time, `untimed` says why.
+
+    `served`: vLLM generates.
+    """
 
     generations: tuple[Generation, ...] = ()
     training: Training | None = None
     untimed: str = ""
+    served: Served | None = None
 
     @property
     def why_no_time(self) -> str:
@@ -88,7 +111,8 @@ class Work:
     def longest(self) -> dict[str, tuple[Prompts, int]]:
         """Of each split the prompts, and the tokens of the longest completion that follows one of them."""
         found = {made.split: (made.prompts, made.tokens[1]) for made in self.generations}
-        return found or ({"cot": (self.training.prompts, self.training.tokens[1])} if self.training else {})
+        trained = self.training
+        return found or ({trained.split: (trained.prompts, trained.tokens[1])} if trained else {})
 
     def describe(self) -> str:
         """The work in words."""
@@ -140,6 +164,9 @@ def ask_teacher(workload: Workload) -> Work:
     if isinstance(teacher, TransformersTeacher):
         patches = workload.count_patches(teacher.batch_pixels)
         made = replace(made, together=settings.candidates, batch=teacher.batch, batch_patches=patches)
+    if isinstance(teacher, VllmTeacher):
+        served = Served(teacher.vllm, workload.assumptions.vllm.step_tokens)
+        return Work((replace(made, together=settings.candidates),), served=served)
     server = isinstance(teacher, ServerTeacher)
     return Work((made,), untimed="a server's; migrl synthesize --dry-run prints its bill" if server else "")
 
@@ -161,18 +188,33 @@ def roll_out(kind: str, workload: Workload) -> Work:
     if kind == "pass_rates" and recipe.pass_rates and prompts.samples:
         prompts = replace(prompts, samples=min(recipe.pass_rates.samples, prompts.samples))
     patches = workload.count_patches(select.batch_pixels)
-    return Work((Generation("rl", prompts, times, count_new_tokens(workload), times, select.batch, patches),))
+    made = Generation("rl", prompts, times, count_new_tokens(workload), times, select.batch, patches)
+    return Work((made,), served=serve(select.engine, workload))
 
 
 def reinforce(workload: Workload) -> Work:
-    """Steps of rollouts, the start model's log-probabilities, and training."""
+    """Steps of rollouts, unless other GPUs serve them, the start model's log-probabilities, and training."""
     grpo, processes, tokens = workload.recipe.grpo, workload.recipe.launch.processes, count_new_tokens(workload)
     prompts = replace(workload.measure("rl", grpo.max_pixels), samples=grpo.max_steps * grpo.prompts_per_step)
     times, each = grpo.num_generations, max(1, grpo.prompts_per_step // processes)
     made, batch = Generation("rl", prompts, times, tokens, times, each), grpo.per_device_train_batch_size
     trained = Training(prompts, made.completions, tokens, batch, each * times, grpo.lora, grpo.parallel, processes)
     packed = min(batch, times) if grpo.group_prefix else 1
-    return Work((made,), replace(trained, reference=grpo.beta > 0, packed=packed))
+    trained = replace(trained, reference=grpo.beta > 0, packed=packed, split="rl")
+    if grpo.engine != "vllm":
+        return Work((made,), trained)
+    if grpo.vllm_mode == "server":
+        return Work((), trained)
+    # trl gives an engine a step's prompts at once, with room for as many sequences.
+    parts = grpo.vllm_tensor_parallel_size
+    vllm = VllmSettings(
+        tensor_parallel_size=parts,
+        gpu_memory_utilization=grpo.vllm_gpu_memory_utilization,
+        max_model_len=math.ceil(prompts.longest.tokens) + tokens[1],
+        max_num_seqs=parts * each * times,
+        batch=parts * each,
+    )
+    return Work((made,), trained, served=Served(vllm, workload.assumptions.vllm.step_tokens_grpo))
 
 
 def evaluate(workload: Workload) -> Work:
@@ -185,7 +227,12 @@ def evaluate(workload: Workload) -> Work:
     patches = workload.count_patches(settings.batch_pixels)
     measured = {split: workload.measure(split, settings.max_pixels) for split in workload.benchmarks}
     made = (Generation(split, each, arms, tokens, 1, settings.batch, patches) for split, each in measured.items())
-    return Work(tuple(made))
+    return Work(tuple(made), served=serve(settings.engine, workload))
+
+
+def serve(engine: EngineName, workload: Workload) -> Served | None:
+    """vLLM as select, pass_rates and evaluate start it, if that is their engine."""
+    return Served(workload.recipe.vllm, workload.assumptions.vllm.step_tokens) if engine == "vllm" else None
 
 
 def count_new_tokens(workload: Workload) -> Tokens:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from migrl.recipe.engines import ServerSettings
+from migrl.recipe.engines import ServerSettings, VllmSettings
 from migrl.recipe.section import Batch, Count, Number, Rate, Section, Share
 
 
@@ -67,6 +67,16 @@ class VllmTeacher(LocalTeacher):
     tensor_parallel: Count = 1
     memory: Share = Field(default=0.9, exclude=True)
     batch: Batch = Field(default=256, exclude=True)
+
+    @property
+    def vllm(self) -> VllmSettings:
+        """The same in vLLM's words."""
+        return VllmSettings(
+            tensor_parallel_size=self.tensor_parallel,
+            gpu_memory_utilization=self.memory,
+            max_model_len=self.context_tokens,
+            batch=self.batch,
+        )
 
 
 class ServerTeacher(PromptedTeacher, ServerSettings):

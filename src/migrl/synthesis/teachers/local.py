@@ -12,7 +12,7 @@ from migrl.engines.server.reply import Reply
 from migrl.errors import UserError
 from migrl.models.inputs import ModelInput, count_prompt
 from migrl.models.loading import Weights, load_processor
-from migrl.recipe import Recipe, TransformersTeacher, VllmSettings, VllmTeacher
+from migrl.recipe import Recipe, TransformersTeacher, VllmTeacher
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
@@ -77,10 +77,4 @@ def choose_settings(recipe: Recipe, teacher: TransformersTeacher | VllmTeacher) 
     if isinstance(teacher, TransformersTeacher):
         model = recipe.model.model_copy(update={**changes, "attention": teacher.attention})
         return recipe.model_copy(update={"model": model})
-    vllm = VllmSettings(
-        tensor_parallel_size=teacher.tensor_parallel,
-        gpu_memory_utilization=teacher.memory,
-        max_model_len=teacher.context_tokens,
-        batch=teacher.batch,
-    )
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes), "vllm": vllm})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes), "vllm": teacher.vllm})
