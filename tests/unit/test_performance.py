@@ -171,7 +171,6 @@ def test_one_gpu_rehearses_the_share_that_one_of_the_papers_has() -> None:
             "max_new_tokens",
             "parallel",
             "beta",
-            "engine",
         ),
         "select": ("rollouts",),
         "evaluate": ("max_new_tokens", "max_pixels", "batch", "batch_pixels"),
