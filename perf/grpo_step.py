@@ -101,7 +101,7 @@ def compare(shape: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
     pairs = list(zip(*runs.values(), strict=True))
     norms = [one["grad_norm"] / max(other["grad_norm"], 1e-30) - 1 for one, other in pairs]
-    ratios = {f"{part}_ratio": ours[part] / stock[part] for part in PARTS if stock[part] > 1e-3}
+    ratios = {f"{part}_ratio": ours[part] / stock[part] for part in PARTS if stock[part] > 0.1}
     return {
         "step_ratio": sum(ours[part] for part in PARTS[1:]) / sum(stock[part] for part in PARTS[1:]),
         "step_with_rollouts_ratio": sum(ours[part] for part in PARTS) / sum(stock[part] for part in PARTS),
