@@ -221,17 +221,9 @@ def train_step(
 STEPS = {
     "dapo, batch, lora, two groups in a micro batch": ("loss_type=dapo", "scale_rewards=batch"),
     "grpo, group, full": ("loss_type=grpo", "scale_rewards=group", "lora=null"),
-    "dr_grpo, none, lora, halves of a group": (
-        "loss_type=dr_grpo",
-        "scale_rewards=none",
-        "per_device_train_batch_size=2",
-    ),
+    "dr_grpo, none, halves of a group": ("loss_type=dr_grpo", "scale_rewards=none", "per_device_train_batch_size=2"),
     # Its loss depends on which completions share a micro batch, so here there is one.
-    "bnpo, group, lora, all groups in one": (
-        "loss_type=bnpo",
-        "scale_rewards=group",
-        "per_device_train_batch_size=16",
-    ),
+    "bnpo, group, all in one": ("loss_type=bnpo", "scale_rewards=group", "per_device_train_batch_size=16"),
     "grpo, batch, lora, no reference": ("loss_type=grpo", "scale_rewards=batch", "beta=0.0"),
 }
 
