@@ -21,8 +21,11 @@ from migrl.recipe import SEEDED_SECTIONS, Recipe
 REFERENCE_RUNS = ROOT / "results" / "reference_runs"
 RECIPE_FILE = "recipe.json"
 DECISIVE_SECTIONS = ("model", "source", "synthesize", "sft", "sampling", "select", "grpo", "arms", "evaluate")
-ROUNDING = ("model.threads", "select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels")
-"""How work is put together for speed: that changes no answer but by rounding."""
+ROUNDING = (
+    *("model.threads", "select.batch", "select.batch_pixels", "evaluate.batch", "evaluate.batch_pixels"),
+    "grpo.group_prefix",
+)
+"""How work is put together for speed: that changes no answer and no gradient but by rounding."""
 _DECIMALS = 4
 _MOST_POINTS = 100  # two percentages differ by no more
 _Delta = Annotated[float, Field(ge=-_MOST_POINTS, le=_MOST_POINTS, strict=True, allow_inf_nan=False)]

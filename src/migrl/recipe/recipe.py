@@ -106,15 +106,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def check_attention(self) -> Self:
-        if self.grpo.group_prefix and self.model.attention != "sdpa":
-            raise ValueError(
-                f"grpo.group_prefix beside model.attention={self.model.attention}, which cannot take its mask; set "
-                "model.attention=sdpa or grpo.group_prefix=false"
-            )
-        return self
-
-    @model_validator(mode="after")
     def check_rank_seeds(self) -> Self:
         most = 2**32 - self.launch.processes
         if (largest := max(self.grpo.seed, *self.seeds, 0)) > most:
