@@ -44,7 +44,9 @@ def load(name: str, *overrides: str) -> Recipe:
 
 
 TINY = load("tiny")
+PLAIN_GROUPS = "grpo.group_prefix=false"
 TRANSFORMERS = ("select.engine=transformers", "evaluate.engine=transformers", "grpo.engine=transformers")
+STOCK = (*TRANSFORMERS, PLAIN_GROUPS)
 
 
 def plan(tmp_path: Path, recipe: Recipe, options: GpuOptions = EIGHT, results: Path | None = None) -> Plan:
@@ -113,12 +115,12 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
     ("overrides", "options", "message"),
     [
         (
-            [*TRANSFORMERS, "select.batch=64", "select.batch_pixels=null"],
+            [*STOCK, "select.batch=64", "select.batch_pixels=null"],
             EIGHT,
             r"select: generation of 512 .*select.batch=\d+ \(",
         ),
-        (["grpo.lora=null"], EIGHT, r"grpo: .*grpo.parallel=zero3 \("),
-        ([*TRANSFORMERS], GpuOptions(8, 40, "A100 40GB"), r"fits: grpo.max_pixels=200704 .* others grpo.per_dev"),
+        (["grpo.lora=null", PLAIN_GROUPS], EIGHT, r"grpo: .*grpo.parallel=zero3 \("),
+        ([*STOCK], GpuOptions(8, 40, "A100 40GB"), r"fits: grpo.max_pixels=200704 .* others grpo.per_dev"),
         ([], GpuOptions(4, 80, "H100"), "launch.processes=8: one GPU each, and there are 4; set launch.processes=4;"),
         ([], GpuOptions(3, 80, "H100"), "launch.processes=8: one GPU each, and there are 3; set launch.processes=2;"),
         ([], GpuOptions(3, 80, "H100"), "tensor_parallel=8: .* there are 3, .* no such number fits: name a smaller"),
@@ -126,7 +128,7 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
         (["synthesize.teacher.context_tokens=4000"], EIGHT, r" 4,784, more than .*tokens=4000; set that to 4784 or"),
         (["synthesize.teacher.memory=0.1"], EIGHT, r"takes 10 % .*any of these fits: synthesize.teacher.memory=0.9 \("),
         (
-            ["grpo.vllm_enable_sleep_mode=false", "grpo.vllm_gpu_memory_utilization=0.5"],
+            ["grpo.vllm_enable_sleep_mode=false", "grpo.vllm_gpu_memory_utilization=0.5", PLAIN_GROUPS],
             EIGHT,
             r"vllm 40.0.*sleep_mode=True \(58.2 GB\); grpo.vllm_gpu_memory_utilization=0.3 \(.*grpo.engine=transf",
         ),
@@ -138,7 +140,7 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
         (["vllm.max_model_len=200000"], EIGHT, "vllm.max_model_len=200000: the model of select has 128000 positions"),
         (["vllm.tensor_parallel_size=8"], EIGHT, "size=8: .* evaluate, .*set 1 or 2 or 4, or evaluate.engine=transf"),
         (["vllm.tensor_parallel_size=4"], GpuOptions(7, 80, "H100"), "there are 7; set launch.processes=4;"),
-        ([*TRANSFORMERS], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
+        ([*STOCK], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
         (["launch.processes=6"], EIGHT, "sft.batch=128 is not .*launch.processes 1, 2, 4, 8, 16, 32, 64 with this"),
         (["grpo.max_new_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
         ([], GpuOptions(gpus=0), "model.dtype=bfloat16.* need a GPU"),
@@ -302,7 +304,7 @@ def read_work(made: Plan, stage: str) -> tuple[float, list[int]]:
 
 
 def test_under_vllm_rollouts_share_a_prompt_and_nothing_waits_for_the_longest(tmp_path: Path) -> None:
-    batches, served = plan(tmp_path, load("paper", *TRANSFORMERS)), plan(tmp_path, load("paper"))
+    batches, served = (plan(tmp_path, load("paper", *keys)) for keys in (STOCK, [PLAIN_GROUPS]))
     for stage, shared in (("select", 8), ("pass_rates", 8), ("grpo", 8), ("evaluate", 1)):  # an arm has its own weights
         (own, none), (once, running) = read_work(batches, stage), read_work(served, stage)
         assert not none and running and own / once == pytest.approx(shared, rel=0.05)
@@ -328,15 +330,15 @@ def test_two_gpus_share_an_engine_and_a_server_of_rollouts_is_in_no_sum(tmp_path
     assert get_stages(two)["select"].peak.host.bytes < get_stages(one)["select"].peak.host.bytes
     assert get_stages(two)["select"].peak.device.total < get_stages(one)["select"].peak.device.total
     keys = ["grpo.vllm_mode=server", "grpo.vllm_server_base_url=http://gpu2:8000", "grpo.vllm_enable_sleep_mode=false"]
-    served = plan(tmp_path, load("paper", *keys))
+    served = plan(tmp_path, load("paper", *keys, PLAIN_GROUPS))
     assert "other GPUs make the rollouts" in " ".join(served.notes)
     assert get_stages(served)["grpo"].duration.words.startswith("training")
-    assert get_stages(served)["grpo"].peak == get_stages(plan(tmp_path, load("paper", *TRANSFORMERS)))["grpo"].peak
+    assert get_stages(served)["grpo"].peak == get_stages(plan(tmp_path, load("paper", *STOCK)))["grpo"].peak
 
 
 def test_readme_says_what_the_paper_recipe_costs(tmp_path: Path) -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
-    for keys, words in (((), "{:.0f} to {:.0f} GPU-hours"), (TRANSFORMERS, "({:.0f} to {:.0f} if transformers")):
+    for keys, words in (((), "{:.0f} to {:.0f} GPU-hours"), (STOCK, "({:.0f} to {:.0f} if transformers")):
         assert words.format(*plan(tmp_path, load("paper", *keys)).totals.gpu_hours) in readme
 
 
