@@ -163,7 +163,7 @@ def build_trainer(
     try:
         with starting_vllm(recipe, processor):
             trainer = build(**arguments)
-    except (ConnectionError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise explain_vllm(error, recipe, model.name_or_path, processor) from error
     check_vllm(trainer, processor, recipe.grpo.seed)
     return trainer
