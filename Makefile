@@ -103,6 +103,11 @@ seeds: $(STAMP) ## run the tiny recipe on SEEDS and keep what they answered in r
 
 # The same weights answer the same questions in four ways; a fifth of a megabyte of rows each is kept.
 ENGINES ?= transformers vllm
+define PACK_ROWS
+import sys; from pathlib import Path; from migrl.scoring.rows import load_rows, pack_rows
+pack_rows(load_rows(Path(sys.argv[1])), Path(sys.argv[2]))
+endef
+export PACK_ROWS
 ENGINES_PYTHON ?= .nox/vllm-3-11/bin/python
 engines: $(STAMP) ## what vllm answers beside transformers with the arm rl of runs/tiny, into results/engines (`nox -s vllm` first)
 	@for dtype in float32 bfloat16; do for engine in $(ENGINES); do \
@@ -111,7 +116,7 @@ engines: $(STAMP) ## what vllm answers beside transformers with the arm rl of ru
 	  VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(ENGINES_PYTHON) -m migrl evaluate --recipe tiny --runs $$runs \
 	    'evaluate.arms=[rl]' model.threads=1 model.dtype=$$dtype evaluate.engine=$$engine vllm.enforce_eager=true vllm.max_model_len=1024 \
 	    $(SET) || exit 1; \
-	  gzip -9nc $$runs/tiny/evaluate/samples.jsonl > $$kept/samples.jsonl.gz; \
+	  $(BIN)/python -c "$$PACK_ROWS" $$runs/tiny/evaluate/samples.jsonl $$kept/samples.jsonl.gz; \
 	  cp $$runs/tiny/evaluate/evaluations.json $$kept/; \
 	done; done
 	for dtype in float32 bfloat16; do $(BIN)/migrl compare results/engines/$${dtype}_transformers results/engines/$${dtype}_vllm \
