@@ -17,15 +17,15 @@ CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 def test_each_filter_and_their_combinations_show_the_samples_that_match(report: Path, open_page: Opener) -> None:
     seen = open_page(report)
     page = seen.page
-    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
+    expect(page.locator("#shown")).to_have_text("48 shown of 48, here 1 to 20")
     page.locator("[data-turn='1']").first.click()
     page.locator("[data-turn='1']").last.click()
-    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 41 to 47")
-    assert len(seen.shown()) == 7 and page.locator("[data-turn='1']").first.is_disabled()
+    expect(page.locator("#shown")).to_have_text("48 shown of 48, here 41 to 48")
+    assert len(seen.shown()) == 8 and page.locator("[data-turn='1']").first.is_disabled()
     seen.set(benchmark="quiz")
     assert seen.shown() == ["quiz:counting:0"]
     seen.set(benchmark="mini", task="region")
-    assert len(seen.shown()) == 10
+    assert len(seen.shown()) == 11
     seen.set(outcome="fixed")
     assert seen.shown() == ["mini:region:0"]
     seen.set(outcome="both_miss", status="malformed")
@@ -39,7 +39,7 @@ def test_each_filter_and_their_combinations_show_the_samples_that_match(report: 
     assert seen.shown() == []
     expect(page.locator("#no-match")).to_be_visible()
     page.click("button[type=reset]")
-    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
+    expect(page.locator("#shown")).to_have_text("48 shown of 48, here 1 to 20")
     assert page.url.endswith("#samples") and page.locator("#no-match").is_hidden()
     seen.set(task="counting")  # a task brings its benchmark along, and another benchmark lets it go
     assert page.input_value("[name=benchmark]") == "quiz" and seen.shown() == ["quiz:counting:0"]
@@ -52,10 +52,10 @@ def test_a_link_opens_the_view_it_was_copied_from(report: Path, open_page: Opene
     values = {name: seen.page.input_value(f"[name={name}]") for name in ("benchmark", "task", "arm", "result")}
     assert values == {"benchmark": "mini", "task": "more", "arm": "rl", "result": "miss"}
     assert len(seen.shown()) == 10
-    expect(seen.page.locator("#shown")).to_have_text("30 of the 47 samples in this file, here 21 to 30")
+    expect(seen.page.locator("#shown")).to_have_text("30 of the 48 samples in this file, here 21 to 30")
     expect(seen.page.locator("#samples-title")).to_be_in_viewport()
     seen.page.evaluate("location.hash = '#samples?benchmark=nowhere&status=ok&outcome=broken'")
-    expect(seen.page.locator("#shown")).to_have_text("1 of the 47 samples in this file")
+    expect(seen.page.locator("#shown")).to_have_text("1 of the 48 samples in this file")
     anchor = seen.page.locator(".uid", has_text="quiz:counting:0").get_attribute("href")
     seen.page.evaluate(f"location.hash = '{anchor}'")  # filtered away: the link clears the filters
     expect(seen.page.locator(f"{anchor} .question")).to_be_in_viewport()
@@ -80,7 +80,7 @@ def test_a_claim_leads_to_its_cells_and_a_cell_to_its_samples_and_their_images(r
     assert size == 40
     page.go_back()
     page.get_by_label("region, RL: 61.5 percent, to its samples").click()
-    assert len(seen.shown()) == 10 and page.input_value("[name=arm]") == "rl"
+    assert len(seen.shown()) == 11 and page.input_value("[name=arm]") == "rl"
     sample.first.locator("summary").click()
     expect(sample.first.locator(".origin")).to_contain_text("feedfeedfeedfeed")
     expect(sample.first.locator(".origin")).to_contain_text("2fade2fade2fade2")
@@ -138,15 +138,15 @@ def test_everything_can_be_done_by_keys_and_the_focus_is_seen(report: Path, open
     for name in ("skip", "SUMMARY", "forest-label", "benchmark", "task", "outcome", "arm", "result", "status", "q"):
         assert name in reached
     page.keyboard.type("region")
-    expect(page.locator("#shown")).to_have_text("10 of the 47 samples in this file")
+    expect(page.locator("#shown")).to_have_text("11 of the 48 samples in this file")
     page.keyboard.press("Shift+Tab")  # back to the parse status
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    expect(page.locator("#shown")).to_have_text("1 of the 47 samples in this file")
+    expect(page.locator("#shown")).to_have_text("1 of the 48 samples in this file")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # Show all
-    expect(page.locator("#shown")).to_have_text("47 shown of 47, here 1 to 20")
+    expect(page.locator("#shown")).to_have_text("48 shown of 48, here 1 to 20")
     page.keyboard.press("j")  # on a button a letter does nothing
     assert page.evaluate("document.activeElement.type") == "reset"
     for _ in range(3):  # past the pager to the first sample
@@ -231,7 +231,7 @@ def test_print_shows_verdicts_opened_and_no_controls(report: Path, open_page: Op
 
 def test_without_scripts_every_sample_stands_there_and_links_lead_to_them(report: Path, open_page: Opener) -> None:
     page = open_page(report, java_script_enabled=False).page
-    assert page.locator(".sample").count() == 47 and page.locator("#filters").is_hidden()
+    assert page.locator(".sample").count() == 48 and page.locator("#filters").is_hidden()
     page.get_by_label("region: 1 broken, to its samples").click()
     expect(page.locator(".sample[aria-label='Sample mini:region:1'] .question")).to_be_in_viewport()
 
