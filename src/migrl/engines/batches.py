@@ -29,5 +29,9 @@ def make_batches(inputs: list[ModelInput], size: int, pixels: int | None = None)
 
 def derive_seed(seed: int, batch: list[ModelInput]) -> int:
     """Seed of the sampling of inputs that are sampled together, from the stage's seed and what they are."""
-    text = "|".join([str(seed), *(item.sample.uid for item in batch)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    return hash_seed(seed, *(item.sample.uid for item in batch))
+
+
+def hash_seed(*parts: int | str) -> int:
+    """A seed of 32 bits from what names a draw."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4])

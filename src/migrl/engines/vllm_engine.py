@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, ProcessorMixin
 
 from migrl.engines.batches import derive_seed
 from migrl.engines.engine import Task
@@ -53,19 +53,14 @@ class VllmEngine:
         try:
             self.model = vllm.LLM(
                 model=str(weights),
-                dtype=dtype,
+                **make_arguments(dtype, settings, task.processor),
                 seed=task.decoding.seed,
                 tensor_parallel_size=settings.tensor_parallel_size,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
-                enforce_eager=settings.enforce_eager,
                 enable_prefix_caching=True,
-                # On a CPU vLLM cannot set a request's random numbers back after it has read half a prompt.
-                enable_chunked_prefill=torch.cuda.is_available(),
                 limit_mm_per_prompt={"image": max(len(item.paths) for item in task.items), "video": 0},
-                mm_processor_kwargs=read_pixel_limits(task.processor),
-                generation_config="vllm",  # nothing is inherited from the checkpoint's
                 trust_remote_code=False,
             )
         except (ValueError, RuntimeError) as error:
@@ -136,6 +131,18 @@ class VllmEngine:
             detokenize=False,
             **chosen,
         )
+
+
+def make_arguments(dtype: str, settings: VllmSettings, processor: ProcessorMixin) -> dict[str, Any]:
+    """Arguments of vLLM that decide what it answers, for every use of it."""
+    return {
+        "dtype": dtype,
+        "enforce_eager": settings.enforce_eager,
+        "mm_processor_kwargs": read_pixel_limits(processor),
+        "generation_config": "vllm",  # nothing is inherited from the checkpoint's
+        # On a CPU vLLM cannot set a request's random numbers back after it has read half a prompt.
+        "enable_chunked_prefill": torch.cuda.is_available(),
+    }
 
 
 def check_lengths(task: Task, settings: VllmSettings) -> int:

@@ -78,10 +78,15 @@ def _fit_picture(sample: Sample, path: Path, processor: ProcessorMixin, size: Si
 def count_prompt(item: ModelInput, processor: ProcessorMixin) -> tuple[int, int]:
     """Tokens of a prompt as its model reads it, of text and of pictures; no picture is opened."""
     text = processor.apply_chat_template(item.messages, add_generation_prompt=True, tokenize=False)
-    images = processor.image_processor
-    area: int = (images.patch_size * images.merge_size) ** 2  # a picture's token
     # One placeholder per picture stands in the text.
     return (
         len(processor.tokenizer(text).input_ids) - len(item.paths),
-        sum(width * height // area for width, height in item.resized_sizes),
+        sum(count_picture(size, processor) for size in item.resized_sizes),
     )
+
+
+def count_picture(resized_size: Size, processor: ProcessorMixin) -> int:
+    """Tokens of a picture of this size after resizing."""
+    images = processor.image_processor
+    area: int = (images.patch_size * images.merge_size) ** 2  # a token's
+    return resized_size[0] * resized_size[1] // area

@@ -34,8 +34,9 @@ from migrl.running.packages import read_version
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import PROGRESS, StageContext, hash_weights, join_weights, read_manifest
 from migrl.running.worker import Rank, run_child
-from migrl.scoring.completions import score_completion, score_unanswered
+from migrl.scoring.completions import score_unanswered
 from migrl.scoring.rows import EvaluationRow, parse_row
+from migrl.training.rollouts import score_answer
 from migrl.training.weights import find_engine_weights, find_weights, merging_adapters
 
 if TYPE_CHECKING:
@@ -213,14 +214,7 @@ def make_row(item: ModelInput, arm: str, seed: int | None, completion: Completio
     if completion.unanswered:
         score = score_unanswered(item.sample.target)
     else:
-        score = score_completion(
-            completion.text,
-            item.sample.target,
-            frame=item.frame,
-            sizes=item.sizes,
-            resized_sizes=item.resized_sizes,
-            truncated=completion.truncated,
-        )
+        score = score_answer(item, completion.text, truncated=completion.truncated)
     return EvaluationRow(
         sample=replace(item.sample, sizes=item.sizes, facts=""),
         score=score,

@@ -20,7 +20,8 @@ from typing import Any
 from migrl.grounding.answers import has_exact_form
 from migrl.models.inputs import ModelInput
 from migrl.recipe import RewardSettings
-from migrl.scoring.completions import Score, score_completion
+from migrl.scoring.completions import Score
+from migrl.training.rollouts import score_answer
 
 RewardFunction = Callable[..., list[float]]
 
@@ -105,14 +106,7 @@ class RolloutReader:
 
     def _read_one(self, item: ModelInput, text: str, ids: list[int]) -> Rollout:
         truncated = ids[-1:] not in self.ends
-        score = score_completion(
-            text,
-            item.sample.target,
-            frame=item.frame,
-            sizes=item.sizes,
-            resized_sizes=item.resized_sizes,
-            truncated=truncated,
-        )
+        score = score_answer(item, text, truncated=truncated)
         return Rollout(item, text, truncated, score)
 
 

@@ -16,7 +16,7 @@ from migrl.running.metering import GenerationMeter
 from migrl.running.shards import Rows, Worker, merge_progress, work_through
 from migrl.running.stage import StageContext
 from migrl.running.worker import Rank
-from migrl.scoring.completions import score_completion
+from migrl.scoring.completions import Score, score_completion
 from migrl.training.weights import find_start
 
 LOG = "rollouts"
@@ -58,19 +58,21 @@ def sample_rollouts(context: StageContext, rank: Rank, samples: list[Sample], we
 
 def score_rollouts(item: ModelInput, completions: list[Completion]) -> dict[str, Any]:
     """Hits of one sample's rollouts, with the raw texts."""
-    hits = sum(
-        score_completion(
-            completion.text,
-            item.sample.target,
-            frame=item.frame,
-            sizes=item.sizes,
-            resized_sizes=item.resized_sizes,
-            truncated=completion.truncated,
-        ).hit
-        for completion in completions
-    )
+    hits = sum(score_answer(item, completion.text, truncated=completion.truncated).hit for completion in completions)
     texts = [completion.text for completion in completions]
     return {"uid": item.sample.uid, "task": item.sample.task, "hits": hits, "completions": texts}
+
+
+def score_answer(item: ModelInput, text: str, *, truncated: bool) -> Score:
+    """The score of what a model answered to an input: select, GRPO and evaluation count by this one."""
+    return score_completion(
+        text,
+        item.sample.target,
+        frame=item.frame,
+        sizes=item.sizes,
+        resized_sizes=item.resized_sizes,
+        truncated=truncated,
+    )
 
 
 def write_rollouts(context: StageContext, samples: list[Sample]) -> Rows:

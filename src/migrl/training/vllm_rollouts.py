@@ -15,7 +15,6 @@ limits of the model's folder: `starting_vllm` adds them. A server is given the s
 Written against trl 1.16 and vllm 0.31. Colocated it ran on a CPU. With a server it did not run: weights travel by NCCL.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,14 +24,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from PIL.Image import Image
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
+from migrl.engines.batches import hash_seed
+from migrl.engines.vllm_engine import make_arguments
 from migrl.errors import UserError
 from migrl.grounding.boxes import Size
-from migrl.models.inputs import ModelInput, count_prompt
+from migrl.models.inputs import ModelInput, count_picture, count_prompt
 from migrl.models.loading import compute_resized_size, make_vision_bias, read_end_tokens, read_pixel_limits
 from migrl.recipe import GrpoSettings, Recipe
 from migrl.recipe.engines import VllmRolloutSettings
@@ -45,14 +45,7 @@ def starting_vllm(recipe: Recipe, processor: ProcessorMixin) -> Iterator[None]:
 
     module: Any = vllm_generation  # without vLLM it has no such name
     plain = module.LLM
-    module.LLM = partial(
-        plain,
-        dtype=recipe.model.dtype,
-        enforce_eager=recipe.vllm.enforce_eager,
-        mm_processor_kwargs=read_pixel_limits(processor),
-        generation_config="vllm",  # nothing is inherited from the checkpoint's
-        enable_chunked_prefill=torch.cuda.is_available(),  # as in engines/vllm_engine.py
-    )
+    module.LLM = partial(plain, **make_arguments(recipe.model.dtype, recipe.vllm, processor))
     try:
         yield
     finally:
@@ -86,16 +79,12 @@ def check_vllm(trainer: GRPOTrainer, processor: ProcessorMixin, seed: int) -> No
     def derive_seeds(count: int) -> list[int]:
         # The processes that share an engine have to draw the same, others not.
         group = trainer.accelerator.process_index // generation.tensor_parallel_size
-        return [derive_seed(seed, trainer.state.global_step, group, place) for place in range(count)]
+        return [hash_seed(seed, trainer.state.global_step, group, place) for place in range(count)]
 
     from vllm.transformers_utils.processor import cached_processor_from_config
 
     own = cached_processor_from_config(generation.llm.llm_engine.model_config)
     generation.llm = ExactEngine(generation.llm, processor, own, derive_seeds)
-
-
-def derive_seed(*parts: int) -> int:
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:4])
 
 
 @dataclass
@@ -165,12 +154,11 @@ class CheckedClient:
         for some, found in zip(images, features, strict=True):
             places = found["mm_placeholders"]["image"] if found else []
             for image, place in zip(some or [], places, strict=True):
-                width, height = fit(self.processor, image)
-                area = (self.processor.image_processor.patch_size * self.processor.image_processor.merge_size) ** 2
-                if place["length"] != width * height // area:
+                expected = count_picture(fit(self.processor, image), self.processor)
+                if place["length"] != expected:
                     raise UserError(
                         f"grpo: the vLLM server makes {place['length']} tokens of a picture of {image.width}x"
-                        f"{image.height} px, the trainer {width * height // area}; start it with the pixel limits of "
+                        f"{image.height} px, the trainer {expected}; start it with the pixel limits of "
                         "this recipe: --mm-processor-kwargs"
                     )
         return features

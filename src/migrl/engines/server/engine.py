@@ -37,9 +37,13 @@ class ServerEngine:
         """
         asked = ask_server(self.settings, self.section, batch, decoding, self.replies, self.home)
         self.rows = [row for some in asked for row in some]
-        served = [row["served_by"] for row in self.rows if "served_by" in row]
-        self.device = ", ".join(sorted({one["base_url"] for one in served})) or self.device
+        self.device = ", ".join(sorted({one["base_url"] for one in self._served_by})) or self.device
         return [[self._read(row["reply"]) for row in some] for some in asked]
+
+    @property
+    def _served_by(self) -> list[dict[str, Any]]:
+        """Who replied, by each reply."""
+        return [row["served_by"] for row in self.rows if "served_by" in row]
 
     def _read(self, reply: dict[str, Any]) -> Completion:
         """Where a server does not count its tokens, the base model's tokenizer does."""
@@ -54,8 +58,9 @@ class ServerEngine:
 
     def describe(self) -> dict[str, Any]:
         """What evidence holds of the server: the names it gave, how pictures were sent, what it decides itself."""
-        served = [row["served_by"] for row in self.rows if "served_by" in row]
-        names = {key: sorted({one[key] for one in served if one[key]}) for key in ("model", "system_fingerprint")}
+        names = {
+            key: sorted({one[key] for one in self._served_by if one[key]}) for key in ("model", "system_fingerprint")
+        }
         frame = self.task.items[0].frame
         return {
             "model": self.settings.model,
