@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from migrl.engines.batches import derive_seed
+from migrl.engines.decoding_loop import decode
 from migrl.errors import UserError
+from migrl.models.attention import fold_heads
 from migrl.models.decoding import Completion, Decoding
 from migrl.models.inputs import ModelInput
 from migrl.models.loading import Weights, list_vision_token_ids, load_weights
@@ -23,6 +25,8 @@ class TransformersEngine:
 
     def __init__(self, weights: Weights, settings: ModelSettings, processor: ProcessorMixin, local_rank: int) -> None:
         self.model = load_weights(weights, settings, local_rank)
+        if settings.attention == "sdpa":
+            fold_heads(self.model)
         self.processor = processor
         self.config, self.dtype = self.model.config, str(self.model.dtype)
         device = self.model.device
@@ -49,7 +53,9 @@ def generate_batch(
         model.generation_config.eos_token_id, tokenizer.pad_token_id, list_vision_token_ids(processor)
     )
     torch.manual_seed(derive_seed(settings.seed, batch))
-    output = cast(Any, model).generate(**encoded, generation_config=config)  # the annotation has no `generate`
+    output = cast(Any, model).generate(  # the annotation has no `generate`
+        **encoded, generation_config=config, custom_generate=decode, completions=settings.rollouts
+    )
     new_ids = output[:, encoded["input_ids"].shape[1] :].tolist()
     ends = set(config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id])
     completions = [read_completion(tokenizer, ids, ends) for ids in new_ids]

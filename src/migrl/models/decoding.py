@@ -44,7 +44,6 @@ class Decoding:
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=not self.greedy,
-            num_return_sequences=self.rollouts,
             repetition_penalty=self.repetition_penalty,
             suppress_tokens=suppressed,
             eos_token_id=end,

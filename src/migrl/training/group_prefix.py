@@ -30,10 +30,12 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
 
 from migrl.errors import UserError
+from migrl.models.attention import fold_heads
+from migrl.training.distinct_pictures import processing_distinct
 from migrl.training.group_rollouts import share_prompts
 from migrl.training.packs import PICTURES, Pictures, Rows, accept_features, score_packs, split_pictures
 
@@ -53,7 +55,7 @@ class GroupPrefixTrainer(GRPOTrainer):
         self._copies: int = config.num_generations // self.pack_size  # packs of a group
         for base in self._list_bases():
             accept_features(base)
-            base.set_attn_implementation({"text_config": "sdpa"})  # alone reads the mask; the tower keeps its own
+            fold_heads(base)  # sdpa alone reads the mask
         share_prompts(self._unwrap(self.model), config.num_generations, self._keep)
 
     def _list_bases(self) -> Iterator[PreTrainedModel]:
@@ -74,7 +76,8 @@ class GroupPrefixTrainer(GRPOTrainer):
             if len({row["uid"] for row in inputs[first : first + group]}) > 1:
                 raise UserError("trl put completions of several prompts where one group belongs; use the pinned trl")
         self._pictures = []
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with processing_distinct(cast(ProcessorMixin, self.processing_class)):
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         pictures = self._pictures or split_pictures(batch, self.pack_size)
         self._pictures = []
         rows = {name: value for name, value in batch.items() if name not in PICTURES}

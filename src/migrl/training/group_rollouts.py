@@ -1,8 +1,7 @@
 """Rollouts by transformers that read each prompt once for its whole group (`grpo.group_prefix`).
 
-`generate` reads a prompt as often as it has rollouts. Here the prompt is read once, but for its last token; what was
-kept of it is repeated for the group, and `generate` goes on from there. It draws in the same order from the same
-distributions, so that on a CPU in float32 the texts are those it would have written. Written for transformers 5.17.0.
+trl gives `generate` a row a rollout, each with its own copy of prompt and pictures. Here it gets one of each group, and
+decodes the group behind it (engines/decoding_loop.py).
 """
 
 from collections.abc import Callable
@@ -10,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from migrl.engines.decoding_loop import decode
 from migrl.training.packs import Pictures, count_tokens, recording, split_features, split_pictures
 
 
@@ -24,30 +24,22 @@ def share_prompts(base: PreTrainedModel, group: int, keep: Callable[[list[Pictur
     generate = model.generate
 
     def generate_shared(input_ids: Tensor, attention_mask: Tensor, generation_config: Any, **given: Any) -> Any:
-        cache = DynamicCache(config=base.config.get_text_config())
         types = given["mm_token_type_ids"]
         counts = count_pictures(types, count_tokens(base, given["image_grid_thw"]))
         pictures = split_pictures({**given, "num_images": counts}, group)
         with recording(base) as features:
-            model.model(
-                input_ids=input_ids[::group, :-1],
-                attention_mask=attention_mask[::group, :-1],
-                mm_token_type_ids=types[::group, :-1],
+            sequences = generate(
+                input_ids=input_ids[::group],
+                attention_mask=attention_mask[::group],
+                mm_token_type_ids=types[::group],
                 pixel_values=torch.cat([some.values for some in pictures]),
                 image_grid_thw=torch.cat([some.grids for some in pictures]),
-                past_key_values=cache,
-                use_cache=True,
+                generation_config=generation_config,
+                custom_generate=decode,
+                completions=group,
             )
         keep(split_features(base, features[0], pictures))
-        cache.batch_repeat_interleave(group)
-        # By how much rotary positions are ahead of the tokens' numbers, (rows, 1): where `generate` goes on.
-        model.model.rope_deltas = model.model.rope_deltas.repeat_interleave(group, 0)
-        return generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            generation_config=generation_config,
-        )
+        return sequences
 
     model.generate = generate_shared
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from peft import LoraConfig, PeftModel
+from PIL import Image
 from torch.distributed import distributed_c10d
 from transformers import (
     PreTrainedModel,
@@ -146,18 +147,20 @@ def build_dataset(items: list[ModelInput], completions: list[str] | None = None)
 
 
 def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Rows of `build_dataset` with their pictures decoded.
+    """Rows of `build_dataset` with their pictures decoded: the same objects for copies of a row, as a group has them.
 
     Raises:
         UserError: naming the sample, if a picture is not what it was at fetch.
     """
-    decoded = []
+    decoded: dict[str, list[Image.Image]] = {}
     for uid, images in zip(rows["uid"], rows["images"], strict=True):
+        if uid in decoded:
+            continue
         try:
-            decoded.append([read_image(Path(image["path"]), tuple(image["size"])) for image in images])
+            decoded[uid] = [read_image(Path(image["path"]), tuple(image["size"])) for image in images]
         except UserError as error:
             raise UserError(f"sample {uid!r}: {error}") from error
-    return {**rows, "images": decoded}
+    return {**rows, "images": [decoded[uid] for uid in rows["uid"]]}
 
 
 class StepLog(TrainerCallback):
