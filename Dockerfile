@@ -10,7 +10,7 @@ ARG BASE=nvidia/cuda:13.0.2-devel-ubuntu24.04@sha256:5dc1bca23d05bd37b011be68ec4
 
 FROM ${BASE}
 
-# The compiler stays: DeepSpeed and Triton build kernels when they run.
+# The compiler stays: Triton builds kernels when they run.
 # DL3008, versions of Debian packages: the base, an argument, decides them. The built image is what gets archived.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -10,14 +10,13 @@ import pytest
 import torch
 import yaml
 from torch.distributed import Backend, distributed_c10d
-from torch.utils.file_baton import FileBaton
 
 from migrl.errors import OutOfMemory, UserError
 from migrl.files import write_json
 from migrl.plan.advice import explain_out_of_memory
 from migrl.recipe import WatchSettings, dump_whole, load_recipe
 from migrl.running.ending import ENDING, leave_ending, read_ending
-from migrl.running.launch import check_gpus, choose_gpu, describe_context, drop_dead_locks, explain_failure, find_end
+from migrl.running.launch import check_gpus, choose_gpu, describe_context, explain_failure, find_end
 from migrl.running.stage import StageContext
 from migrl.running.watch.signals import Stopped
 from migrl.running.worker import explain_error, read_context
@@ -26,21 +25,6 @@ from migrl.training.trainer import set_patience
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "reproduce" / "recipes"
 MACHINES = ("launch.machines=2", "launch.starter=[srun]")
-
-
-def test_a_lock_of_a_killed_compilation_is_dropped_and_that_of_one_at_work_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dead, held = (tmp_path / "py311" / name / "lock" for name in ("dead", "held"))
-    for path in (dead, held):
-        path.parent.mkdir(parents=True)
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    dead.touch()
-    baton = FileBaton(str(held))
-    assert baton.try_acquire()
-    drop_dead_locks()
-    assert not dead.exists() and held.exists()
-    baton.release()
 
 
 @pytest.mark.parametrize(("visible", "chosen"), [(None, "0"), ("3,5", "3"), ("GPU-8ab,GPU-9cd", "GPU-8ab"), ("", "")])

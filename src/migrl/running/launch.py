@@ -12,13 +12,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from torch.utils.cpp_extension import get_default_build_root
 
 from migrl.errors import UserError
 from migrl.files import ROOT, read_json, write_json
@@ -67,7 +64,6 @@ def launch_generation(module: str, context: StageContext, generate: Callable[[St
 def _launch(module: str, context: StageContext, config: str, gpus: dict[str, str] | None = None) -> None:
     settings = context.recipe.launch
     check_gpus(settings.processes // settings.machines)
-    drop_dead_locks()
     folder = context.folder.resolve()
     for path in (folder / ENDING, folder / ENDED, *folder.glob(FAILURE.format(rank="*"))):
         path.unlink(missing_ok=True)
@@ -118,23 +114,6 @@ def check_gpus(processes: int) -> None:
             f"launch.processes: {processes} processes on this machine, which has {found} GPUs; each needs one of its "
             f"own: set launch.processes={found} (and batches that it divides), or make more GPUs visible"
         )
-
-
-def drop_dead_locks() -> None:
-    """Delete the locks of extensions that torch compiles which no process of this machine holds.
-
-    DeepSpeed compiles one on a CPU. A process that is killed while it does leaves its lock behind, and every later
-    start would wait for it without end.
-    """
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
-    locks = {path.resolve() for pattern in ("*/lock", "*/*/lock") for path in Path(root).glob(pattern)}
-    if locks:
-        # None for another user's process, whose locks lie elsewhere.
-        processes = [process.info["open_files"] or [] for process in psutil.process_iter(["open_files"])]
-        for path in locks - {Path(file.path) for files in processes for file in files}:
-            with suppress(OSError):  # gone meanwhile, or not ours to delete
-                if path.stat().st_uid == os.getuid():
-                    path.unlink()
 
 
 def describe_context(context: StageContext) -> dict[str, object]:

@@ -43,6 +43,7 @@ from migrl.training.trainer import (
     check_processes,
     check_trainable,
     choose_backend,
+    compile_nothing,
     freeze_vision_tower,
     get_model,
     make_callbacks,
@@ -106,6 +107,7 @@ def train(context: StageContext, rank: Rank) -> None:
     check_sizes(items, processor)
     check_perfect_reward(items[0], processor, make_rewards(recipe, items, read_end_tokens(start)))
     set_patience(recipe.watch)
+    compile_nothing()
     how = (
         make_vllm_arguments(settings, processor, items, start)
         if settings.engine == "vllm"

@@ -29,6 +29,7 @@ from migrl.training.trainer import (
     check_processes,
     check_trainable,
     choose_backend,
+    compile_nothing,
     freeze_vision_tower,
     get_model,
     make_callbacks,
@@ -58,6 +59,7 @@ def train(context: StageContext, rank: Rank) -> None:
     items, completions = load_cot(context, processor, reasoning=recipe.find_stage(context.name).reasoning)
     check_sizes(items, processor)
     set_patience(recipe.watch)
+    compile_nothing()
     config = make_config(recipe, context.folder / "checkpoints", len(items))
     use_trackers(config, context)
     trainer = build_trainer(

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import deepspeed
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
@@ -96,6 +97,15 @@ def choose_backend(parallel: Parallel, watch: WatchSettings) -> dict[str, Any]:
     if torch.cuda.is_available():
         return patience
     return patience | ({"use_cpu": True} if parallel == "none" else {"ddp_backend": "gloo"})
+
+
+def compile_nothing() -> None:
+    """Let DeepSpeed compile no kernel on a CPU.
+
+    Its all-reduce of inference would take a minute and a compiler in every new environment, and no training calls it.
+    """
+    if not torch.cuda.is_available():
+        vars(deepspeed.ops)["__compatible_ops__"] = {}  # which it would find out and keep
 
 
 def set_patience(watch: WatchSettings) -> None:
