@@ -15,12 +15,14 @@ from trl.trainer.utils import add_fused_lm_head
 
 from migrl.errors import UserError
 from migrl.grounding.samples import BoxTarget, Sample
+from migrl.models.attention import fold_heads
 from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_model, load_processor
 from migrl.recipe import LoraSettings, Recipe, load_recipe
 from migrl.running.metering import StepMeter
 from migrl.stages import grpo
+from migrl.training.distinct_pictures import processing_distinct
 from migrl.training.group_rollouts import share_prompts
 from migrl.training.packs import Pictures, Rows, accept_features, score_packs
 from migrl.training.trainer import freeze_vision_tower, make_lora_config
@@ -128,11 +130,12 @@ def adapt(base: Any, rank: int = 4) -> Any:
     return model
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["a_row_each", "one_row"])
 @pytest.mark.parametrize("sample", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
 def test_a_prompt_that_is_read_once_is_answered_as_if_each_rollout_had_read_it(
-    architecture, lora, sample, items, processor
+    architecture, lora, sample, shared, items, processor
 ):
     torch.manual_seed(0)
     base = build_model(processor, architecture)
@@ -147,11 +150,30 @@ def test_a_prompt_that_is_read_once_is_answered_as_if_each_rollout_had_read_it(
     expected = generate(model, prompts, config)
     kept: list[Pictures] = []
     accept_features(base)
+    if shared:
+        fold_heads(base)  # else the kernel is taken for one that reads no mask of blocks
     share_prompts(base, 4, kept.extend)
     found = generate(model, prompts, config)
     assert torch.equal(found, expected)
     assert len({tuple(row) for row in found.tolist()}) == (16 if sample else 4)
+    new = found[:, prompts["input_ids"].shape[1] :].tolist()
+    ends = {next((place for place, token in enumerate(row) if token in ENDS), 40) for row in new}
+    assert not sample or len(ends) > 4, "completions leave at different times"
     assert [len(some.grids) for some in kept] == list(map(len, PROMPTS))
+
+
+def test_copies_of_a_picture_are_processed_once_and_come_out_as_each_alone(items, processor):
+    rows = [item.load_images() for item in items]
+    copies = [pictures for pictures in rows for _ in range(3)]
+    texts = [processor.apply_chat_template(x.messages, add_generation_prompt=True, tokenize=False) for x in items]
+    texts = [text for text in texts for _ in range(3)]
+    expected = processor(text=texts, images=copies, padding=True, return_tensors="pt")
+    alone = processor.image_processor.preprocess
+    with processing_distinct(processor):
+        found = processor(text=texts, images=copies, padding=True, return_tensors="pt")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert processor.image_processor.preprocess == alone
 
 
 def generate(model: Any, prompts: dict[str, Any], config: GenerationConfig) -> torch.Tensor:
