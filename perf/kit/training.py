@@ -51,12 +51,13 @@ def measure_grpo(bench: Bench, attention: str, formulas: Formulas, *, steps: int
     processor = bench.processor
     items = bench.list_items("rl", processor, bench.pictures)
     model = bench.build_model(attention)
-    give_rollouts(model, settings.max_new_tokens, list_vision_token_ids(processor))
     meter = StepMeter(settings.lora)
     with TemporaryDirectory() as folder:
         config = grpo.make_config(recipe, Path(folder), grpo.suppress_vision(processor))
         config.max_steps = WARMUP + steps
-        run_steps(grpo.build_trainer(recipe, config, model, processor, items, []), meter)
+        trainer = grpo.build_trainer(recipe, config, model, processor, items, [])
+        give_rollouts(model, settings.max_new_tokens, list_vision_token_ids(processor))  # in place of the trainer's own
+        run_steps(trainer, meter)
     memory = plan_peak(
         formulas, items, processor, settings.per_device_train_batch_size, settings.max_new_tokens, settings.lora
     )
