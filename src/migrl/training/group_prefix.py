@@ -15,9 +15,12 @@ The frozen vision tower sees each prompt's pictures once a step, and rollouts by
 others in place of the pixels that trl keeps of every completion. That is hidden size x bytes for each image token, a
 twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8; nothing is kept for the next step.
 
-The language model runs under sdpa, whatever `model.attention` is, and the tower under that: flash-attention takes no
-mask of blocks. Of a 7B model's FLOPs over 4,000 tokens of prompt and 8 x 300 of completions, attention has 8 %, or 16 %
-where a kernel computes what the mask then hides. Not run on a GPU.
+Pictures are decoded and processed once for a group (distinct_pictures.py); what is left of that is a twentieth of the
+tiny recipe's step, so that no worker prefetches it.
+
+The language model runs under sdpa (models/attention.py), whatever `model.attention` is, and the tower under that:
+flash-attention takes no mask of blocks. Of a 7B model's FLOPs over 4,000 tokens of prompt and 8 x 300 of completions,
+attention has 8 %, or 16 % where a kernel computes what the mask then hides. Not run on a GPU.
 
 Written for trl 1.16.0. Overridden are its private `_generate_and_score_completions` and
 `_get_per_token_logps_and_entropies`, and its public `compute_loss`; used are `split_pixel_values_by_grid`, the fused LM
