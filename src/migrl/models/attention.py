@@ -38,6 +38,7 @@ def attend_folded(
         key,
         value,
         attn_mask=attention_mask.repeat(1, 1, times, 1),
+        dropout_p=given.get("dropout", 0.0),
         scale=given.get("scaling"),
     )
     return output.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None

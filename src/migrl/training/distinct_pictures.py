@@ -21,11 +21,11 @@ def processing_distinct(processor: ProcessorMixin) -> Iterator[None]:
 
     def process_once(images: Any, *given: Any, **named: Any) -> BatchFeature:
         every: list[Any] = cast(Any, make_flat_list_of_images(images))
-        distinct = list({id(picture): picture for picture in every}.values())
-        found: BatchFeature = process(distinct, *given, **named)
+        distinct = {id(picture): picture for picture in every}
+        found: BatchFeature = process(list(distinct.values()), *given, **named)
         if len(distinct) == len(every):
             return found
-        places = {id(picture): place for place, picture in enumerate(distinct)}
+        places = {key: place for place, key in enumerate(distinct)}
         order = [places[id(picture)] for picture in every]
         grids = torch.as_tensor(found["image_grid_thw"])
         patches = torch.as_tensor(found["pixel_values"]).split(grids.prod(1).tolist())
