@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import torch
+from kit.attention import measure_attention
 from kit.bench import Bench, replace_part
 from kit.budget import Budget, OutOfTime
 from kit.ceilings import measure_ceilings
@@ -162,6 +163,7 @@ def list_jobs(bench: Bench, sizes: Sizes, folder: Path) -> list[Job]:
         Job(f"rollouts, {middle} pictures", chosen, rollouts[middle]),
         Job("grpo", chosen, grpo),
         Job("sft", chosen, sft),
+        Job("attention of a pack", "sdpa", measure_attention),
         Job("evaluate", chosen, measure_with_formulas(measure_greedy)),
         Job("rollouts, adapter", chosen, measure_with_formulas(measure_rollouts, pictures=middle, adapter=True)),
         *(Job(f"rollouts, {count} pictures", chosen, rollouts[count]) for count in sorted(others)),

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from migrl.data.rehearsal_source import build_rehearsal, draw_model, read_shapes
 from migrl.files import find_from_root
@@ -88,10 +88,13 @@ class Bench:
         ]
         return [item for item in items if pictures in (None, len(item.paths))]
 
+    def read_config(self) -> PreTrainedConfig:
+        """The recipe's shapes."""
+        return read_shapes(self.recipe.source.shapes, find_from_root(Path(self.recipe.model.path)))
+
     def build_model(self, attention: str) -> PreTrainedModel:
         """A model of the recipe's shapes with random weights, on the device."""
-        config = read_shapes(self.recipe.source.shapes, find_from_root(Path(self.recipe.model.path)))
-        return draw_model(self.recipe.source, config, self.recipe.model.dtype, attention).eval()
+        return draw_model(self.recipe.source, self.read_config(), self.recipe.model.dtype, attention).eval()
 
     def plan_for(self, attention: str, ceilings: dict[str, Figure]) -> "Formulas":
         """Plan's formulas for this device. One that gpus.yaml does not know has the peaks that were measured on it."""

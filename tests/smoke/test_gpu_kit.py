@@ -11,8 +11,8 @@ from smoke_run import ROOT, call_migrl, start
 
 KIT = ROOT / "perf" / "gpu.py"
 PARTS = [
-    *("ceilings", "rollouts, 2 pictures", "grpo", "sft", "evaluate", "rollouts, adapter", "rollouts, 1 pictures"),
-    "rollouts, 3 pictures",
+    *("ceilings", "rollouts, 2 pictures", "grpo", "sft", "attention of a pack", "evaluate", "rollouts, adapter"),
+    *("rollouts, 1 pictures", "rollouts, 3 pictures"),
 ]
 
 

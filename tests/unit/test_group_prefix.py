@@ -270,11 +270,16 @@ def test_a_step_has_the_loss_of_trl_and_moves_the_weights_as_far(settings, check
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+def test_a_kernel_that_does_not_read_the_mask_is_never_silently_replaced():
+    with pytest.raises(UserError, match=r"group_prefix=true beside model.attention=eager.*group_prefix=sdpa"):
+        load("model.attention=eager")
+
+
 def test_the_tower_keeps_the_recipes_kernel_while_packs_are_read_under_sdpa(items, processor, tmp_path):
     # Under eager the packs' mask would be added to the scores, as ones and zeros.
     (_, expected), (_, found) = (
         train_step(items, processor, tmp_path / name, "model.attention=eager", f"grpo.group_prefix={name}")
-        for name in ("false", "true")
+        for name in ("false", "sdpa")
     )
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 

@@ -96,7 +96,7 @@ def ask_once(teacher: ServerTeacher, body: bytes = b"{}") -> tuple[dict[str, Any
 
     async def run() -> tuple[dict[str, Any], Spent]:
         server = ChatServer(teacher, "section", KEY)
-        async with server.client:
+        async with server:
             return await ask(server, Request("u#0", body), reasons.append)
 
     return *asyncio.run(run()), reasons

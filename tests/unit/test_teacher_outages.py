@@ -22,7 +22,7 @@ def ask_limited(url: str, last_reply: float) -> Any:
     async def run() -> Any:
         server = ChatServer(make_teacher(url, outage_seconds=0.05), "section", None)
         server.last_reply = last_reply
-        async with server.client:
+        async with server:
             text = 'Locate it\n<answer>{"image": 1, "bbox_2d": [1, 2, 3, 4]}</answer>'
             body = {"messages": [{"content": [{"text": text}]}], "seed": 0}
             return await ask(server, Request("u#0", json.dumps(body).encode()), lambda reason: None)

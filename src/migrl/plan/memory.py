@@ -158,7 +158,8 @@ def close_peak(
     phase: str, parts: list[Part], tokens: float, sequences: float, workload: Workload, *, masked: bool = False
 ) -> Memory:
     """A peak with what grows with the square of a length, and the reserve; sdpa has a mask for several sequences."""
-    size, margins, attention = workload.number_bytes, workload.assumptions.memory, workload.recipe.model.attention
+    size, margins = workload.number_bytes, workload.assumptions.memory
+    attention = "sdpa" if masked else workload.recipe.model.attention
     heads = workload.shape.text_config.num_attention_heads
     each = {"eager": heads * (4 + 2 * size), "sdpa": 1 + size if masked or sequences > 1 else 0}.get(attention, 0)
     parts.append(Part("square", tokens**2 / sequences * each, f"{attention}: {each} bytes x length^2 per sequence"))

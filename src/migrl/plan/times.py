@@ -67,7 +67,7 @@ def time_work(kind: str, work: Work, workload: Workload, machine: Machine) -> Du
         parts += time_vllm(work, work.served, workload, machine, gpus)
     elif work.generations:
         # A group behind one prompt reads it once here too.
-        once = kind == "grpo" and recipe.grpo.group_prefix
+        once = kind == "grpo" and bool(recipe.grpo.group_prefix)
         parts += time_batches(work.generations, workload, machine, rank, once=once)
     if training:
         share = shares.train_lora if rank else shares.train_full

@@ -106,6 +106,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def check_kernel(self) -> Self:
+        if self.grpo.group_prefix is True and self.model.attention != "sdpa":
+            raise ValueError(
+                f"grpo.group_prefix=true beside model.attention={self.model.attention}, which does not read its mask; "
+                "grpo.group_prefix=sdpa trains the language model of this stage under sdpa, false is stock trl"
+            )
+        return self
+
+    @model_validator(mode="after")
     def check_rank_seeds(self) -> Self:
         most = 2**32 - self.launch.processes
         if (largest := max(self.grpo.seed, *self.seeds, 0)) > most:

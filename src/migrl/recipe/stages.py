@@ -143,6 +143,7 @@ class GrpoSettings(VllmRolloutSettings):
     A step trains on `prompts_per_step` prompts with `num_generations` completions each, over all processes, in micro
     batches of `per_device_train_batch_size` completions. `max_new_tokens` is trl's `max_completion_length`.
     `group_prefix` computes what a group shares once (training/group_prefix.py); without it the trainer is trl's own.
+    Its mask needs sdpa: `true` where that is `model.attention`, else the kernel is named, `sdpa`, for this stage alone.
     """
 
     max_steps: Count
@@ -164,7 +165,7 @@ class GrpoSettings(VllmRolloutSettings):
     max_grad_norm: Annotated[Number, Field(gt=0)] = 1.0
     parallel: Parallel = "zero2"
     save_only_model: bool = False
-    group_prefix: bool = False
+    group_prefix: bool | Literal["sdpa"] = False
     engine: Literal["transformers", "vllm"] = "transformers"
     seed: Seed = 0
     alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)

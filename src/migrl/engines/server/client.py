@@ -9,6 +9,7 @@ import re
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Self
 
 import aiohttp
 import httpx2
@@ -55,6 +56,13 @@ class ChatServer:
             )
         except httpx2.InvalidURL as error:
             raise UserError(f"{settings.base_url}: no address; correct {section}.base_url") from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        await asyncio.sleep(0)  # aiohttp closes its sockets in the loop's next turn, which may be the last
 
     async def set_headers(self, request: httpx2.Request) -> None:
         """Send nothing from the environment: OPENAI_ORG_ID or OPENAI_CUSTOM_HEADERS may be for another server."""

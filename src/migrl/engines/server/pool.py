@@ -75,7 +75,7 @@ async def ask_all(
 
     with Bar("asking the server", len(log.rows), failed.total) as bar:
         try:
-            async with server.client, asyncio.TaskGroup() as group:
+            async with server, asyncio.TaskGroup() as group:
                 watcher = group.create_task(watch())
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(server.settings.concurrency):
