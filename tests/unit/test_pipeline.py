@@ -32,7 +32,7 @@ def list_changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ("source.seed=9", ["fetch"]),
         ("evaluate.batch=8", ["evaluate"]),
         ("resamples=100", ["report"]),
-        ("model.attention=eager", ["sft", "merge", "select", "grpo", "evaluate"]),
+        ("model.dtype=bfloat16", ["sft", "merge", "select", "grpo", "evaluate"]),
     ],
 )
 def test_a_changed_key_concerns_only_the_stages_that_use_it(override: str, stages: list[str]) -> None:
