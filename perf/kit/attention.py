@@ -11,20 +11,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import scaled_dot_product_attention
 
 from kit.bench import Bench, close_part
+from kit.ceilings import REPETITIONS, time_launches
+from migrl.models.attention import attend_folded
+from migrl.models.flops import Forward, count_forward
 from migrl.models.inputs import count_prompt
 from migrl.models.loading import pick_device
 from migrl.report.gpu_parts import Figure, Part
-from migrl.running.metering import read_clock
 from migrl.training.packs import make_mask
 
-REPETITIONS = 5
-PASSES = 3.5  # matrix products of forward and backward of flash attention, by those of the forward pass
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of (1, heads, tokens, size) queries, and keys and values of fewer heads; the output is like the queries."""
 
@@ -33,11 +32,13 @@ def measure_attention(bench: Bench, attention: str) -> Iterator[Part]:
     """One layer's attention over a pack: a prompt of middling length, and a group's completions at their limit."""
     prompt = sum(count_prompt(bench.list_items("rl", bench.processor, bench.pictures)[0], bench.processor))
     new, completions = bench.recipe.grpo.max_new_tokens, bench.recipe.grpo.num_generations
-    part = bench.describe(attention, {"prompt": prompt, "new": new, "completions": completions})
+    settings = {"prompt": prompt, "new": new, "completions": completions, "repetitions": REPETITIONS}
+    part = bench.describe(attention, settings)
     yield part
-    config = bench.read_config().get_text_config()
-    heads, shared = config.num_attention_heads, config.num_key_value_heads
-    size = config.hidden_size // heads
+    config = bench.read_config()
+    text = config.get_text_config()
+    heads, shared = text.num_attention_heads, text.num_key_value_heads
+    size = text.hidden_size // heads
     segments = torch.arange(completions + 1).repeat_interleave(torch.tensor([prompt] + [new] * completions))
     segments = segments[None].to(pick_device())
     kernels: dict[str, Kernel] = {"sdpa": partial(attend_masked, make_mask(segments))}
@@ -46,18 +47,18 @@ def measure_attention(bench: Bench, attention: str) -> Iterator[Part]:
     options = {"device": segments.device, "dtype": getattr(torch, bench.recipe.model.dtype)}
     torch.manual_seed(0)
     given = [torch.randn(1, count, segments.shape[1], size, **options) for count in (heads, shared, shared)]
-    pairs = int(make_mask(segments).sum())
+    work = count_forward(config, [prompt + new] * completions, 0, [], shared=[prompt] * (completions - 1))
+    flops = Forward(attention=work.attention / text.num_hidden_layers).train(lora=True)
+    words = f"{prompt:,} + {completions} x {new} tokens, {heads} heads of {size}"
+    reference = run_kernel(kernels["sdpa"], given)
     figures: dict[str, Figure] = {}
-    reference: list[Tensor] = []
     for name, kernel in kernels.items():
         found = run_kernel(kernel, given)
-        reference = reference or found
         gap = max(float((a - b).norm() / b.norm()) for a, b in zip(found, reference, strict=True))
-        words = f"{prompt:,} + {completions} x {new} tokens, {heads} heads of {size}"
         figures[name] = Figure(
             what=words if name == "sdpa" else f"{words}; {gap:.1g} from sdpa",
-            seconds=tuple(time_kernel(kernel, given) for _ in range(REPETITIONS)),
-            flops=PASSES * 4.0 * pairs * heads * size,
+            seconds=time_launches(partial(run_kernel, kernel, given)),
+            flops=flops,
         )
         yield close_part(part, figures, None, complete=len(figures) == len(kernels))
 
@@ -70,18 +71,11 @@ def run_kernel(kernel: Kernel, given: list[Tensor]) -> list[Tensor]:
     return [output.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
 
-def time_kernel(kernel: Kernel, given: list[Tensor]) -> float:
-    """Seconds of forward and backward pass."""
-    start = read_clock()
-    run_kernel(kernel, given)
-    return read_clock() - start
-
-
 def attend_masked(mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One call under a mask, as transformers calls it."""
-    times = query.shape[1] // key.shape[1]
-    key, value = (given.repeat_interleave(times, 1) for given in (key, value))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    """One call under a mask, as the packed pass makes it."""
+    layer = nn.Module()
+    layer.num_key_value_groups = query.shape[1] // key.shape[1]  # all that it is asked for
+    return attend_folded(layer, query, key, value, mask)[0].transpose(1, 2)
 
 
 def make_flex(segments: Tensor) -> Kernel:

@@ -32,11 +32,12 @@ def list_changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ("source.seed=9", ["fetch"]),
         ("evaluate.batch=8", ["evaluate"]),
         ("resamples=100", ["report"]),
-        ("model.dtype=bfloat16", ["sft", "merge", "select", "grpo", "evaluate"]),
+        ("model.attention=eager", ["sft", "merge", "select", "grpo", "evaluate"]),
     ],
 )
 def test_a_changed_key_concerns_only_the_stages_that_use_it(override: str, stages: list[str]) -> None:
-    assert list_changed(list_sections("pass_rates=null"), list_sections("pass_rates=null", override)) == stages
+    fixed = "pass_rates=null", "grpo.group_prefix=sdpa"  # beside which every kernel is legal
+    assert list_changed(list_sections(*fixed), list_sections(*fixed, override)) == stages
 
 
 @pytest.mark.parametrize("key", list(prompts.SUFFIXES), ids="/".join)
