@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,11 +158,13 @@ def list_jobs(bench: Bench, sizes: Sizes, folder: Path) -> list[Job]:
     sft = measure_with_formulas(measure_sft, steps=sizes.steps)
     grpo = measure_with_formulas(measure_grpo, steps=sizes.steps)
     chosen = bench.recipe.model.attention
+    stock = replace(bench, recipe=change_recipe(bench.recipe, {"grpo.group_prefix": False}))
     jobs = [
         Job("ceilings", chosen, partial(measure_ceilings, side=sizes.side, copied=sizes.copied)),
         Job(f"rollouts, {middle} pictures", chosen, rollouts[middle]),
         Job("grpo", chosen, grpo),
         Job("sft", chosen, sft),
+        Job("grpo, stock trl", chosen, lambda _, attention: grpo(stock, attention)),
         Job("attention of a pack", "sdpa", measure_attention),
         Job("evaluate", chosen, measure_with_formulas(measure_greedy)),
         Job("rollouts, adapter", chosen, measure_with_formulas(measure_rollouts, pictures=middle, adapter=True)),

@@ -9,6 +9,7 @@ The last two need a GPU. All three give the same sums but for their order; that 
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -94,11 +95,13 @@ def attend_twice(prompt: int, new: int, query: Tensor, key: Tensor, value: Tenso
     """The prompt by itself, then every completion over a copy of the prompt's keys and its own."""
     query, key, value = (given[0].transpose(0, 1) for given in (query, key, value))
     count = (len(query) - prompt) // new
+    # Older releases of torch share heads unasked.
+    shares = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
     def call(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
         lengths = len(query) // rows, len(key) // rows
         ends = (torch.arange(rows + 1, device=query.device, dtype=torch.int32) * length for length in lengths)
-        return varlen_attn(query, key, value, *ends, *lengths, window_size=(-1, 0), enable_gqa=True)
+        return varlen_attn(query, key, value, *ends, *lengths, window_size=(-1, 0), **shares)
 
     def copy_prompt(values: Tensor) -> Tensor:
         own = values[prompt:].unflatten(0, (count, new))

@@ -11,7 +11,16 @@ from smoke_run import ROOT, call_migrl, start
 
 KIT = ROOT / "perf" / "gpu.py"
 PARTS = [
-    *("ceilings", "rollouts, 2 pictures", "grpo", "sft", "attention of a pack", "evaluate", "rollouts, adapter"),
+    *(
+        "ceilings",
+        "rollouts, 2 pictures",
+        "grpo",
+        "sft",
+        "grpo, stock trl",
+        "attention of a pack",
+        "evaluate",
+        "rollouts, adapter",
+    ),
     *("rollouts, 1 pictures", "rollouts, 3 pictures"),
 ]
 
