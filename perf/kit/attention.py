@@ -1,10 +1,11 @@
 """Kernels that could do a pack's attention, forward and backward, at the shapes of one layer.
 
     sdpa      one call under a mask of bytes, keys and values copied for each head that shares them: what is used today
+    cudnn     the same by cuDNN, which sdpa would choose on Hopper (models/loading.py); a plan of each shape comes first
     flex      one compiled call that leaves out the blocks which the mask hides whole
     varlen    flash attention in two calls: the prompt by itself, then each completion behind its copy of its keys
 
-The last two need a GPU. All three give the same sums but for their order; that is measured beside their time.
+All but the first need a GPU. They all give the same sums but for their order; that is measured beside their time.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from inspect import signature
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 
@@ -21,7 +23,7 @@ from kit.ceilings import REPETITIONS, time_launches
 from migrl.models.attention import attend_folded
 from migrl.models.flops import Forward, count_forward
 from migrl.models.inputs import count_prompt
-from migrl.models.loading import pick_device
+from migrl.models.loading import choose_kernels, pick_device
 from migrl.report.gpu_parts import Figure, Part
 from migrl.training.packs import make_mask
 
@@ -36,6 +38,7 @@ def measure_attention(bench: Bench, attention: str) -> Iterator[Part]:
     settings = {"prompt": prompt, "new": new, "completions": completions, "repetitions": REPETITIONS}
     part = bench.describe(attention, settings)
     yield part
+    choose_kernels()
     config = bench.read_config()
     text = config.get_text_config()
     heads, shared = text.num_attention_heads, text.num_key_value_heads
@@ -44,7 +47,8 @@ def measure_attention(bench: Bench, attention: str) -> Iterator[Part]:
     segments = segments[None].to(pick_device())
     kernels: dict[str, Kernel] = {"sdpa": partial(attend_masked, make_mask(segments))}
     if torch.cuda.is_available():
-        kernels |= {"flex": make_flex(segments[0]), "varlen": partial(attend_twice, prompt, new)}
+        kernels["cudnn"] = partial(attend_by_cudnn, kernels["sdpa"])
+        kernels |= {"varlen": partial(attend_twice, prompt, new), "flex": make_flex(segments[0])}
     options = {"device": segments.device, "dtype": getattr(torch, bench.recipe.model.dtype)}
     torch.manual_seed(0)
     given = [torch.randn(1, count, segments.shape[1], size, **options) for count in (heads, shared, shared)]
@@ -77,6 +81,12 @@ def attend_masked(mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Te
     layer = nn.Module()
     layer.num_key_value_groups = query.shape[1] // key.shape[1]  # all that it is asked for
     return attend_folded(layer, query, key, value, mask)[0].transpose(1, 2)
+
+
+def attend_by_cudnn(attend: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same call, by cuDNN alone."""
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return attend(query, key, value)
 
 
 def make_flex(segments: Tensor) -> Kernel:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from kit.bench import Bench, Formulas, close_part, count_patches, measure_prompts, to_formula
 from migrl.engines.batches import make_batches
 from migrl.engines.transformers_engine import generate_batch
+from migrl.models.attention import fold_heads
 from migrl.models.decoding import Decoding, choose_sampling
 from migrl.models.family import find_family
 from migrl.models.flops import count_forward
@@ -104,12 +105,14 @@ def measure_batch(
     rank: int,
 ) -> Iterator[Part]:
     """Generate one batch several times; every repetition is in the record as soon as it is done."""
-    tokens, rollouts = settings.max_new_tokens, settings.rollouts
-    described = {"prompts": len(batch), "rollouts": rollouts, "new_tokens": tokens, "adapter_rank": rank}
+    described = {"prompts": len(batch), "rollouts": settings.rollouts, "adapter_rank": rank}
+    described |= {"new_tokens": settings.max_new_tokens}
     described |= {"temperature": settings.temperature, "pictures": sum(len(item.paths) for item in batch)}
     part = bench.describe(attention, {**described, "max_pixels": bench.recipe.grpo.max_pixels})
     yield part
     model = bench.build_model(attention)
+    if attention == "sdpa":  # as the engine does
+        fold_heads(model)
     if rank:
         lora = make_lora_config(bench.recipe.grpo.lora, find_family(model.config))
         get_peft_model(model, lora).eval()  # changes the model's own layers
@@ -122,7 +125,7 @@ def measure_batch(
             completions = generate_batch(model, bench.processor, batch, settings)
         timed.append(phases.read())
         lengths = [completion.tokens for some in completions for completion in some]
-        figures, memory = describe_phases(bench, formulas, batch, rollouts, lengths, timed, rank)
+        figures, memory = describe_phases(bench, formulas, batch, lengths, timed, rank)
         yield close_part(part, figures, memory, complete=number == REPETITIONS - 1)
 
 
@@ -130,21 +133,20 @@ def describe_phases(
     bench: Bench,
     formulas: Formulas,
     batch: list[ModelInput],
-    rollouts: int,
     lengths: list[int],
     timed: list[dict[str, float]],
     rank: int,
 ) -> tuple[dict[str, Figure], Memory]:
-    """A figure for each phase, with the work that plan counts for it: every rollout reads the prompt by itself."""
+    """A figure for each phase, with the work that plan counts for it: rollouts of a prompt read it once."""
     workload, machine, shares = formulas.workload, formulas.machine, formulas.shares
     prompts, sequences = measure_prompts(batch, bench.processor), len(lengths)
     patch, mean = bench.processor.image_processor.patch_size, prompts.mean
-    patches = [count for item in batch for count in count_patches(item, patch)] * rollouts
-    read = count_forward(workload.shape, [round(mean.tokens)] * sequences, sequences, patches, lora_rank=rank)
+    patches = [count for item in batch for count in count_patches(item, patch)]
+    read = count_forward(workload.shape, [round(mean.tokens)] * len(batch), len(batch), patches, lora_rank=rank)
     steps = max(lengths) - 1
     read_per_step = count_step(workload.shape, mean, sequences, steps, rank)
     bound: Bound = "decode_adapter" if rank else "decode_transformers"
-    words = f"{sequences} x {mean.tokens:,.0f} tokens, {mean.images:.3g} pictures each"
+    words = f"{len(batch)} x {mean.tokens:,.0f} tokens, {mean.images:.3g} pictures each"
 
     def make(name: str, what: str, **work: Any) -> Figure:
         return Figure(what=what, seconds=tuple(some[name] for some in timed), **work)
@@ -152,7 +154,7 @@ def describe_phases(
     figures = {
         "preparing": make("preparing", f"{len(batch)} prompts: pictures and words to numbers", items=len(batch)),
         "vision": make("vision", f"{len(patches)} pictures of {patches[0]:,} patches", flops=read.vision),
-        "prefill": make("prefill", words, flops=read.total - read.vision, tokens=round(mean.tokens * sequences)),
+        "prefill": make("prefill", words, flops=read.total - read.vision, tokens=round(mean.tokens * len(batch))),
         "reading": make(
             "reading",
             "vision and prefill together",

@@ -28,7 +28,7 @@ from migrl.files import find_from_root, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.family import get_family, read_family
 from migrl.models.folder import read_config
-from migrl.models.loading import pick_device, read_processor
+from migrl.models.loading import choose_kernels, pick_device, read_processor
 from migrl.recipe import RehearsalSource
 from migrl.running.metering import release_memory
 from migrl.running.stage import check_disk
@@ -150,6 +150,7 @@ def draw_model(
     source: RehearsalSource, config: PreTrainedConfig, dtype: str, attention: str | None = None
 ) -> PreTrainedModel:
     """A model with weights drawn from `source.seed` where it will work: on the accelerator if there is one."""
+    choose_kernels()
     torch.manual_seed(source.seed)
     with torch.device(pick_device()):
         return build_model(config, dtype=getattr(torch, dtype), attn_implementation=attention)

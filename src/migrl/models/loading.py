@@ -59,7 +59,7 @@ def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     read_family(folder)  # no other may be loaded
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.allow_tf32 = False  # a GPU would round what convolutions in float32 read to 10 bits
+    choose_kernels()
     logging.disable_progress_bar()
     try:
         loaded = AutoModelForImageTextToText.from_pretrained(
@@ -81,6 +81,17 @@ def load_model(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     # Of what the checkpoint would have `generate` do only its end and padding are taken; decoding.py says the rest.
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     return model
+
+
+def choose_kernels() -> None:
+    """What torch may choose for itself on a GPU, in every process that computes.
+
+    Convolutions in float32 would read their input rounded to 10 bits. And sdpa under a mask would go to cuDNN on
+    Hopper, which builds a plan for every shape: 40 ms for each token of a rollout, a second for a training step of a
+    new length.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def load_for_inference(folder: Path, settings: ModelSettings, local_rank: int = 0) -> PreTrainedModel:

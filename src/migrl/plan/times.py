@@ -3,8 +3,8 @@
 Reading a prompt and training are bound by compute, decoding by memory: every step reads the weights and the cache of
 all sequences.
 
-transformers  every completion reads its own prompt (but for grpo.group_prefix), and all of a static batch go on until
-              the longest ends
+transformers  completions of a prompt read it once (in stock trl's GRPO, without grpo.group_prefix, each its own copy),
+              and all of a static batch go on until the longest ends
 vllm          completions that share a prompt read it once, pictures and all. A sequence that ends makes room for the
               next, so that steps stay as full as the cache allows; after every `batch` questions the last ones run to
               their end. Devices that share an engine read its weights together. Pictures are prepared on the processor
@@ -66,8 +66,7 @@ def time_work(kind: str, work: Work, workload: Workload, machine: Machine) -> Du
     if work.served:
         parts += time_vllm(work, work.served, workload, machine, gpus)
     elif work.generations:
-        # A group behind one prompt reads it once here too.
-        once = kind == "grpo" and bool(recipe.grpo.group_prefix)
+        once = kind != "grpo" or bool(recipe.grpo.group_prefix)  # stock trl has a copy of it for each completion
         parts += time_batches(work.generations, workload, machine, rank, once=once)
     if training:
         share = shares.train_lora if rank else shares.train_full

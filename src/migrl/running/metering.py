@@ -226,7 +226,7 @@ def describe(
         "tokens_per_step": tokens / len(steps),
         "tokens_per_second": round(tokens * at_once / seconds, 2),
         "tflops_per_step": flops / len(steps) / 1e12,
-        "mfu": round(flops * at_once / (seconds * peak * processes), 4) if peak else None,
+        "mfu": float(f"{flops * at_once / (seconds * peak * processes):.4g}") if peak else None,
         **peaks,
     }
 
