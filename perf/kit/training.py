@@ -58,9 +58,9 @@ def measure_grpo(bench: Bench, attention: str, formulas: Formulas, *, steps: int
         trainer = grpo.build_trainer(recipe, config, model, processor, items, [])
         give_rollouts(model, settings.max_new_tokens, list_vision_token_ids(processor))  # in place of the trainer's own
         run_steps(trainer, meter)
-    memory = plan_peak(
-        formulas, items, processor, settings.per_device_train_batch_size, settings.max_new_tokens, settings.lora
-    )
+    batch, new = settings.per_device_train_batch_size, settings.max_new_tokens
+    packed = min(batch, settings.num_generations) if settings.group_prefix else 1
+    memory = plan_peak(formulas, items, processor, batch, new, settings.lora, packed)
     yield from conclude(part, meter, memory, formulas, "reference and training pass", steps)
 
 
@@ -87,11 +87,17 @@ def give_rollouts(model: PreTrainedModel, tokens: int, never: list[int]) -> None
 
 
 def plan_peak(
-    formulas: Formulas, items: list[ModelInput], processor: Any, sequences: int, completion: int, lora: LoraSettings
+    formulas: Formulas,
+    items: list[ModelInput],
+    processor: Any,
+    sequences: int,
+    completion: int,
+    lora: LoraSettings,
+    packed: int = 1,
 ) -> Memory:
     """Plan's peak of a training step, by one process without DeepSpeed."""
     prompts, new_tokens = measure_prompts(items, processor), (completion, completion)
-    training = Training(prompts, sequences, new_tokens, sequences, sequences, lora, "none", processes=1)
+    training = Training(prompts, sequences, new_tokens, sequences, sequences, lora, "none", 1, packed=packed)
     return plan_training(formulas.workload, training)
 
 

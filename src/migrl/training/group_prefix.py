@@ -21,7 +21,8 @@ tiny recipe's step, so that no worker prefetches it.
 The language model runs under sdpa (models/attention.py) and the tower under `model.attention`; where these differ the
 recipe says so (`group_prefix: sdpa`), as flash-attention takes no mask of blocks. Of a 7B model's FLOPs over 4,000
 tokens of prompt and 8 x 300 of completions, attention has 8 %, or 16 % where a kernel computes what the mask hides.
-Not run on a GPU; `make gpu` times sdpa beside flex attention and flash attention in two calls.
+On an H200 (`make gpu`) a step takes a fifth of stock trl's. Flex attention, or flash attention in two calls, takes 4 ms
+a layer where sdpa takes 13, so either would save a sixth of that step; neither is used so far.
 
 Written for trl 1.16.0. Overridden are its private `_generate_and_score_completions` and
 `_get_per_token_logps_and_entropies`, and its public `compute_loss`; used are `split_pixel_values_by_grid`, the fused LM
