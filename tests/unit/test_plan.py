@@ -303,7 +303,7 @@ def read_work(made: Plan, stage: str) -> tuple[float, list[int]]:
     ] if running else []
 
 
-def test_under_vllm_nothing_waits_for_the_longest_and_stock_trl_alone_reads_a_prompt_eight_times(tmp_path: Path) -> None:
+def test_under_vllm_nothing_waits_for_the_longest_and_only_stock_trl_reads_prompts_anew(tmp_path: Path) -> None:
     batches, served = (plan(tmp_path, load("paper", *keys)) for keys in (STOCK, [PLAIN_GROUPS]))
     for stage, shared in (("select", 1), ("pass_rates", 1), ("grpo", 8), ("evaluate", 1)):  # stock trl has eight copies
         (own, none), (once, running) = read_work(batches, stage), read_work(served, stage)
