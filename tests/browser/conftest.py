@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from report_rows import LOGS, make_rows, make_scores, write
+from report_rows import LOGS, make_rollouts, make_rows, make_scores, write
 from watched import Watched, make_hostile
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -31,7 +31,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     rows = make_rows(folder / "images", more=30) + make_hostile(folder / "images")
     write(
-        folder, rows, logs=replace(LOGS, training={"sft": LOGS.training["sft"]}), scores=make_scores(("region", "more"))
+        folder,
+        rows,
+        logs=replace(LOGS, training={"sft": LOGS.training["sft"]}),
+        scores=make_scores(("region", "more")),
+        rollouts=make_rollouts(folder),
     )
     return folder / "out/report.html"
 

@@ -218,6 +218,22 @@ def test_the_first_screen_holds_the_verdicts_and_dark_differs_from_light(report:
     assert dark.evaluate(CONTRAST, 4.5) == light.evaluate(CONTRAST, 4.5) == []
 
 
+def test_a_slider_goes_through_the_steps_of_rl_by_key(report: Path, open_page: Opener) -> None:
+    page = open_page(report, "#rollouts").page
+    slider, steps = page.get_by_label("Step", exact=True), page.locator("#rollouts .step")
+    expect(steps.nth(0).locator(".reply.hit")).to_be_visible()
+    expect(steps.nth(2)).to_be_hidden()
+    slider.focus()
+    page.keyboard.press("End")
+    expect(steps.nth(2).locator(".takes .reply")).to_have_count(2)
+    expect(steps.nth(2).locator(".shot .guess")).to_have_count(2)
+    expect(steps.nth(2).locator(".question")).to_be_visible()
+    expect(steps.nth(0)).to_be_hidden()
+    expect(page.locator("#steps output")).to_have_text("Step 3: 1 of 2 hit")
+    still = open_page(report, java_script_enabled=False).page
+    assert still.locator("#rollouts .step").count() == 3 and still.locator("#steps").is_hidden()
+
+
 def test_print_shows_verdicts_opened_and_no_controls(report: Path, open_page: Opener) -> None:
     page = open_page(report).page
     page.emulate_media(media="print")

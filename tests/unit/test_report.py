@@ -10,7 +10,18 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from report_rows import ARMS, FACTS, LOGS, make_claims, make_row, make_rows, make_scores, write, write_images
+from report_rows import (
+    ARMS,
+    FACTS,
+    LOGS,
+    make_claims,
+    make_rollouts,
+    make_row,
+    make_rows,
+    make_scores,
+    write,
+    write_images,
+)
 
 from migrl.errors import UserError
 from migrl.grounding.answers import READABLE, STATUSES
@@ -22,6 +33,7 @@ from migrl.report.heat import build_heat, measure_task
 from migrl.report.machine import list_code_facts
 from migrl.report.outcomes import group_rows
 from migrl.report.plots import draw_curves
+from migrl.report.rollouts import build_rollouts
 from migrl.report.shots import split_completion
 from migrl.report.text import BADGES, escape_cell, show_claimed, show_p, show_points
 from migrl.statistics.intervals import bootstrap_macro_delta
@@ -201,8 +213,9 @@ def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted
     order = [answers.sample.uid for answers in choose_samples(group_rows(rows, ARMS))]
     assert len(order) == len(set(order)) == 42
     # One of each cell first, then each kind of unreadable answer, then the second of each cell.
-    assert order[:5] == ["mini:region:0", "mini:region:1", "mini:region:f0", "mini:region:2", "quiz:counting:0"]
-    assert order[5] == "mini:more:000" and order[6:10] == [f"mini:region:f{k}" for k in range(3, 7)]
+    assert order[:4] == ["mini:region:0", "mini:more:000", "quiz:counting:0", "mini:region:1"]
+    assert order[4:6] == ["mini:region:f0", "mini:region:2"]
+    assert order[6:10] == [f"mini:region:f{k}" for k in range(3, 7)]
     monkeypatch.setattr(explorer_module, "EXACT_BUDGET", 60_000)
     explorer = build_explorer(rows, ARMS, tmp_path / "images")
     assert {entry.sample.uid for entry in explorer.entries} == set(order[: len(explorer.entries)])
@@ -211,6 +224,17 @@ def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted
     html = write(tmp_path, rows)
     assert f"{len(explorer.entries)} of 42 samples, chosen by rule" in html
     assert f">{explorer.shown['mini', 'more']['both_miss']} of 30</td>" in html
+
+
+def test_rollouts_stand_inert_and_of_too_many_steps_every_second_is_left_out(tmp_path: Path) -> None:
+    made = make_rollouts(tmp_path, steps=40, text="<script>alert(1)</script>" + "x" * 20_000)
+    html = write(tmp_path, make_rows(tmp_path / "images"), rollouts=made)
+    assert made.kept == 40 and list(made.steps) == list(range(1, 41, 40 // len(made.steps))) and len(made.steps) < 40
+    assert f"of {len(made.steps)} steps (of 40 that were kept)" in html and "Step 1: 1 of 2 hit" in html
+    assert len(re.findall(r"<script", html)) == 1 and "&lt;script&gt;alert(1)" in html and len(html) < 1_500_000
+    assert "Rollouts of reinforcement learning: not run." in write(tmp_path, make_rows(tmp_path / "images"))
+    with pytest.raises(UserError, match="is not in the pool"):
+        build_rollouts([{"step": 1, "sample": "gone", "completions": []}], [], tmp_path)
 
 
 def test_every_link_of_the_heat_map_leads_to_a_sample_without_the_script(tmp_path: Path) -> None:
@@ -286,7 +310,7 @@ def test_training_seeds_stand_side_by_side_and_the_delta_is_over_all_of_them(tmp
 
 def test_stages_that_were_not_run_are_said_to_be_not_run(tmp_path: Path) -> None:
     nothing = {"scores": {}, "claims": [], "levels": [], "evaluations": [], "facts": {"recipe": "paper"}}
-    assert write(tmp_path, [], **nothing).count('class="notrun"') == 9  # type: ignore[arg-type]
+    assert write(tmp_path, [], **nothing).count('class="notrun"') == 10  # type: ignore[arg-type]
 
 
 def test_one_arm_alone_has_hits_and_misses_but_no_comparison(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from migrl.recipe.teachers import (
     TransformersTeacher,
     VllmTeacher,
 )
-from migrl.recipe.watching import AlarmSettings, Tracker, WatchSettings
+from migrl.recipe.watching import AlarmSettings, RolloutLogSettings, Tracker, WatchSettings
 
 __all__ = [
     "SEEDED_SECTIONS",
@@ -75,6 +75,7 @@ __all__ = [
     "RehearsalSource",
     "RewardName",
     "RewardSettings",
+    "RolloutLogSettings",
     "SamplingSettings",
     "ScriptedTeacher",
     "SelectSettings",

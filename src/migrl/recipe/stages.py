@@ -21,7 +21,7 @@ from migrl.recipe.section import (
     list_divisors,
 )
 from migrl.recipe.teachers import PromptedTeacher, TeacherSettings
-from migrl.recipe.watching import AlarmSettings
+from migrl.recipe.watching import AlarmSettings, RolloutLogSettings
 
 RewardName = Literal["accuracy", "gated_accuracy", "hit", "format", "truncation"]
 Parallel = Literal["none", "zero2", "zero3"]
@@ -169,6 +169,7 @@ class GrpoSettings(VllmRolloutSettings):
     engine: Literal["transformers", "vllm"] = "transformers"
     seed: Seed = 0
     alarms: AlarmSettings = Field(default=AlarmSettings(), exclude=True)
+    rollout_log: RolloutLogSettings = Field(default=RolloutLogSettings(), exclude=True)
 
     @property
     def completions_per_step(self) -> int:

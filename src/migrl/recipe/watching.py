@@ -33,6 +33,13 @@ class AlarmSettings(Section):
     sampling_difference: Annotated[Number, Field(gt=0)] | None = 0.1
 
 
+class RolloutLogSettings(Section):
+    """Rollouts that GRPO keeps to be looked at: so many groups of every so manieth step; 0 keeps none."""
+
+    prompts: Annotated[int, Field(strict=True, ge=0, le=64)] = 2
+    every: Count = 5
+
+
 class WatchSettings(Section):
     """The watchdog of long stages; null switches a limit off. Both are assumed.
 

@@ -14,6 +14,7 @@ from migrl.report.markdown import write_markdown
 from migrl.report.outcomes import group_rows
 from migrl.report.page import render_page, render_plot
 from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_after
+from migrl.report.rollouts import RolloutView
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.text import PAPER, flatten, order_arms
 from migrl.report.words import tell_arms, tell_many, tell_seeds, tell_tally, tell_width, tell_world
@@ -46,6 +47,7 @@ def write_report(
     images_root: Path,
     facts: dict[str, Any],
     out: Path,
+    rollouts: RolloutView | None = None,
 ) -> None:
     """Write `out`/report.html, `out`/report.md and `out`/figures/*.svg. Equal inputs give equal bytes.
 
@@ -60,6 +62,7 @@ def write_report(
         facts: provenance; nested mappings are flattened. `recipe`, `git_revision`, `dirty` and whether
             `settings.source` is a rendered world also show at the top, `data` (`revisions`, `splits`) by the samples.
         out: folder to write into; made if needed.
+        rollouts: what RL answered while it trained; None where it kept nothing.
 
     Raises:
         UserError: an image of a shown sample is missing or unreadable, or a sample comes twice.
@@ -121,6 +124,7 @@ def write_report(
             "flat_rates": flatten_rates,
             "logs": logs,
             "explorer": explorer,
+            "rollouts": rollouts,
             "tag_replies": tag_replies,
         },
         script="report.js" if explorer.entries else None,

@@ -1,8 +1,9 @@
 """The sample explorer: which samples the page holds, their pictures, and links that set its filters.
 
-The choice is a rule, not a taste. Every task and outcome is a cell; cells take turns, each giving its
-first sample by uid, then its second, until the page is full. After the first turn every benchmark adds
-one sample of each kind of unreadable answer that is not shown yet.
+The choice is a rule, not a taste. Every task and outcome is a cell; cells take turns, each task with another
+outcome than the one before it, and give their first sample by uid, then their second, until the page is full. They
+stand in that order, so that the first page has many tasks. After the first turn every benchmark adds one sample of each
+kind of unreadable answer that is not shown yet.
 """
 
 import hashlib
@@ -93,9 +94,7 @@ def build_explorer(
         pictures |= fresh
         chosen[answers.sample.uid] = entry
     shown = [answers for answers in samples if answers.sample.uid in chosen]
-    tasks = {key: place for place, key in enumerate(count_outcomes(samples))}
-    shown.sort(key=lambda answers: (tasks[answers.key], _TELLING.index(answers.outcome)))
-    entries = _mark_entries([chosen[answers.sample.uid] for answers in shown])
+    entries = _mark_entries(chosen.values())
     before, after = pick_compared([arm for arm in arms if arm not in served])
     shown_counts = {key: Counter[Outcome]() for key in count_outcomes(samples)} | count_outcomes(shown)
     return Explorer(tuple(entries), tuple(pictures.values()), before, after, count_outcomes(samples), shown_counts)
@@ -103,9 +102,10 @@ def build_explorer(
 
 def choose_samples(samples: Sequence[Answers]) -> Iterator[Answers]:
     """All samples, each once, in the order in which they are taken while there is room."""
-    cells: dict[tuple[tuple[str, str], Outcome], list[Answers]] = {}
-    for key in count_outcomes(samples):
-        cells |= {(key, outcome): [] for outcome in _TELLING}
+    tasks = count_outcomes(samples)
+    cells: dict[tuple[tuple[str, str], Outcome], list[Answers]]
+    turns = range(len(_TELLING))
+    cells = {(key, _TELLING[(place + turn) % len(turns)]): [] for turn in turns for place, key in enumerate(tasks)}
     unreadable: dict[tuple[str, str], Answers] = {}
     for answers in samples:
         cells[answers.key, answers.outcome].append(answers)

@@ -7,9 +7,11 @@ reward through the trainer's own decoding.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import RewardFunc
@@ -38,6 +40,7 @@ from migrl.running.watch.trackers import use_trackers
 from migrl.running.worker import Rank, run_child
 from migrl.training.group_prefix import GroupPrefixTrainer
 from migrl.training.rewards import REWARDS, RewardFunction, RolloutReader, make_reward_functions
+from migrl.training.rollout_log import RolloutLog
 from migrl.training.trainer import (
     build_dataset,
     check_processes,
@@ -57,13 +60,19 @@ from migrl.training.weights import find_pool, find_start
 
 
 class CheckedTrainer(GRPOTrainer):
-    """trl's trainer, which also compares the sizes of every batch's pictures with those that boxes are mapped with."""
+    """trl's trainer, which also compares the sizes of every batch's pictures with those that boxes are mapped with.
+
+    `watch` is told each step's advantages, in the order of its rollouts.
+    """
 
     processing_class: ProcessorMixin
+    watch: Callable[[int, list[float]], None] | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         check_batch(inputs, self.processing_class, batch["image_grid_thw"])
+        if self.watch is not None:
+            self.watch(self.state.global_step + 1, batch["advantages"].tolist())
         return batch
 
 
@@ -105,7 +114,8 @@ def train(context: StageContext, rank: Rank) -> None:
         )
     items = [prepare_input(sample, data, processor, frame=recipe.model.frame, style="think") for sample in samples]
     check_sizes(items, processor)
-    check_perfect_reward(items[0], processor, make_rewards(recipe, items, read_end_tokens(start)))
+    reader = RolloutReader(items, settings.num_generations, read_end_tokens(start))
+    check_perfect_reward(items[0], processor, make_reward_functions(settings.rewards, reader))
     set_patience(recipe.watch)
     compile_nothing()
     how = (
@@ -116,7 +126,9 @@ def train(context: StageContext, rank: Rank) -> None:
     config = make_config(recipe, context.folder / "checkpoints", how)
     use_trackers(config, context)
     callbacks = make_callbacks(context, settings.alarms)
-    trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks)
+    kept = settings.rollout_log.prompts and PartialState().is_main_process
+    log = RolloutLog(context.folder, settings, tensorboard="tensorboard" in recipe.trackers) if kept else None
+    trainer = build_trainer(recipe, config, load_model(start, recipe.model), processor, items, callbacks, log)
     check_processes(trainer, rank)
     trainable = check_trainable(get_model(trainer))
     if trainer.processing_class.tokenizer.padding_side != "left":
@@ -125,6 +137,8 @@ def train(context: StageContext, rank: Rank) -> None:
     trainer.add_callback(meter)
     train_resuming(trainer, context.folder / "checkpoints")
     meter.save(context.folder)
+    if log is not None:
+        log.close()
     if trainer.is_world_process_zero():
         facts = {"samples": len(items), "steps": settings.max_steps, "trainable_parameters": trainable}
         write_json(context.folder / "facts.json", facts)
@@ -135,11 +149,6 @@ def train(context: StageContext, rank: Rank) -> None:
         stop_vllm(trainer)
 
 
-def make_rewards(recipe: Recipe, items: list[ModelInput], end_tokens: list[int]) -> list[RewardFunction]:
-    """The recipe's rewards as trl calls them; `end_tokens` are those that end a completion."""
-    return make_reward_functions(recipe.grpo.rewards, RolloutReader(items, recipe.grpo.num_generations, end_tokens))
-
-
 def build_trainer(
     recipe: Recipe,
     config: GRPOConfig,
@@ -147,13 +156,15 @@ def build_trainer(
     processor: ProcessorMixin,
     items: list[ModelInput],
     callbacks: list[TrainerCallback],
+    log: RolloutLog | None = None,
 ) -> CheckedTrainer:
     """The trainer of `model` on the prompts of `items`, its vision tower frozen."""
     freeze_vision_tower(model)
     build = GroupedTrainer if recipe.grpo.group_prefix else CheckedTrainer
+    reader = RolloutReader(items, recipe.grpo.num_generations, list_end_tokens(model.generation_config))
     arguments: dict[str, Any] = {
         "model": model,
-        "reward_funcs": cast(list[RewardFunc], make_rewards(recipe, items, list_end_tokens(model.generation_config))),
+        "reward_funcs": cast(list[RewardFunc], make_reward_functions(recipe.grpo.rewards, reader)),
         "args": config,
         "train_dataset": build_dataset(items),
         "processing_class": processor,
@@ -161,13 +172,16 @@ def build_trainer(
         "callbacks": callbacks,
     }
     if not config.use_vllm:
-        return build(**arguments)
-    try:
-        with starting_vllm(recipe, processor):
-            trainer = build(**arguments)
-    except (OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise explain_vllm(error, recipe, model.name_or_path, processor) from error
-    check_vllm(trainer, processor, recipe.grpo.seed)
+        trainer = build(**arguments)
+    else:
+        try:
+            with starting_vllm(recipe, processor):
+                trainer = build(**arguments)
+        except (OSError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise explain_vllm(error, recipe, model.name_or_path, processor) from error
+        check_vllm(trainer, processor, recipe.grpo.seed)
+    if log is not None:
+        trainer.watch = lambda step, advantages: log.note(step, reader.rollouts, advantages)
     return trainer
 
 

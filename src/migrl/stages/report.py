@@ -23,15 +23,18 @@ from migrl.evidence.rows_fit import check_rows_fit
 from migrl.evidence.seal import make_file_hashes, seal
 from migrl.evidence.seeds import join_lists, read_evaluated_rows
 from migrl.files import read_json, read_jsonl, write_json, write_text
+from migrl.grounding.samples import read_samples
 from migrl.recipe import Recipe, WorldSource
 from migrl.recipe.arms import name_kind
 from migrl.report.build import ReportLogs, write_report
+from migrl.report.rollouts import build_rollouts
 from migrl.running.stage import StageContext, read_manifest
 from migrl.scoring.comparable import ComparableRows, index_rows
 from migrl.scoring.rows import load_rows, pack_rows, rescore_row
 from migrl.scoring.scores import compute_scores
 from migrl.world.picture import draw_world
 
+ROLLOUTS = "rollouts.jsonl"  # not of a run that kept none
 LOGS = {
     "pass_rates.json": ("select", "pass_rates.json"),
     "filters.json": ("synthesize", "filters.json"),
@@ -58,6 +61,8 @@ def run(context: StageContext) -> dict[str, Any]:
     write_json(out / "levels.json", levels)
     for name, path in list_logs(context.inputs).items():
         shutil.copyfile(path, out / name)
+    kept, data = out / ROLLOUTS, context.inputs["fetch"] / "data"
+    pool = data / "rl.jsonl"
     facts = collect_facts(context)
     write_report(
         rows=rows,
@@ -66,9 +71,10 @@ def run(context: StageContext) -> dict[str, Any]:
         levels=levels,
         evaluations=evaluations,
         logs=read_logs(out, list_trainings(context.inputs)),
-        images_root=context.inputs["fetch"] / "data",
+        images_root=data,
         facts=facts,
         out=out,
+        rollouts=build_rollouts(read_jsonl(kept), read_samples(pool), data) if kept.exists() else None,
     )
     if isinstance(context.recipe.source, WorldSource):
         draw_world(out / "figures" / "world.png")
@@ -124,7 +130,9 @@ def list_trainings(inputs: Mapping[str, Path]) -> list[str]:
 def list_logs(inputs: Mapping[str, Path]) -> dict[str, Path]:
     """Name in the results -> what a stage left; of stages that were planned."""
     logs = {f"{name}_log.jsonl": inputs[name] / "log.jsonl" for name in list_trainings(inputs)}
-    return logs | {name: inputs[stage] / file for name, (stage, file) in LOGS.items() if stage in inputs}
+    logs |= {name: inputs[stage] / file for name, (stage, file) in LOGS.items() if stage in inputs}
+    rollouts = inputs["grpo"] / ROLLOUTS if "grpo" in inputs else None
+    return logs | ({ROLLOUTS: rollouts} if rollouts and rollouts.exists() else {})
 
 
 def read_logs(out: Path, trainings: list[str]) -> ReportLogs:

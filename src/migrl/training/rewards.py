@@ -32,6 +32,7 @@ class Rollout:
 
     item: ModelInput
     completion: str
+    tokens: int
     truncated: bool
     score: Score
 
@@ -81,8 +82,8 @@ class RolloutReader:
         self.items = {item.sample.uid: item for item in items}
         self.group = group
         self.ends = [[token] for token in end_tokens]
+        self.rollouts: list[Rollout] = []  # of the batch that was read last
         self._batch: list[list[dict[str, str]]] = []
-        self._rollouts: list[Rollout] = []
 
     def read(
         self,
@@ -97,17 +98,17 @@ class RolloutReader:
         """
         if completions is not self._batch:  # trl hands each reward the same list
             rows = zip(uid, completions, completion_ids, strict=True)
-            self._rollouts = [self._read_one(self.items[name], some[0]["content"], ids) for name, some, ids in rows]
+            self.rollouts = [self._read_one(self.items[name], some[0]["content"], ids) for name, some, ids in rows]
             self._batch = completions
-            hits = [rollout.score.hit for rollout in self._rollouts]
+            hits = [rollout.score.hit for rollout in self.rollouts]
             log_metric("hit", sum(hits) / len(hits))
             log_metric("zero_variance", measure_zero_variance(hits, self.group))
-        return self._rollouts
+        return self.rollouts
 
     def _read_one(self, item: ModelInput, text: str, ids: list[int]) -> Rollout:
         truncated = ids[-1:] not in self.ends
         score = score_answer(item, text, truncated=truncated)
-        return Rollout(item, text, truncated, score)
+        return Rollout(item, text, len(ids), truncated, score)
 
 
 def measure_zero_variance(hits: list[bool], group: int) -> float:
