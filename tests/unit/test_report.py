@@ -213,7 +213,7 @@ def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted
     order = [answers.sample.uid for answers in choose_samples(group_rows(rows, ARMS))]
     assert len(order) == len(set(order)) == 42
     # One of each cell first, then each kind of unreadable answer, then the second of each cell.
-    assert order[:4] == ["mini:region:0", "mini:more:000", "quiz:counting:0", "mini:region:1"]
+    assert order[:4] == ["mini:region:0", "mini:more:000", "mini:region:1", "quiz:counting:0"]
     assert order[4:6] == ["mini:region:f0", "mini:region:2"]
     assert order[6:10] == [f"mini:region:f{k}" for k in range(3, 7)]
     monkeypatch.setattr(explorer_module, "EXACT_BUDGET", 60_000)
