@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from migrl.errors import UserError
 from migrl.files import explain_fault, read_jsonl
-from migrl.grounding.boxes import Frame
+from migrl.grounding.boxes import PIXEL_FACTOR, Frame
 from migrl.grounding.prompts import PromptStyle, hash_prompts
 from migrl.recipe import Recipe
 from migrl.running.progress_log import ProgressLog
@@ -27,7 +27,7 @@ from migrl.scoring.rows import name_arm
 EVALUATIONS = "evaluations.json"
 OWN_KEYS = ("arm", "seed", "weights")
 """What may differ between two entries; everything else must be equal."""
-ASKED_KEYS = ("frame", "style", "min_pixels", "max_pixels", "max_new_tokens", "prompts")
+ASKED_KEYS = ("frame", "style", "min_pixels", "max_pixels", "pixel_factor", "max_new_tokens", "prompts")
 """What must be equal where one of the two arms is served."""
 SERVER = "server"
 UNTOLD = "not told"
@@ -83,6 +83,7 @@ class _Shape(BaseModel):
     style: PromptStyle
     min_pixels: _Count
     max_pixels: _Count
+    pixel_factor: _Count = PIXEL_FACTOR
     max_new_tokens: _Count
     decoding: _Decoding
     prompts: _Text
@@ -109,6 +110,7 @@ def describe_evaluation(
     version: str,
     device: str,
     decoding: Mapping[str, Any],
+    pixel_factor: int = PIXEL_FACTOR,
 ) -> Evaluation:
     """One entry of evaluations.json.
 
@@ -118,6 +120,7 @@ def describe_evaluation(
         version: release of the engine.
         device: name of the device that answered, `cpu` or what the GPU calls itself.
         decoding: all that decides a completion beside weights, prompt and limit.
+        pixel_factor: side in px of what becomes one token of a picture; written where it is not PIXEL_FACTOR.
     """
     model, engine = recipe.model, recipe.evaluate.engine
     return {
@@ -130,12 +133,18 @@ def describe_evaluation(
         "attention": model.attention if engine == "transformers" else engine,
         "dtype": model.dtype,
         "device": device,
-        **_describe_asking(recipe, decoding),
+        **_describe_asking(recipe, decoding, pixel_factor),
     }
 
 
 def describe_served(
-    recipe: Recipe, arm: str, *, device: str, decoding: Mapping[str, Any], server: Mapping[str, Any]
+    recipe: Recipe,
+    arm: str,
+    *,
+    device: str,
+    decoding: Mapping[str, Any],
+    server: Mapping[str, Any],
+    pixel_factor: int = PIXEL_FACTOR,
 ) -> Evaluation:
     """The entry of an arm that someone serves.
 
@@ -143,6 +152,7 @@ def describe_served(
         device: the address, or addresses, that answered.
         decoding: as above, None where the server decides.
         server: what is known of it, as `_Server` says.
+        pixel_factor: as above.
     """
     return {
         "arm": arm,
@@ -151,18 +161,19 @@ def describe_served(
         "engine": SERVER,
         **dict.fromkeys(("engine_version", "attention", "dtype"), UNTOLD),
         "device": device,
-        **_describe_asking(recipe, decoding),
+        **_describe_asking(recipe, decoding, pixel_factor),
         "server": dict(server),
     }
 
 
-def _describe_asking(recipe: Recipe, decoding: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_asking(recipe: Recipe, decoding: Mapping[str, Any], pixel_factor: int) -> dict[str, Any]:
     model, settings = recipe.model, recipe.evaluate
     return {
         "frame": model.frame,
         "style": settings.style,
         "min_pixels": model.min_pixels,
         "max_pixels": settings.max_pixels,
+        **({} if pixel_factor == PIXEL_FACTOR else {"pixel_factor": pixel_factor}),
         "max_new_tokens": settings.max_new_tokens,
         "decoding": {**decoding, "source": "recipe" if settings.decoding == "greedy" else "checkpoint"},
         "prompts": hash_prompts(),

@@ -5,6 +5,7 @@ from functools import cache
 
 from migrl.errors import UserError
 from migrl.evidence.evaluations import REMEDY, SERVER, Evaluation
+from migrl.grounding.boxes import PIXEL_FACTOR
 from migrl.grounding.images import fit_size
 from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, hash_prompts, quote_boxes
 from migrl.scoring.rows import EvaluationRow, name_arm
@@ -40,7 +41,7 @@ def _find_fault(entry: Evaluation, row: EvaluationRow, known_prompts: bool) -> s
         return f"key 'frame' is {row.frame!r}, but {entry['frame']!r}"
     for size, resized in zip(row.sample.sizes, row.resized_sizes, strict=True):
         try:
-            expected = _resize(*size, entry["min_pixels"], entry["max_pixels"])
+            expected = _resize(*size, entry["min_pixels"], entry["max_pixels"], entry.get("pixel_factor", PIXEL_FACTOR))
         except ValueError as error:
             return f"key 'sizes': {error}"
         if resized != expected:
@@ -58,8 +59,8 @@ def _find_fault(entry: Evaluation, row: EvaluationRow, known_prompts: bool) -> s
 
 
 @cache
-def _resize(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    return fit_size((width, height), min_pixels=min_pixels, max_pixels=max_pixels)
+def _resize(width: int, height: int, min_pixels: int, max_pixels: int, factor: int) -> tuple[int, int]:
+    return fit_size((width, height), min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
 
 
 def _hash_prompt(style: PromptStyle, row: EvaluationRow) -> str:

@@ -1,12 +1,14 @@
 """Model families: what a stage must know of a model beside its config. Another family is a record more.
 
-    family      boxes                                    pictures                               source
-    Qwen2.5-VL  pixels of the resized picture            sides are multiples of 28 px, and the  arXiv 2502.13923
-    Qwen2-VL    thousandths of the picture's own sides   area lies between the pixel limits     arXiv 2409.12191
+    family      boxes                                    sides of pictures   source
+    Qwen2.5-VL  pixels of the resized picture            multiples of 28 px  arXiv 2502.13923
+    Qwen2-VL    thousandths of the picture's own sides   multiples of 28 px  arXiv 2409.12191
+    Qwen3-VL    thousandths of the picture's own sides   multiples of 32 px  arXiv 2511.21631, QwenLM's 2d_grounding.ipynb
 
-Both read the same chat template and tokens, and transformers builds them of modules with the same names. Loading is
-transformers' own (loading.py), as is resizing (grounding/images.py). Which files are a processor's is the same for all
-families (folder.py). No torch here: a plan is made without it.
+A picture's area lies between the pixel limits. All have the same vision and control tokens, and transformers builds
+them of modules with the same names. The chat template is the checkpoint's: those of Qwen2-VL and Qwen2.5-VL add a system
+prompt, Qwen3-VL's adds none. Loading is transformers' own (loading.py), as is resizing (grounding/images.py). Which files
+are a processor's is the same for all families (folder.py). No torch here: a plan is made without it.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 from migrl.errors import UserError
 from migrl.grounding.boxes import Frame
 from migrl.models.folder import CONFIG, read_config
-from migrl.models.towers import FullTower, Tower, WindowTower
+from migrl.models.towers import DeepTower, FullTower, Tower, WindowTower
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ModelFamily:
         lora_targets: names of the language model's linear layers, a regular expression.
         vision_tower: name of the module that stays frozen.
         tower: the shape of that module, which its parameters and FLOPs are counted from.
+        biases: whether query, key and value have them in the language model.
+        head_norms: whether each head's queries and keys are normed there.
     """
 
     name: str
@@ -46,6 +50,8 @@ class ModelFamily:
     lora_targets: str
     vision_tower: str
     tower: type[Tower]
+    biases: bool
+    head_norms: bool
 
     def is_vision(self, weight: str) -> bool:
         """Whether a weight of this name belongs to the vision tower, in LoRA's wrapping or without."""
@@ -69,6 +75,8 @@ FAMILIES = (
         lora_targets=_QWEN_LORA_TARGETS,
         vision_tower="model.visual",
         tower=WindowTower,
+        biases=True,
+        head_norms=False,
     ),
     ModelFamily(
         name="Qwen2-VL",
@@ -81,6 +89,22 @@ FAMILIES = (
         lora_targets=_QWEN_LORA_TARGETS,
         vision_tower="model.visual",
         tower=FullTower,
+        biases=True,
+        head_norms=False,
+    ),
+    ModelFamily(
+        name="Qwen3-VL",
+        model_types=("qwen3_vl",),
+        processor_class="Qwen3VLProcessor",
+        frames=("permille",),
+        pixel_factor=32,
+        vision_tokens=_QWEN_VISION_TOKENS,
+        control_tokens=_QWEN_CONTROL_TOKENS,
+        lora_targets=_QWEN_LORA_TARGETS,
+        vision_tower="model.visual",
+        tower=DeepTower,
+        biases=False,
+        head_norms=True,
     ),
 )
 

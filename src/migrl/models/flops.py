@@ -52,7 +52,7 @@ def count_forward(
     lora_rank: int = 0,
     shared: Sequence[int] = (),
 ) -> Forward:
-    """FLOPs of one forward pass over sequences of `lengths` tokens and images of `patches` patches (14 px).
+    """FLOPs of one forward pass over sequences of `lengths` tokens and images of `patches` patches.
 
     Args:
         config: transformers' config of a known family, or anything with its attributes.
@@ -76,10 +76,16 @@ def count_forward(
 def list_linear_shapes(config: Any) -> list[tuple[int, int]]:
     """(inputs, outputs) of the seven linear layers of one language layer; the first is the query's."""
     text = config.text_config
-    width, inner = text.hidden_size, text.intermediate_size
-    keys = width // text.num_attention_heads * text.num_key_value_heads
-    attention = [(width, width), (width, keys), (width, keys), (width, width)]
+    width, inner, head = text.hidden_size, text.intermediate_size, find_head_size(text)
+    queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
+    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
     return [*attention, (width, inner), (width, inner), (inner, width)]
+
+
+def find_head_size(text: Any) -> int:
+    """Features of an attention head of a language model: as its config says, or an even part of its width."""
+    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return size
 
 
 def count_vision(config: Any, patches: int) -> float:

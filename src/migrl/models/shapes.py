@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from migrl.errors import UserError
 from migrl.files import explain_fault
-from migrl.models.family import get_family
-from migrl.models.flops import list_linear_shapes
+from migrl.models.family import find_family, get_family
+from migrl.models.flops import find_head_size, list_linear_shapes
 from migrl.models.towers import Size, Tower
 
 
@@ -29,11 +29,12 @@ class TextShape(BaseModel):
     num_key_value_heads: Size
     vocab_size: Size
     max_position_embeddings: Size
+    head_dim: Size | None = None
 
     @property
     def key_size(self) -> int:
         """Features of a token's keys in one layer, all KV heads together; its values have as many."""
-        return self.hidden_size // self.num_attention_heads * self.num_key_value_heads
+        return find_head_size(self) * self.num_key_value_heads
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,13 @@ def read_shape(path: Path) -> ModelShape:
 def count_parameters(shape: ModelShape) -> Parameters:
     """Parameters of a model, by part.
 
-    A language layer has its seven linear layers, biases of query, key and value, and two norms.
+    A language layer has its seven linear layers and two norms; by family, biases of query, key and value, or a norm for
+    each head's queries and one for its keys.
     """
-    text = shape.text_config
-    linear = sum(rows * columns for rows, columns in list_linear_shapes(shape))
-    layer = linear + text.hidden_size + 2 * text.key_size + 2 * text.hidden_size
+    text, family, shapes = shape.text_config, find_family(shape), list_linear_shapes(shape)
+    layer = sum(rows * columns for rows, columns in shapes) + 2 * text.hidden_size
+    layer += sum(columns for _, columns in shapes[:3]) if family.biases else 0
+    layer += 2 * find_head_size(text) if family.head_norms else 0
     embedding = text.vocab_size * text.hidden_size
     return Parameters(
         embedding=embedding,

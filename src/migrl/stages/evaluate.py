@@ -25,6 +25,7 @@ from migrl.evidence.evaluations import (
 from migrl.files import write_json, write_jsonl
 from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_evaluation
+from migrl.models.family import find_processor_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
 from migrl.recipe import TRAINING_SPLITS, Recipe
@@ -123,7 +124,14 @@ def ask_servers(context: StageContext) -> dict[str, ServedAnswers]:
         completions = engine.answer(task.items, task.decoding)
         rows = [make_row(item, arm, None, some[0]) for item, some in zip(task.items, completions, strict=True)]
         device, decoding = engine.device, engine.describe_decoding()
-        made = describe_served(recipe, arm, device=device, decoding=decoding, server=engine.describe())
+        made = describe_served(
+            recipe,
+            arm,
+            device=device,
+            decoding=decoding,
+            server=engine.describe(),
+            pixel_factor=find_processor_family(task.processor).pixel_factor,
+        )
         found[arm] = ServedAnswers(rows, made, engine.add_up())
     return found
 
@@ -191,6 +199,7 @@ def describe_arms(context: StageContext) -> dict[str, Evaluation]:
             version=read_version(recipe.evaluate.engine),
             device=read_devices(logs, arm),
             decoding=decoding,
+            pixel_factor=find_processor_family(processor).pixel_factor,
         )
         for arm in recipe.local_arms
     }

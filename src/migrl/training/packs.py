@@ -45,9 +45,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A prompt's pictures: their patches (patches, values) or, from a tower, their features (tokens, hidden size).
+    """A prompt's pictures: their patches (patches, values) or, from a tower, their features (tokens, features).
 
-    `grids` is the processor's `image_grid_thw`, (pictures, 3).
+    These are `join_features`'s. `grids` is the processor's `image_grid_thw`, (pictures, 3).
     """
 
     values: Tensor
@@ -154,13 +154,29 @@ def find_tower(base: PreTrainedModel) -> nn.Module:
 
 @contextmanager
 def recording(base: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """While it is open, what the tower gives is added to the list."""
+    """While it is open, what the tower gives is added to the list, as `join_features` has it."""
     features: list[Tensor] = []
-    hook = find_tower(base).register_forward_hook(lambda *given: features.append(given[-1].pooler_output))
+    hook = find_tower(base).register_forward_hook(lambda *given: features.append(join_features(given[-1])))
     try:
         yield features
     finally:
         hook.remove()
+
+
+def join_features(output: Any) -> Tensor:
+    """What a tower gives for each token (tokens, features): what becomes its embedding, and for a deepstack what is
+    added to it behind each of the first layers, side by side.
+    """
+    deepstack = getattr(output, "deepstack_features", None)
+    return torch.cat([output.pooler_output, *deepstack], 1) if deepstack else cast(Tensor, output.pooler_output)
+
+
+def part_features(features: Tensor, width: int) -> Any:
+    """What a tower gives, from what `join_features` made of it; `width` is the language model's."""
+    embeddings, *deepstack = features.split(width, 1)
+    output: Any = BaseModelOutputWithPooling(pooler_output=cast(Any, embeddings))
+    output.deepstack_features = deepstack  # read by towers that have it
+    return output
 
 
 def count_tokens(base: PreTrainedModel, grids: Tensor) -> Tensor:
@@ -185,11 +201,11 @@ def split_pictures(batch: dict[str, Any], size: int) -> list[Pictures]:
 def accept_features(base: PreTrainedModel) -> None:
     """Let a model take features for its patches, and its tower then do nothing; they are told apart by their number."""
     tower: Any = find_tower(base)
-    compute = tower.forward
+    compute, width = tower.forward, base.config.get_text_config().hidden_size
 
     def pass_or_compute(hidden_states: Tensor, grid_thw: Tensor, **given: Any) -> Any:
         if len(hidden_states) < grid_thw.prod(1).sum():
-            return BaseModelOutputWithPooling(pooler_output=cast(Any, hidden_states))
+            return part_features(hidden_states, width)
         return compute(hidden_states, grid_thw=grid_thw, **given)
 
     tower.forward = pass_or_compute

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,12 +13,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
-    Qwen2_5_VLProcessor,
-    Qwen2VLProcessor,
 )
 
-from migrl.world.corpus import draw_corpus
-from migrl.world.tokenizer import build_processor
+from migrl.world.tokenizer import QWEN2_5_VL_PROCESSOR, ProcessorKind
 
 TRAP = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 1.05}
 """Decoding settings such as Qwen2.5-VL's checkpoints ship: no stage may inherit them, and every test would see it."""
@@ -27,16 +23,17 @@ TRAP = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty":
 
 @dataclass(frozen=True)
 class Architecture:
-    """A `model_type` of transformers, the class of its processor, and the sizes of its vision tower."""
+    """A `model_type` of transformers, its processor, the sizes of its tower, and what else its language model has."""
 
     model_type: str
-    processor: type[ProcessorMixin]
+    processor: ProcessorKind
     vision: Mapping[str, Any]
+    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 QWEN2_5_VL = Architecture(
     "qwen2_5_vl",
-    Qwen2_5_VLProcessor,
+    QWEN2_5_VL_PROCESSOR,
     {
         "depth": 2,
         "hidden_size": 96,
@@ -46,11 +43,6 @@ QWEN2_5_VL = Architecture(
         "window_size": 168,  # one window a picture: fewer, larger attention calls
         "fullatt_block_indexes": [1],
     },
-)
-QWEN2_VL = Architecture(
-    "qwen2_vl",
-    Qwen2VLProcessor,
-    {"depth": 2, "embed_dim": 96, "mlp_ratio": 4, "num_heads": 4, "hidden_size": 128},
 )
 
 
@@ -76,6 +68,7 @@ def build_config(processor: ProcessorMixin, architecture: Architecture = QWEN2_5
         "bos_token_id": None,
         "eos_token_id": token("<|im_end|>"),
         "pad_token_id": token("<|endoftext|>"),
+        **architecture.text,
     }
     parts = {"text_config": text, "vision_config": dict(architecture.vision)}
     return AutoConfig.for_model(architecture.model_type, **parts, tie_word_embeddings=True, **special)
@@ -102,9 +95,3 @@ def build_model(processor: ProcessorMixin, architecture: Architecture = QWEN2_5_
     model.generation_config.update(**TRAP)
     return model
 
-
-def write_untrained(folder: Path, architecture: Architecture, seed: int = 0) -> None:
-    """A whole model folder with random weights: what tests run where it does not matter what is answered."""
-    torch.manual_seed(seed)
-    processor = build_processor(draw_corpus(seed), folder, architecture.processor)
-    build_model(processor, architecture).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Processor of the tiny base: Qwen2.5-VL's own classes and chat template over a small vocabulary.
+"""Processor of the tiny base: Qwen2.5-VL's own classes and chat template over a small vocabulary, or another family's.
 
 The tokenizer is a byte-level BPE like Qwen's, trained on the world's texts, so any text encodes.
 Digits are single tokens. The tags and the fixed parts of an
@@ -9,10 +9,18 @@ and every reward would silently be 0.
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import ProcessorMixin, Qwen2_5_VLProcessor, Qwen2Tokenizer, Qwen2VLImageProcessor
+from transformers import (
+    BaseVideoProcessor,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
@@ -63,6 +71,19 @@ CHAT_TEMPLATE = (
 )
 
 
+@dataclass(frozen=True)
+class ProcessorKind:
+    """What a family's processor is made of beside its tokenizer; `patch_size` in px."""
+
+    processor: type[ProcessorMixin]
+    videos: type[BaseVideoProcessor] = Qwen2VLVideoProcessor
+    patch_size: int = 14
+    chat_template: str = CHAT_TEMPLATE
+
+
+QWEN2_5_VL_PROCESSOR = ProcessorKind(Qwen2_5_VLProcessor)
+
+
 def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     """Qwen's byte-level BPE tokenizer (its splitting rule, digits apart) with merges learned from `texts`."""
     trained = Tokenizer(models.BPE())
@@ -91,17 +112,21 @@ def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def build_processor(
-    texts: Iterable[str], folder: Path, kind: type[ProcessorMixin] = Qwen2_5_VLProcessor
-) -> ProcessorMixin:
+def build_processor(texts: Iterable[str], folder: Path) -> ProcessorMixin:
     """Train the tokenizer on `texts` and save a complete processor with it in `folder`."""
-    tokenizer = train_tokenizer(texts)
-    limits = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
-    processor = kind(
+    return save_processor(train_tokenizer(texts), folder)
+
+
+def save_processor(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, kind: ProcessorKind = QWEN2_5_VL_PROCESSOR
+) -> ProcessorMixin:
+    """Save a complete processor with this tokenizer in `folder`."""
+    limits = {"patch_size": kind.patch_size, "merge_size": 2, "temporal_patch_size": 2}
+    processor = kind.processor(
         image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, **limits),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**limits),
-        chat_template=CHAT_TEMPLATE,
+        video_processor=kind.videos(**limits),
+        chat_template=kind.chat_template,
     )
     processor.save_pretrained(folder)
-    return kind.from_pretrained(folder)
+    return kind.processor.from_pretrained(folder)
