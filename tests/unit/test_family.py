@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, QWEN2_VL, QWEN3_VL, write_processor
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from migrl.errors import UserError
-from migrl.grounding.samples import parse_sample
-from migrl.models.family import FAMILIES, find_family, find_processor_family, read_family
+from migrl.grounding.boxes import Frame, convert_box
+from migrl.grounding.samples import Sample, parse_sample
+from migrl.models.family import FAMILIES, ModelFamily, find_family, find_processor_family, read_family
 from migrl.models.inputs import prepare_input
 from migrl.models.loading import load_processor
-from migrl.world.model import QWEN2_5_VL, QWEN2_VL, Architecture, build_config
+from migrl.models.shapes import count_kv_bytes, count_lora_parameters, count_parameters, read_shape
+from migrl.world.model import Architecture, build_config
 
 BASE = Path(__file__).resolve().parents[2] / "reproduce" / "tiny_base"
 PROCESSOR = load_processor(BASE, min_pixels=3136, max_pixels=9600)
@@ -30,20 +35,43 @@ def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
-def test_lora_adapts_the_language_model_alone_and_the_tower_has_the_weights_that_are_counted(
-    architecture: Architecture,
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda found: found.model_type)
+def test_lora_adapts_the_language_model_alone_and_the_parts_have_the_weights_that_are_counted(
+    architecture: Architecture, tmp_path: Path
 ) -> None:
     config = build_config(PROCESSOR, architecture)
     family = find_family(config)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    del linear["lm_head"]
     adapted = {name for name in linear if re.fullmatch(family.lora_targets, name)}
     tower = {name for name in linear if family.is_vision(f"base_model.model.{name}.weight")}
-    assert adapted and tower and adapted | tower == linear and not adapted & tower
-    weights = sum(weight.numel() for weight in model.get_submodule(family.vision_tower).parameters())
-    assert family.tower.model_validate(config.vision_config).count_parameters() == weights
+    assert adapted and tower and adapted | tower == linear.keys() and not adapted & tower
+    config.to_json_file(tmp_path / "config.json")
+    shape = read_shape(tmp_path / "config.json")
+    counted = count_parameters(shape)
+    assert counted.vision == sum(weight.numel() for weight in model.get_submodule(family.vision_tower).parameters())
+    assert counted.total == sum(weight.numel() for weight in model.parameters())
+    assert count_lora_parameters(shape, 8) == 8 * sum(sum(linear[name].weight.shape) for name in adapted)
+    keys = [linear[name].out_features for name in adapted if name.endswith((".k_proj", ".v_proj"))]
+    assert count_kv_bytes(shape, 2) == 2 * sum(keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda found: found.name)
+@given(
+    size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    resized=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_a_box_comes_back_from_every_frame_of_its_family(
+    family: ModelFamily, size: tuple[int, int], resized: tuple[int, int], corners: list[float]
+) -> None:
+    sizes = {"original_size": size, "resized_size": (resized[0] * family.pixel_factor, resized[1] * family.pixel_factor)}
+    box = (corners[0], corners[1], corners[2], corners[3])
+    for frame in family.frames:
+        there = convert_box(box, "unit", frame, **sizes)
+        assert convert_box(there, frame, "unit", **sizes) == pytest.approx(box, abs=1e-12)
 
 
 def test_the_tokens_of_every_family_here_are_tokens_of_the_tiny_base() -> None:
@@ -56,9 +84,15 @@ def test_the_tokens_of_every_family_here_are_tokens_of_the_tiny_base() -> None:
 
 def test_an_unknown_model_type_is_named_with_the_known_ones_and_what_to_do(folder: Path) -> None:
     change(folder / "config.json", model_type="llava")
-    known = r"qwen2_5_vl \(Qwen2.5-VL\), qwen2_vl \(Qwen2-VL\); .* to migrl/models/family\.py"
+    known = r"qwen2_5_vl \(Qwen2.5-VL\), qwen2_vl \(Qwen2-VL\), qwen3_vl \(Qwen3-VL\), .* to migrl/models/family\.py"
     with pytest.raises(UserError, match=rf"base/config\.json: model_type is 'llava', and the known ones are {known}"):
         load_processor(folder, min_pixels=3136, max_pixels=9600)
+
+
+def test_of_the_known_model_types_the_nearest_is_named(folder: Path) -> None:
+    change(folder / "config.json", model_type="qwen3_vl_moe")
+    with pytest.raises(UserError, match="'qwen3_vl_moe'.* of which qwen3_vl is the nearest"):
+        read_family(folder)
 
 
 def test_a_processor_with_larger_patches_than_its_family_is_refused(folder: Path) -> None:
@@ -68,13 +102,40 @@ def test_a_processor_with_larger_patches_than_its_family_is_refused(folder: Path
         load_processor(folder, min_pixels=3136, max_pixels=9600)
 
 
-def test_a_frame_that_the_model_does_not_speak_is_refused_with_those_it_does(folder: Path) -> None:
-    change(folder / "config.json", model_type="qwen2_vl")
-    processor = load_processor(folder, min_pixels=3136, max_pixels=9600)
+@pytest.mark.parametrize("architecture", [QWEN2_VL, QWEN3_VL], ids=lambda found: found.model_type)
+def test_the_processor_of_another_version_of_the_family_is_refused(architecture: Architecture, folder: Path) -> None:
+    change(folder / "config.json", model_type=architecture.model_type)
+    ours = read_family(folder).processor_class
+    said = rf"processor_config\.json: processor_class is 'Qwen2_5_VLProcessor', Qwen2.5-VL's, .* which has {ours}; take"
+    with pytest.raises(UserError, match=said):
+        load_processor(folder, min_pixels=3136, max_pixels=9600)
+
+
+def test_a_limit_below_one_token_of_the_family_is_refused_with_the_least_that_is_not(tmp_path: Path) -> None:
+    write_processor(tmp_path, QWEN3_VL)
+    with pytest.raises(UserError, match="max_pixels=1023 is less than a token of Qwen3-VL, 32 x 32 px; use 1024 or"):
+        load_processor(tmp_path, min_pixels=784, max_pixels=1023)
+    load_processor(tmp_path, min_pixels=784, max_pixels=1024)
+
+
+@pytest.mark.parametrize("architecture", [QWEN2_VL, QWEN3_VL], ids=lambda found: found.model_type)
+def test_a_frame_that_the_model_does_not_speak_is_refused_with_those_it_does(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    write_processor(tmp_path, architecture)
+    processor = load_processor(tmp_path, min_pixels=3136, max_pixels=9600)
+    (tmp_path / "a.png").touch()
+
+    def ask(frame: Frame) -> tuple[float, ...]:
+        return prepare_input(make_sample(), tmp_path, processor, frame=frame, style="think").true_box
+
+    assert ask("permille") == (0, 0, 1000, 1000)
+    name = find_processor_family(processor).name
+    with pytest.raises(UserError, match=rf"model\.frame=resized_px: {name} .* in permille; set model\.frame"):
+        ask("resized_px")
+
+
+def make_sample() -> Sample:
     target = {"image": 1, "box_unit": [0, 0, 1, 1]}
     row = {"uid": "a", "benchmark": "b", "task": "t", "images": ["a.png"], "question": "?", "target": target}
-    sample = parse_sample({**row, "cluster": "a", "sizes": [[56, 84]]}, "here")
-    (folder / "a.png").touch()
-    assert prepare_input(sample, folder, processor, frame="permille", style="think").true_box == (0, 0, 1000, 1000)
-    with pytest.raises(UserError, match=r"model\.frame=resized_px: Qwen2-VL .* in permille; set model\.frame"):
-        prepare_input(sample, folder, processor, frame="resized_px", style="think")
+    return parse_sample({**row, "cluster": "a", "sizes": [[56, 84]]}, "here")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
@@ -23,7 +24,7 @@ from migrl.running.preflight import needs_gpu
 from migrl.running.progress_log import ProgressLog
 from migrl.running.stage import PROGRESS
 from migrl.training.trainer import make_lora_config
-from migrl.world.model import QWEN2_5_VL, QWEN2_VL, Architecture, build_config
+from migrl.world.model import QWEN2_5_VL, Architecture, build_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSOR = load_processor(ROOT / "reproduce/tiny_base", min_pixels=784, max_pixels=784)
@@ -44,11 +45,12 @@ def build_tiny(architecture: Architecture = QWEN2_5_VL) -> tuple[PreTrainedModel
     image = config.image_token_id
     ids = torch.tensor([[1] * 10 + [image] * 72 + [3] + [image] * 36 + [2] * 20])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "image_grid_thw": torch.tensor(GRIDS)}
-    batch |= {"pixel_values": torch.randn(sum(PATCHES), 1176), "mm_token_type_ids": (ids == image).long()}
+    values = find_family(config).tower.model_validate(config.vision_config).patch_values
+    batch |= {"pixel_values": torch.randn(sum(PATCHES), values), "mm_token_type_ids": (ids == image).long()}
     return model, batch
 
 
-@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda found: found.model_type)
 @pytest.mark.parametrize("training", ["forward", "full", "lora"])
 def test_flops_are_those_that_torch_counts(training: str, architecture: Architecture) -> None:
     model, batch = build_tiny(architecture)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
 
 from migrl.errors import UserError
 from migrl.models.family import read_family
@@ -25,14 +25,15 @@ from migrl.training.trainer import make_lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {name: ROOT / "reproduce" / "shapes" / f"qwen2_5_vl_{name}.json" for name in ("7b", "72b")}
+EIGHT = ROOT / "reproduce" / "shapes" / "qwen3_vl_8b.json"
 TINY = ROOT / "reproduce" / "tiny_base" / "config.json"
 SEVEN = read_shape(SHAPES["7b"])
 LORA = LoraSettings(rank=64, alpha=128)
 
 
-def make_model(path: Path) -> Qwen2_5_VLForConditionalGeneration:
+def make_model(path: Path) -> PreTrainedModel:
     with torch.device("meta"):
-        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(path))
+        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(**json.loads(path.read_text())))
 
 
 def load(*overrides: str) -> Workload:
@@ -48,7 +49,7 @@ def train(tokens: int, new: int = 0, batch: int = 1, patches: int = 0, **changes
     return Training(ask(tokens, patches), batch, (new, new), batch, batch, **how)
 
 
-@pytest.mark.parametrize("path", [TINY, *SHAPES.values()], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [TINY, *SHAPES.values(), EIGHT], ids=lambda path: path.stem)
 def test_parameters_are_those_of_the_real_model(path: Path) -> None:
     model, counted = make_model(path), count_parameters(read_shape(path))
     assert counted.total == sum(weight.numel() for weight in model.parameters())
@@ -60,6 +61,13 @@ def test_the_7b_has_the_published_number_of_parameters_and_bytes() -> None:
     # The published checkpoint's index: total_size 16584333312 bytes of bfloat16. KV: 2 x 28 layers x 4 x 128 x 2 bytes.
     assert count_parameters(SEVEN).total * 2 == 16_584_333_312
     assert count_kv_bytes(SEVEN, 2) == 57_344
+
+
+def test_the_8b_of_another_family_has_the_published_number_of_bytes_too() -> None:
+    # The published index: total_size 17534247392. KV: 2 x 36 layers x 8 x 128 x 2 bytes.
+    shape = read_shape(EIGHT)
+    assert count_parameters(shape).total * 2 == 17_534_247_392
+    assert count_kv_bytes(shape, 2) == 147_456
 
 
 def test_lora_parameters_are_those_that_peft_makes() -> None:

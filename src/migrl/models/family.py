@@ -12,6 +12,7 @@ are a processor's is the same for all families (folder.py). No torch here: a pla
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,10 @@ def get_family(model_type: object, source: str | Path) -> ModelFamily:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
-    known = ", ".join(f"{name} ({family.name})" for family in FAMILIES for name in family.model_types)
+    known = {name: family.name for family in FAMILIES for name in family.model_types}
+    nearest = get_close_matches(str(model_type), known, n=1, cutoff=0.0)[0]
+    shown = ", ".join(f"{name} ({family})" for name, family in known.items())
     raise UserError(
-        f"{source}: model_type is {model_type!r}, and the known ones are {known}; name such a model, or add its family "
-        "to migrl/models/family.py"
+        f"{source}: model_type is {model_type!r}, and the known ones are {shown}, of which {nearest} is the nearest; name "
+        "such a model, or add its family to migrl/models/family.py"
     )

@@ -40,6 +40,7 @@ PROCESSOR_FILES = (
     "video_preprocessor_config.json",
 )
 """Tokenizer, processor and chat template, also of the families that a teacher may be of."""
+PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
 SMALL_FILES = (CONFIG, GENERATION_FILE, *PROCESSOR_FILES)
 SMALL_BYTES = 100_000_000  # the largest tokenizer.json known has a third of it
 
@@ -96,6 +97,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file, so this is no model folder; correct the path")
     return _read_object(path, path)
+
+
+def read_processor_classes(folder: Path) -> dict[Path, object]:
+    """transformers' names of the processor that a model folder says its files are of, by file; {} where none does.
+
+    Raises:
+        UserError: one of them is no JSON object.
+    """
+    paths = [path for name in PROCESSOR_CONFIGS if (path := folder / name).is_file()]
+    stated = {path: _read_object(path, path).get("processor_class") for path in paths}
+    return {path: name for path, name in stated.items() if name is not None}
 
 
 def list_files(folder: Path) -> dict[str, Path]:

@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from migrl.errors import UserError
 from migrl.grounding.images import fit_size
-from migrl.models.family import find_processor_family, read_family
-from migrl.models.folder import GENERATION_FILE, PROCESSOR_FILES, find_model_files
+from migrl.models.family import FAMILIES, find_processor_family, read_family
+from migrl.models.folder import GENERATION_FILE, PROCESSOR_FILES, find_model_files, read_processor_classes
 from migrl.recipe import ModelSettings
 
 
@@ -23,10 +23,14 @@ def load_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> Process
     """Processor with explicit pixel limits and left padding (trl sets the side only for its own).
 
     Raises:
-        UserError: no processor of a known family, or one that resizes pictures otherwise than its family.
+        UserError: no processor of a known family, one that resizes pictures otherwise than its family or is another
+            family's, or limits with no room for a token.
     """
     processor = read_processor(folder, min_pixels=min_pixels, max_pixels=max_pixels)
     images, family = processor.image_processor, find_processor_family(processor)
+    if max_pixels < (least := family.pixel_factor**2):
+        cell = f"{family.pixel_factor} x {family.pixel_factor}"
+        raise UserError(f"max_pixels={max_pixels} is less than a token of {family.name}, {cell} px; use {least} or more")
     if (images.size["shortest_edge"], images.size["longest_edge"]) != (min_pixels, max_pixels):
         raise UserError(f"{folder}: the image processor ignored the pixel limits; use the pinned transformers")
     if (factor := images.patch_size * images.merge_size) != family.pixel_factor:
@@ -42,9 +46,17 @@ def read_processor(folder: Path, **limits: Any) -> ProcessorMixin:
     """The processor of a model folder, of its family's class; `limits` in place of its own.
 
     Raises:
-        UserError: a model of no known family.
+        UserError: a model of no known family, or files of another family's processor.
     """
-    kind: type[ProcessorMixin] = getattr(transformers, read_family(folder).processor_class)
+    family = read_family(folder)
+    for path, name in read_processor_classes(folder).items():
+        others = [other for other in FAMILIES if other.processor_class == name and other is not family]
+        if others:
+            raise UserError(
+                f"{path}: processor_class is {name!r}, {others[0].name}'s, and the model is a {family.name}, which has "
+                f"{family.processor_class}; take the processor's files from the model's source"
+            )
+    kind: type[ProcessorMixin] = getattr(transformers, family.processor_class)
     return kind.from_pretrained(folder, **limits)
 
 
