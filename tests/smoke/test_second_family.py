@@ -1,14 +1,15 @@
-"""Another model family through every stage: the test recipe on a tiny Qwen2-VL with random weights."""
+"""Other model families through every stage: the test recipe on a tiny model of each with random weights."""
 
 import json
 from pathlib import Path
 
 import pytest
+from architectures import ARCHITECTURES, write_untrained
 from smoke_run import FinishedRun, call_migrl
 
 from migrl.grounding.answers import format_box_answer
-from migrl.models.family import read_family
-from migrl.world.model import QWEN2_VL, write_untrained
+from migrl.models.family import get_family, read_family
+from migrl.world.model import Architecture
 
 STAGES = ("fetch", "synthesize", "sft", "merge", "select", "grpo", "evaluate", "pass_rates", "report")
 SMALL = (
@@ -26,13 +27,21 @@ SMALL = (
 )
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES[1:], ids=lambda found: found.model_type)
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    """All but the first, which every other smoke test runs."""
+    found: Architecture = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def run(architecture: Architecture, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The recipe on such a model, in the frame that it speaks."""
-    folder = tmp_path_factory.mktemp("second_family")
-    write_untrained(folder / "qwen2_vl", QWEN2_VL)
+    name = architecture.model_type
+    folder = tmp_path_factory.mktemp(name)
+    write_untrained(folder / name, architecture)
     places = ["--runs", folder / "runs", "--results", folder / "results"]
-    model = [f"model.path={folder / 'qwen2_vl'}", "model.sha256={}", "model.frame=permille"]
+    model = [f"model.path={folder / name}", "model.sha256={}", "model.frame=permille"]
     result = call_migrl("reproduce", "--recipe", "test", *places, *model, *SMALL)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     return FinishedRun(folder / "runs", folder / "results" / "test")
@@ -42,11 +51,11 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_stage_runs_on_it_and_the_evidence_verifies(run: FinishedRun) -> None:
+def test_every_stage_runs_on_it_and_the_evidence_verifies(architecture: Architecture, run: FinishedRun) -> None:
     manifests = {stage: json.loads((run.stage(stage) / "manifest.json").read_text()) for stage in STAGES}
     for stage in ("sft", "select", "grpo", "evaluate"):
         assert manifests[stage]["facts"]["performance"]["tflops_per_step"] > 0, stage
-    assert read_family(run.stage("merge") / "model").name == "Qwen2-VL"
+    assert read_family(run.stage("merge") / "model") is get_family(architecture.model_type, "here")
     result = call_migrl("verify", run.results)
     assert result.returncode == 0, result.stdout + result.stderr
 

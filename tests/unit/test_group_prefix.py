@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import ARCHITECTURES, QWEN2_5_VL, QWEN3_VL, write_untrained
 from peft import get_peft_model
 from PIL import Image
 from transformers import GenerationConfig, TrainerCallback
@@ -16,7 +17,7 @@ from trl.trainer.utils import add_fused_lm_head
 from migrl.errors import UserError
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.attention import fold_heads
-from migrl.models.family import find_family
+from migrl.models.family import find_family, read_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_model, load_processor
 from migrl.recipe import LoraSettings, Recipe, load_recipe
@@ -26,7 +27,7 @@ from migrl.training.distinct_pictures import processing_distinct
 from migrl.training.group_rollouts import share_prompts
 from migrl.training.packs import Pictures, Rows, accept_features, score_packs
 from migrl.training.trainer import freeze_vision_tower, make_lora_config
-from migrl.world.model import QWEN2_5_VL, QWEN2_VL, build_model
+from migrl.world.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "reproduce" / "tiny_base"
@@ -37,23 +38,40 @@ ENDS = [512, *range(0, 500, 8)]  # so that completions end early, at different l
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return load_processor(BASE, min_pixels=3136, max_pixels=9600)
+def architecture(request):
+    """Qwen2.5-VL's, unless a test names others."""
+    return getattr(request, "param", QWEN2_5_VL)
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory, processor) -> list[ModelInput]:
+def folder(architecture, tmp_path_factory) -> Path:
+    """The tiny base, or a model of another family with random weights."""
+    if architecture is QWEN2_5_VL:
+        return BASE
+    folder = tmp_path_factory.mktemp(architecture.model_type)
+    write_untrained(folder, architecture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return load_processor(folder, min_pixels=3136, max_pixels=9600)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory, folder, processor) -> list[ModelInput]:
     """Four questions of two lengths; the second and third differ by what their pictures show and in nothing else."""
-    folder = tmp_path_factory.mktemp("pictures")
+    pictures = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for name, (width, height) in SIZES.items():
-        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / name)
+        Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(pictures / name)
     target = BoxTarget(1, (0.0, 0.0, 0.5, 0.5))
     samples = [
         Sample(f"rl:{n}", "rl", "t", tuple(names), "Find it.", target, "c", sizes=tuple(SIZES[name] for name in names))
         for n, names in enumerate(PROMPTS)
     ]
-    return [prepare_input(sample, folder, processor, frame="resized_px", style="think") for sample in samples]
+    frame = read_family(folder).frames[0]
+    return [prepare_input(sample, pictures, processor, frame=frame, style="think") for sample in samples]
 
 
 def encode(items: list[ModelInput], processor: Any, lengths: list[int], group: int) -> tuple[Rows, list[Pictures]]:
@@ -95,7 +113,7 @@ def score_alone(model: Any, rows: Rows, group: int, pictures: list[Pictures]) ->
 
 @pytest.mark.parametrize("size", [1, 2, 4], ids=lambda size: f"packs_of_{size}")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda found: found.model_type, indirect=True)
 def test_a_packed_completion_has_the_log_probabilities_and_gradients_it_has_alone(
     architecture, lora, size, items, processor
 ):
@@ -133,7 +151,7 @@ def adapt(base: Any, rank: int = 4) -> Any:
 @pytest.mark.parametrize("shared", [False, True], ids=["a_row_each", "one_row"])
 @pytest.mark.parametrize("sample", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN2_VL], ids=lambda found: found.model_type)
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda found: found.model_type, indirect=True)
 def test_a_prompt_that_is_read_once_is_answered_as_if_each_rollout_had_read_it(
     architecture, lora, sample, shared, items, processor
 ):
@@ -206,11 +224,12 @@ def train_step(
     processor: Any,
     folder: Path,
     *overrides: str,
+    base: Path = BASE,
     checkpointing: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     prepare: Callable[[torch.nn.Module], None] = lambda model: None,
 ) -> tuple[GRPOTrainer, torch.Tensor]:
-    """One step of a real trainer on the four prompts: it, and by how much every trained weight moved.
+    """One step of a real trainer of the model in `base` on the four prompts: it, and how far each trained weight moved.
 
     `prepare` is called with the model and with the reference model. Rewards are the completions' own, so that every
     loss has something to do. Plain SGD, as Adam's first step is the sign of a gradient, also where that is noise.
@@ -222,7 +241,7 @@ def train_step(
     config = grpo.make_config(recipe, folder, grpo.suppress_vision(processor))
     config.optim = "sgd"
     config.gradient_checkpointing = checkpointing
-    model = load_model(BASE, recipe.model)
+    model = load_model(base, recipe.model)
     model.generation_config.eos_token_id = ENDS
     trainer = grpo.build_trainer(recipe, config, model, processor, items, list(callbacks))
     trainer.reward_funcs = [lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids]]
@@ -270,6 +289,17 @@ def test_a_step_has_the_loss_of_trl_and_moves_the_weights_as_far(settings, check
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:], ids=lambda found: found.model_type, indirect=True)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_step_of_another_family_moves_its_weights_as_far_as_trl_does(lora, folder, items, processor, tmp_path):
+    overrides = () if lora else ("grpo.lora=null",)
+    (_, expected), (_, found) = (
+        train_step(items, processor, tmp_path / name, *overrides, f"grpo.group_prefix={name}", base=folder)
+        for name in ("false", "true")
+    )
+    assert expected.norm() > 0 and (found - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_a_kernel_that_does_not_read_the_mask_is_never_silently_replaced():
     with pytest.raises(UserError, match=r"group_prefix=true beside model.attention=eager.*group_prefix=sdpa"):
         load("model.attention=eager")
@@ -284,8 +314,9 @@ def test_the_tower_keeps_the_recipes_kernel_while_packs_are_read_under_sdpa(item
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN3_VL], ids=lambda found: found.model_type, indirect=True)
 @pytest.mark.parametrize("settings", [(), ("grpo.lora=null",), ("grpo.beta=0",)], ids=["lora", "full", "no_reference"])
-def test_the_tower_sees_the_pictures_of_a_prompt_once_a_step(settings, items, processor, tmp_path):
+def test_the_tower_sees_the_pictures_of_a_prompt_once_a_step(settings, folder, items, processor, tmp_path):
     patches: list[int] = []
 
     def count(model: torch.nn.Module) -> None:
@@ -293,8 +324,9 @@ def test_the_tower_sees_the_pictures_of_a_prompt_once_a_step(settings, items, pr
             if name.endswith("visual.blocks.0"):
                 module.register_forward_pre_hook(lambda module, given: patches.append(len(given[0])))
 
-    train_step(items, processor, tmp_path, "grpo.group_prefix=true", *settings, prepare=count)
-    once = [height // 14 * (width // 14) for item in items for width, height in item.resized_sizes]
+    train_step(items, processor, tmp_path, "grpo.group_prefix=true", *settings, base=folder, prepare=count)
+    patch = processor.image_processor.patch_size
+    once = [height // patch * (width // patch) for item in items for width, height in item.resized_sizes]
     assert sum(patches) == sum(once)
 
 
