@@ -39,13 +39,9 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def describe(arm: Any, seed: int | None = None, **changes: Any) -> Evaluation:
-    return (
-        describe_evaluation(
-            read_recipe("tiny"), arm, seed, weights="a" * 64, version="5.17.0", device="cpu", decoding=DECODING
-        )
-        | changes
-    )
+def describe(arm: Any, seed: int | None = None, pixel_factor: int = 28, **changes: Any) -> Evaluation:
+    known = {"weights": "a" * 64, "version": "5.17.0", "device": "cpu", "decoding": DECODING}
+    return describe_evaluation(read_recipe("tiny"), arm, seed, **known, pixel_factor=pixel_factor) | changes
 
 
 def make_rows(**changes: Any) -> list[EvaluationRow]:
@@ -105,6 +101,16 @@ def test_the_file_is_read_back_and_a_missing_torn_or_incomplete_one_names_the_re
 
 def test_rows_fit_the_evaluations_they_came_from() -> None:
     check_rows_fit([describe("base"), describe("rl")], make_rows())
+
+
+def test_sizes_are_those_of_its_models_own_tokens_which_are_stated_where_they_are_not_28_px() -> None:
+    with_32_px = [describe(arm, pixel_factor=32) for arm in ("base", "rl")]
+    rows = make_rows(resized_sizes=[[64, 64], [64, 64]])
+    check_rows_fit(with_32_px, rows)
+    with pytest.raises(UserError, match=r"key 'resized_sizes' has \[64, 64\] for an image of \["):
+        check_rows_fit([describe("base"), describe("rl")], rows)
+    with pytest.raises(UserError, match="key 'pixel_factor' is 32 for arm 'base' and None for arm 'rl'"):
+        check_evaluations([with_32_px[0], describe("rl")])
 
 
 @pytest.mark.parametrize(

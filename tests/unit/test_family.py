@@ -67,7 +67,10 @@ def test_lora_adapts_the_language_model_alone_and_the_parts_have_the_weights_tha
 def test_a_box_comes_back_from_every_frame_of_its_family(
     family: ModelFamily, size: tuple[int, int], resized: tuple[int, int], corners: list[float]
 ) -> None:
-    sizes = {"original_size": size, "resized_size": (resized[0] * family.pixel_factor, resized[1] * family.pixel_factor)}
+    sizes = {
+        "original_size": size,
+        "resized_size": (resized[0] * family.pixel_factor, resized[1] * family.pixel_factor),
+    }
     box = (corners[0], corners[1], corners[2], corners[3])
     for frame in family.frames:
         there = convert_box(box, "unit", frame, **sizes)

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 import trl
+from architectures import QWEN3_VL, write_untrained
 from PIL import Image
 from safetensors.torch import save_file
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -304,6 +305,16 @@ def test_what_is_no_plain_file_in_a_prepared_folder_is_refused_before_anything_i
     assert not list_names(tmp_path / "copied") and not list_names(tmp_path / "linked")
 
 
+def test_a_frame_that_the_model_does_not_speak_is_refused_where_the_model_is_brought(
+    prepared: Path, tmp_path: Path
+) -> None:
+    write_untrained(tmp_path / "model", QWEN3_VL)
+    recipe = read_recipe(tmp_path / "model", prepared)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"model\.frame=resized_px: Qwen3-VL reads and writes boxes in permille"):
+        fetch.run(StageContext("fetch", recipe, {}, tmp_path / "out"))
+
+
 def test_a_large_or_hidden_picture_is_refused_by_name(prepared: Path, tmp_path: Path) -> None:
     recipe = read_recipe(BASE, prepared)
     (tmp_path / "out").mkdir()
@@ -365,6 +376,17 @@ def test_a_template_without_bound_is_refused_with_the_reason(base: Path, templat
     put_template(base, "chat_template.jinja", template)
     with pytest.raises(UserError, match=f"chat_template.jinja: the chat template {words}"):
         check_template(base, seconds=1)
+
+
+def test_a_template_that_begins_the_reasoning_is_refused_as_no_completion_would_hold_its_tag(base: Path) -> None:
+    folder = Path(trl.__file__).parent / "chat_templates"
+    put_template(base, "chat_template.jinja", (folder / "qwen3_vl.jinja").read_text())
+    check_template(base)
+    put_template(base, "chat_template.jinja", (folder / "qwen3_5_think.jinja").read_text())
+    with pytest.raises(
+        UserError, match=r"chat_template\.jinja: the chat template ends its prompts in <think>.* Instruct"
+    ):
+        check_template(base)
 
 
 def test_only_the_template_that_makes_the_prompts_has_to_take_pictures(base: Path) -> None:

@@ -142,6 +142,11 @@ def test_the_text_reads_at_any_width_and_ends_with_the_sums(columns: int) -> Non
         (["vllm.tensor_parallel_size=4"], GpuOptions(7, 80, "H100"), "there are 7; set launch.processes=4;"),
         ([*STOCK], GpuOptions(1, 80, "H100"), r"generation of 128 .*prompts_per_step=4 \("),
         (["launch.processes=6"], EIGHT, "sft.batch=128 is not .*launch.processes 1, 2, 4, 8, 16, 32, 64 with this"),
+        (
+            ["model.path=Qwen/Qwen3-VL-8B-Instruct"],
+            EIGHT,
+            "model.frame=resized_px: Qwen3-VL reads and writes boxes in permille; set model.frame so",
+        ),
         (["grpo.max_new_tokens=125000"], EIGHT, "grpo: the longest prompt of rl .*assumed.* 128,000 positions"),
         ([], GpuOptions(gpus=0), "model.dtype=bfloat16.* need a GPU"),
         ([], GpuOptions(7, 16, "RTX 4080"), r"merge: .* others sft.max_pixels=200704 .* changes the "),

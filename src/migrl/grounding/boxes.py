@@ -3,7 +3,7 @@
 A box is `(x1, y1, x2, y2)`. What the numbers mean is its frame:
 
     unit         fractions of the original image, 0 to 1
-    permille     thousandths of the original image, 0 to 1000 (Qwen2-VL, Migician, UniVG-R1)
+    permille     thousandths of the original image, 0 to 1000 (Qwen2-VL, Qwen3-VL, Migician, UniVG-R1)
     original_px  pixels of the original image
     resized_px   pixels of the image after the processor's resizing, which is what Qwen2.5-VL reads and writes
 

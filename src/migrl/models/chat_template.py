@@ -38,7 +38,7 @@ def check_template(folder: Path, seconds: int = SECONDS) -> None:
 
     Raises:
         UserError: one that does not end, needs much memory or makes much text, or the one that is used cannot be
-            rendered.
+            rendered or begins the reasoning itself.
     """
     templates = list(_find_templates(folder))
     if not templates:
@@ -61,7 +61,9 @@ def check_template(folder: Path, seconds: int = SECONDS) -> None:
         said = ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"]
         last["fault"] = f"cannot be rendered ({said[-1][:300]})"
     if "fault" in last:
-        raise UserError(f"{folder / last['file']}: the chat template {last['fault']}; take it from the model's source")
+        thinks = last["fault"] == template_trial.BEGINS_THOUGHT
+        remedy = "name the Instruct model of this size" if thinks else "take it from the model's source"
+        raise UserError(f"{folder / last['file']}: the chat template {last['fault']}; {remedy}")
 
 
 def _find_templates(folder: Path) -> Iterator[Template]:

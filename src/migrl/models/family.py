@@ -3,12 +3,12 @@
     family      boxes                                    sides of pictures   source
     Qwen2.5-VL  pixels of the resized picture            multiples of 28 px  arXiv 2502.13923
     Qwen2-VL    thousandths of the picture's own sides   multiples of 28 px  arXiv 2409.12191
-    Qwen3-VL    thousandths of the picture's own sides   multiples of 32 px  arXiv 2511.21631, QwenLM's 2d_grounding.ipynb
+    Qwen3-VL    thousandths of the picture's own sides   multiples of 32 px  arXiv 2511.21631; QwenLM/Qwen3-VL, cookbooks
 
 A picture's area lies between the pixel limits. All have the same vision and control tokens, and transformers builds
-them of modules with the same names. The chat template is the checkpoint's: those of Qwen2-VL and Qwen2.5-VL add a system
-prompt, Qwen3-VL's adds none. Loading is transformers' own (loading.py), as is resizing (grounding/images.py). Which files
-are a processor's is the same for all families (folder.py). No torch here: a plan is made without it.
+them of modules with the same names. The chat template is the checkpoint's: Qwen2-VL's and Qwen2.5-VL's begin with a
+system prompt, Qwen3-VL's does not. Loading is transformers' own (loading.py), as is resizing (grounding/images.py).
+Which files are a processor's is the same for all families (folder.py). No torch here: a plan is made without it.
 """
 
 from dataclasses import dataclass
@@ -57,6 +57,14 @@ class ModelFamily:
     def is_vision(self, weight: str) -> bool:
         """Whether a weight of this name belongs to the vision tower, in LoRA's wrapping or without."""
         return f".{self.vision_tower}." in f".{weight}"
+
+    def find_frame_fault(self, frame: Frame) -> str:
+        """What is wrong with asking such a model for boxes in `frame`, and what is not; an empty text if nothing is."""
+        if frame in self.frames:
+            return ""
+        return (
+            f"model.frame={frame}: {self.name} reads and writes boxes in {', '.join(self.frames)}; set model.frame so"
+        )
 
 
 _QWEN_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -147,6 +155,6 @@ def get_family(model_type: object, source: str | Path) -> ModelFamily:
     nearest = get_close_matches(str(model_type), known, n=1, cutoff=0.0)[0]
     shown = ", ".join(f"{name} ({family})" for name, family in known.items())
     raise UserError(
-        f"{source}: model_type is {model_type!r}, and the known ones are {shown}, of which {nearest} is the nearest; name "
-        "such a model, or add its family to migrl/models/family.py"
+        f"{source}: model_type is {model_type!r}, and the known ones are {shown}, of which {nearest} is the nearest; "
+        "name such a model, or add its family to migrl/models/family.py"
     )

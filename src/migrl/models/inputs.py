@@ -56,10 +56,8 @@ def prepare_input(
     Raises:
         UserError: a frame that the model does not speak, a missing picture, or a strip that the processor refuses.
     """
-    family = find_processor_family(processor)
-    if frame not in family.frames:
-        known = ", ".join(family.frames)
-        raise UserError(f"model.frame={frame}: {family.name} reads and writes boxes in {known}; set model.frame so")
+    if fault := find_processor_family(processor).find_frame_fault(frame):
+        raise UserError(fault)
     paths = tuple(root / name for name in sample.images)
     sizes = find_sizes(root, sample.images, sample.sizes)
     resized = tuple(_fit_picture(sample, path, processor, size) for path, size in zip(paths, sizes, strict=True))

@@ -30,7 +30,9 @@ def load_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> Process
     images, family = processor.image_processor, find_processor_family(processor)
     if max_pixels < (least := family.pixel_factor**2):
         cell = f"{family.pixel_factor} x {family.pixel_factor}"
-        raise UserError(f"max_pixels={max_pixels} is less than a token of {family.name}, {cell} px; use {least} or more")
+        raise UserError(
+            f"max_pixels={max_pixels} is less than a token of {family.name}, {cell} px; use {least} or more"
+        )
     if (images.size["shortest_edge"], images.size["longest_edge"]) != (min_pixels, max_pixels):
         raise UserError(f"{folder}: the image processor ignored the pixel limits; use the pinned transformers")
     if (factor := images.patch_size * images.merge_size) != family.pixel_factor:

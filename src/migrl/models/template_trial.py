@@ -19,6 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 2 << 30
 MAX_CHARACTERS = 100_000
+BEGINS_THOUGHT = "ends its prompts in <think>, which a completion has to write itself"
+"""Of the template of a model that always reasons: no completion would be read."""
 
 
 class Generation(Extension):
@@ -72,15 +74,17 @@ def find_fault(text: str, conversations: list[Any], tokens: dict[str, str], *, u
     for number, messages in enumerate(conversations):
         values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **tokens}
         try:
-            made = len(environment.from_string(text).render(values))
+            made = environment.from_string(text).render(values)
         except MemoryError:
             return f"needs more than {MEMORY_BYTES >> 30} GB of memory"
         except Exception as error:  # a template may raise whatever Python does
             if used and number == 0:
                 return f"cannot be rendered ({type(error).__name__}: {str(error)[:300]})"
         else:
-            if made > MAX_CHARACTERS:
-                return f"makes {made:,} characters of a short question, and may make {MAX_CHARACTERS:,}"
+            if len(made) > MAX_CHARACTERS:
+                return f"makes {len(made):,} characters of a short question, and may make {MAX_CHARACTERS:,}"
+            if used and made.rstrip().endswith("<think>"):
+                return BEGINS_THOUGHT
     return None
 
 

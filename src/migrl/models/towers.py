@@ -157,7 +157,7 @@ class FullTower(Tower):
 
 
 class DeepTower(NamedTower):
-    """Qwen3-VL's: what layers `deepstack_visual_indexes` give is merged, too, for the first layers of the language model.
+    """Qwen3-VL's: what layers `deepstack_visual_indexes` give is merged, too, for the language model's first layers.
 
     Its patches are embedded with a bias. The further mergers have their norm behind the merging.
     """

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from migrl.pipeline import Stage, plan_stages
 from migrl.plan.advice import can_share, change_recipe, list_processes
 from migrl.plan.assumptions import load_assumptions
-from migrl.plan.checks import list_arm_faults, list_length_faults
+from migrl.plan.checks import list_arm_faults, list_frame_faults, list_length_faults
 from migrl.plan.costs import Duration
 from migrl.plan.disk import Disk, plan_disk, read_free, refuse_disk
 from migrl.plan.machine import GpuOptions, Machine, choose_machine
@@ -91,7 +91,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
     measured = read_measured(results, workload, machine)
     efficiency = assumptions.efficiency.model_copy(update=measured.shares)
     workload = replace(workload, assumptions=assumptions.model_copy(update={"efficiency": efficiency}))
-    refusals += list_length_faults(workload)
+    refusals += list_frame_faults(workload) + list_length_faults(workload)
     stages = []
     for stage in plan_stages(recipe):
         if not recipe.trains and stage.name not in UNTRAINED:

@@ -1,4 +1,4 @@
-"""What cannot work out whatever the machine: batches, and prompts longer than a model reads. No torch."""
+"""What cannot work out whatever the machine: batches, frames, and prompts longer than a model reads. No torch."""
 
 import math
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from migrl.errors import UserError
+from migrl.models.family import get_family
 from migrl.pipeline import plan_stages
 from migrl.plan.assumptions import load_assumptions
 from migrl.plan.work import list_work
@@ -51,8 +52,18 @@ def check_arithmetic(recipe: Recipe, home: Path, stages: Iterable[str] | None = 
 
 def list_arm_faults(arm: str | None, workload: Workload, stages: set[str]) -> list[str]:
     """The faults of some stages by the recipe they follow: that of an arm, or None for the recipe as it stands."""
-    faults = list_batch_faults(workload.recipe, stages) or list_length_faults(workload, stages)
+    faults = list_batch_faults(workload.recipe, stages) or (
+        list_frame_faults(workload, stages) + list_length_faults(workload, stages)
+    )
     return faults if arm is None else [f"arm {arm}: {fault}" for fault in faults]
+
+
+def list_frame_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:
+    """A frame that the model's family does not speak, where a stage reads prompts; fetch asks the model it brought."""
+    if stages is not None and not any(stage.startswith(kind) for kind in LENGTH_KEYS for stage in stages):
+        return []
+    family = get_family(workload.shape.model_type, workload.recipe.model.path)
+    return list(filter(None, [family.find_frame_fault(workload.recipe.model.frame)]))
 
 
 def list_length_faults(workload: Workload, stages: set[str] | None = None) -> list[str]:

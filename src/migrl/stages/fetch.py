@@ -73,7 +73,8 @@ def run(context: StageContext) -> dict[str, Any]:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
         fetch_model(settings, model)
-    read_family(model)
+    if fault := read_family(model).find_frame_fault(settings.frame):
+        raise UserError(fault)
     check_template(model)
     teacher = context.recipe.local_teacher
     if teacher is not None:

@@ -13,7 +13,8 @@ as means of the micro batches' means, as trl does, so that they too depend on th
 The frozen vision tower sees each prompt's pictures once a step, and rollouts by transformers read each prompt once
 (group_rollouts.py). The first pass of a step, that of the rollouts or of the reference, keeps the features for the
 others in place of the pixels that trl keeps of every completion. That is hidden size x bytes for each image token, a
-twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8; nothing is kept for the next step.
+twentieth of trl's pixels for a 7B model in bfloat16 and groups of 8, and as much again for each layer that a deepstack
+(Qwen3-VL) taps; nothing is kept for the next step.
 
 Pictures are decoded and processed once for a group (distinct_pictures.py); what is left of that is a twentieth of the
 tiny recipe's step, so that no worker prefetches it.

@@ -94,4 +94,3 @@ def build_model(processor: ProcessorMixin, architecture: Architecture = QWEN2_5_
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.generation_config.update(**TRAP)
     return model
-
