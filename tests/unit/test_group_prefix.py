@@ -24,8 +24,9 @@ from migrl.recipe import LoraSettings, Recipe, load_recipe
 from migrl.running.metering import StepMeter
 from migrl.stages import grpo
 from migrl.training.distinct_pictures import processing_distinct
+from migrl.training.features import Pictures, accept_features
 from migrl.training.group_rollouts import share_prompts
-from migrl.training.packs import Pictures, Rows, accept_features, score_packs
+from migrl.training.packs import Rows, score_packs
 from migrl.training.trainer import freeze_vision_tower, make_lora_config
 from migrl.world.model import build_model
 

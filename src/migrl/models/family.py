@@ -3,7 +3,7 @@
     family      boxes                                    sides of pictures   source
     Qwen2.5-VL  pixels of the resized picture            multiples of 28 px  arXiv 2502.13923
     Qwen2-VL    thousandths of the picture's own sides   multiples of 28 px  arXiv 2409.12191
-    Qwen3-VL    thousandths of the picture's own sides   multiples of 32 px  arXiv 2511.21631; QwenLM/Qwen3-VL, cookbooks
+    Qwen3-VL    thousandths of the picture's own sides   multiples of 32 px  arXiv 2511.21631; QwenLM's 2d_grounding
 
 A picture's area lies between the pixel limits. All have the same vision and control tokens, and transformers builds
 them of modules with the same names. The chat template is the checkpoint's: Qwen2-VL's and Qwen2.5-VL's begin with a

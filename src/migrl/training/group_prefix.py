@@ -42,8 +42,9 @@ from trl import GRPOTrainer
 from migrl.errors import UserError
 from migrl.models.attention import fold_heads
 from migrl.training.distinct_pictures import processing_distinct
+from migrl.training.features import PICTURES, Pictures, accept_features, split_pictures
 from migrl.training.group_rollouts import share_prompts
-from migrl.training.packs import PICTURES, Pictures, Rows, accept_features, score_packs, split_pictures
+from migrl.training.packs import Rows, score_packs
 
 
 class GroupPrefixTrainer(GRPOTrainer):

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from migrl.engines.decoding_loop import decode
-from migrl.training.packs import Pictures, count_tokens, recording, split_features, split_pictures
+from migrl.training.features import Pictures, count_tokens, recording, split_features, split_pictures
 
 
 def share_prompts(base: PreTrainedModel, group: int, keep: Callable[[list[Pictures]], None]) -> None:
