@@ -21,7 +21,7 @@ STAMP := .venv/.migrl-stamp
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-gpu lock smoke test browser seeds engines rescore publish readme reproduce rehearsal gpu $(STAGES) report plan verify seal calibrate claims tiny-base picture lint types clean
+.PHONY: help setup setup-gpu lock smoke test browser seeds engines rescore publish readme reproduce rehearsal gpu $(STAGES) report plan peers verify seal calibrate claims tiny-base picture lint types clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[^\t#].*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -140,6 +140,10 @@ gpu: $(STAMP) ## what the paper recipe's expensive parts cost on this GPU, in se
 
 $(STAGES) report: $(STAMP)
 	$(BIN)/migrl $@ --recipe $(RECIPE) $(SET)
+
+peers: $(STAMP) ## published checkpoints against their published levels, into results/peers: the first run on a new server
+	$(BIN)/migrl peers $(ARGS) $(SET)
+	$(BIN)/migrl seal results
 
 plan: $(STAMP) ## what RECIPE costs on this machine, with formulas; refuses what cannot fit (ARGS="--gpus 8 --gpu H100")
 	$(BIN)/migrl plan --recipe $(RECIPE) $(ARGS) $(SET)

@@ -14,6 +14,7 @@ from migrl.cli.pipeline import publish_report
 from migrl.evidence.seal import hash_files, list_files, make_file_hashes, seal
 from migrl.evidence.verify import is_not_run, verify_results
 from migrl.files import write_json
+from migrl.peers import leave_out, load_peers, write_page
 from migrl.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,16 +43,38 @@ def test_every_claim_of_the_paper_is_stated_and_no_number_is_measured() -> None:
         assert (entry["verdict"], entry["n"], entry["delta"], entry["low"]) == ("not run", 0, None, None)
 
 
-def test_every_measured_cell_of_the_page_says_not_run() -> None:
-    measured = {"ours", "95 % interval", "n", "verdict", *load_recipe(RECIPE).evaluate.arms}
-    tables = re.findall(r"(?:^\|.*\n)+", (PAPER / "README.md").read_text(), re.MULTILINE)
-    assert len(tables) == 4
+@pytest.mark.parametrize(("name", "count"), [("paper", 4), ("paper_3b", 3)])
+def test_every_measured_cell_of_the_page_says_not_run(name: str, count: int) -> None:
+    measured = {"ours", "95 % interval", "n", "verdict", *load_recipe(RECIPE.parent / f"{name}.yaml").evaluate.arms}
+    tables = re.findall(r"(?:^\|.*\n)+", (PAPER.parent / name / "README.md").read_text(), re.MULTILINE)
+    assert len(tables) == count
     for table in tables:
         header, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
         assert rows and measured & {*header}
         for row in rows:
             cells = dict(zip(header, row, strict=True))
             assert {cells[name] for name in measured & cells.keys()} == {"not run"}, row
+
+
+def test_no_number_of_the_paper_stands_in_the_folder_of_another_model() -> None:
+    folder = PAPER.parent / "paper_3b"
+    entries = json.loads((folder / "claims.json").read_text())
+    assert entries and all(
+        entry["expected"] is None and "At 3B, which the paper does not" in entry["statement"] for entry in entries
+    )
+    assert json.loads((folder / "levels.json").read_text()) == []
+    assert "the paper states no number of this recipe's model" in (folder / "README.md").read_text()
+
+
+def test_the_committed_page_of_published_checkpoints_is_what_the_command_writes_without_a_gpu(tmp_path: Path) -> None:
+    folder = PAPER.parent / "peers"
+    stored = json.loads((folder / "peers.json").read_text())
+    if any(one["verdict"] != "not run" for one in stored):
+        pytest.skip("the published checkpoints were run: their page is theirs")
+    write_page([leave_out(peer, "no GPU here") for peer in load_peers()], tmp_path)
+    for name in ("README.md", "peers.json"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), f"run `make peers`: {name}"
+    assert all((one["measured"], one["low"], one["n"]) == (None, None, 0) for one in stored)
 
 
 def test_stating_it_again_changes_nothing(tmp_path: Path) -> None:

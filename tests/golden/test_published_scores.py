@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from migrl.benchmarks import BENCHMARKS
+from migrl.peers import load_peers, read_stored
+from migrl.peers.load import pick_peer
 from migrl.scoring.rescore import ScoreSettings, rescore_file
 
 FOLDER = os.environ.get("MIGRL_GOLDEN")
@@ -71,6 +73,28 @@ def test_qwen2_vl_on_the_revised_file_has_the_official_scores(qwen2_vl: Path) ->
                 ("mean_iou", "AVE_IOU"),
             ):
                 assert cell[key] == pytest.approx(100 * official[name] / official["TOTAL"], abs=1e-4)
+
+
+def test_qwen2_vl_s_stored_outputs_agree_with_its_published_level_and_in_every_digit_with_their_summary(
+    qwen2_vl: Path,
+) -> None:
+    peer = pick_peer(load_peers(), "qwen2_vl_7b/mig_bench")
+    found = read_stored(peer, REVISED, qwen2_vl, GOLDEN)
+    assert (found.verdict, found.n, round(found.measured or 0, 2)) == ("agrees", 4276, 30.02)
+    official = {
+        task: 100 * summary["IOU@0.5"] / summary["TOTAL"]
+        for path in (GOLDEN / "mig_bench" / "qwen2_vl").glob("*.json")
+        for task, summary in read(path)[-1].items()
+    }
+    assert found.tasks == {task: round(accuracy, 4) for task, accuracy in official.items()} and len(found.tasks) == 10
+
+
+def test_the_form_of_the_record_is_what_the_stored_questions_were_asked_with() -> None:
+    form = pick_peer(load_peers(), "qwen2_vl_7b/mig_bench").asked.form
+    assert form is not None
+    asked = [row["question"] for path in (GOLDEN / "mig_bench" / "qwen2_vl").glob("*.json") for row in read(path)[:-1]]
+    made = [form.text.replace("{question}", record["question"]) for record in read(REVISED)]
+    assert Counter(asked) == Counter(made)
 
 
 def test_gpt4o_on_blink_agrees_with_every_official_letter_that_the_rule_decides() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from migrl.claims.claims import Scope, decide_verdict, load_claims, load_levels, select_claims
+from migrl.claims.claims import CLAIMS_FILE, Scope, decide_verdict, load_claims, load_levels, select_claims
 from migrl.errors import UserError
 from migrl.recipe import load_recipe
 
@@ -36,13 +36,22 @@ def test_the_repository_claims_every_number_that_the_paper_claims() -> None:
     assert [level.stated for level in load_levels()] == [51.52, 59.44, 61.18, 74.67, 49.93, 49.16, 58.49, 54.15]
 
 
-def test_the_tiny_claims_are_directions() -> None:
-    tiny = select_claims(load_claims(), "tiny")
+def test_claims_of_another_world_or_model_are_directions(tmp_path: Path) -> None:
+    tiny, small = (select_claims(load_claims(), name) for name in ("tiny", "paper_3b"))
     assert [claim.id for claim in tiny] == ["mig_bench", "out_of_domain", "blink", "mmiu", "cold_start"]
-    assert all(claim.expected is None for claim in tiny)
+    assert all(claim.expected is None for claim in (*tiny, *small))
+    assert [claim.id for claim in small] == [
+        f"same_direction_at_3b_{name}" for name in ("mig_bench", "out_of_domain", "blink", "mmiu")
+    ]
+    path = tmp_path / "claims.yaml"
+    path.write_text(
+        CLAIMS_FILE.read_text().replace("    recipe: paper_3b\n", "    recipe: paper_3b\n    expected: 9.04\n", 1)
+    )
+    with pytest.raises(UserError, match="expected 9.04 in a claim of recipe paper_3b: .* leave it out"):
+        load_claims(path)
 
 
-@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("name", ["tiny", "paper", "paper_3b"])
 def test_every_reading_can_be_scored_by_its_recipe_unless_the_claim_says_why_not(name: str) -> None:
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     source: Any = recipe.source

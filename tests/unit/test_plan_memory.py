@@ -24,7 +24,7 @@ from migrl.recipe import LoraSettings, load_recipe
 from migrl.training.trainer import make_lora_config
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = {name: ROOT / "reproduce" / "shapes" / f"qwen2_5_vl_{name}.json" for name in ("7b", "72b")}
+SHAPES = {name: ROOT / "reproduce" / "shapes" / f"qwen2_5_vl_{name}.json" for name in ("3b", "7b", "72b")}
 EIGHT = ROOT / "reproduce" / "shapes" / "qwen3_vl_8b.json"
 TINY = ROOT / "reproduce" / "tiny_base" / "config.json"
 SEVEN = read_shape(SHAPES["7b"])
@@ -57,9 +57,10 @@ def test_parameters_are_those_of_the_real_model(path: Path) -> None:
     assert counted.embedding == model.model.language_model.embed_tokens.weight.numel()
 
 
-def test_the_7b_has_the_published_number_of_parameters_and_bytes() -> None:
-    # The published checkpoint's index: total_size 16584333312 bytes of bfloat16. KV: 2 x 28 layers x 4 x 128 x 2 bytes.
+def test_the_7b_and_the_3b_have_the_published_number_of_parameters_and_bytes() -> None:
+    # total_size in the published checkpoints' indices, bytes of bfloat16. KV: 2 x 28 layers x 4 x 128 x 2 bytes.
     assert count_parameters(SEVEN).total * 2 == 16_584_333_312
+    assert count_parameters(read_shape(SHAPES["3b"])).total * 2 == 7_509_245_952  # tied: no head of its own
     assert count_kv_bytes(SEVEN, 2) == 57_344
 
 

@@ -148,7 +148,7 @@ def test_impossible_settings_are_refused_with_a_remedy(override: str, message: s
 
 
 def test_a_missing_recipe_names_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="paper, rehearsal, test, tiny"):
+    with pytest.raises(UserError, match="paper, paper_3b, rehearsal, test, tiny"):
         load_recipe(RECIPES / "huge.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not YAML"):

@@ -202,6 +202,9 @@ _SETS = {
     "reasonvos": _Set(("image_list", "question", "bbox_list"), _read_reasonvos, _VIDEO_FORM),
 }
 
+QUESTION_LEADS = {name: chosen.question_form.removesuffix("{}") for name, chosen in _SETS.items()}
+"""Of each set the words of ours that stand before its instruction in a question."""
+
 REASONING_GROUNDING = tuple(
     Benchmark(
         name,

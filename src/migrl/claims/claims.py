@@ -1,7 +1,7 @@
 """Claims as data, and the rule that judges them.
 
 A claim says that one arm beats another on some benchmarks, by a number (the paper's) or at least in
-direction (the tiny recipe's, whose world is not the paper's). Where the paper does not say what exactly
+direction (the other recipes', whose world or model is not the paper's). Where the paper does not say what exactly
 was measured, the claim holds the reading taken and the alternative ones; all are judged (verdicts.py).
 A level is an absolute score that somebody states: something to compare with, and no claim.
 """
@@ -69,7 +69,7 @@ class Claim(Strict):
     """
 
     id: _Text
-    recipe: Literal["tiny", "paper"]
+    recipe: Literal["tiny", "paper", "paper_3b"]
     statement: _Text
     attested: _Attested
     benchmarks: _Names
@@ -85,6 +85,15 @@ class Claim(Strict):
     note: str = ""
     gap: str = ""
     readings: tuple[Reading, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_number(self) -> "Claim":
+        if self.recipe == "paper_3b" and self.expected is not None:
+            raise ValueError(
+                f"expected {self.expected:g} in a claim of recipe {self.recipe}: the paper's numbers are of its own "
+                "model; leave it out, which claims the direction"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_arms(self) -> "Claim":

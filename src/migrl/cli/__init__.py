@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from migrl.cli import asking, calibration, compare, pipeline, results
+from migrl.cli import asking, calibration, compare, peers, pipeline, results
 from migrl.cli.shared import app
 from migrl.errors import UserError, explain_full_disk, explain_os_error, find_fullest, is_disk_full, shorten
 from migrl.running.watch.signals import Stopped
@@ -16,7 +16,7 @@ from migrl.running.watch.signals import Stopped
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["app", "asking", "calibration", "compare", "main", "pipeline", "results"]
+__all__ = ["app", "asking", "calibration", "compare", "main", "peers", "pipeline", "results"]
 
 
 class _Output(io.FileIO):

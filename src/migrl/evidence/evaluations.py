@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from migrl.errors import UserError
-from migrl.files import explain_fault, read_jsonl
+from migrl.files import explain_fault, hash_json, read_jsonl
 from migrl.grounding.boxes import PIXEL_FACTOR, Frame
 from migrl.grounding.prompts import PromptStyle, hash_prompts
 from migrl.recipe import Recipe
@@ -176,7 +176,7 @@ def _describe_asking(recipe: Recipe, decoding: Mapping[str, Any], pixel_factor: 
         **({} if pixel_factor == PIXEL_FACTOR else {"pixel_factor": pixel_factor}),
         "max_new_tokens": settings.max_new_tokens,
         "decoding": {**decoding, "source": "recipe" if settings.decoding == "greedy" else "checkpoint"},
-        "prompts": hash_prompts(),
+        "prompts": hash_prompts() if settings.form is None else hash_json(settings.form.model_dump())[:16],
     }
 
 

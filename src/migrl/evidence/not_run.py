@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from migrl.claims.claims import load_claims, load_levels, select_claims
+from migrl.claims.claims import load_claims, load_levels, select_claims, select_levels
 from migrl.claims.verdicts import judge_claims, judge_levels
 from migrl.errors import UserError
 from migrl.evidence.readme_tables import NOT_RUN, describe_power, describe_scope
@@ -18,6 +18,8 @@ from migrl.markdown_table import make_table
 from migrl.recipe import HubSource, Recipe, WorldSource
 from migrl.running.stage import MANIFEST
 from migrl.scoring.comparable import ComparableRows
+
+_DIRECTIONS = "Directions alone: the paper states no number of this recipe's model, so none is a target here."
 
 
 def write_not_run(recipe: Recipe, folder: Path) -> None:
@@ -31,7 +33,8 @@ def write_not_run(recipe: Recipe, folder: Path) -> None:
         raise UserError(f"recipe {recipe.name!r}: it carries no claims, so there is nothing to state")
     folder.mkdir(parents=True, exist_ok=True)
     nothing = ComparableRows({})
-    entries, levels = judge_claims(claims, nothing), judge_levels(load_levels(), nothing)
+    entries = judge_claims(claims, nothing)
+    levels = judge_levels(select_levels(load_levels(), recipe.claims), nothing)
     write_json(folder / "claims.json", entries)
     write_json(folder / "levels.json", levels)
     page = render_not_run(recipe, entries, levels)
@@ -70,6 +73,7 @@ def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Se
         f"Nothing was measured. Written by `migrl not-run --recipe {recipe.name}` from `reproduce/claims.yaml` and",
         f"`reproduce/recipes/{recipe.name}.yaml`. `migrl reproduce --recipe {recipe.name}` puts its evidence in place.",
         "",
+        *([] if any(entry["expected"] for entry in entries) else [_DIRECTIONS, ""]),
         *make_table("claim | attested | compares | paper: | ours: | 95 % interval: | n: | verdict | power", claims),
         "",
         "Power, from the size of the benchmark (`reproduce/designs.yaml`, `results/calibration`): the smallest true",
@@ -77,18 +81,20 @@ def render_not_run(recipe: Recipe, entries: Sequence[dict[str, Any]], levels: Se
         "",
         *make_table("claim | read otherwise | ours: | n: | verdict", readings),
         "",
-        "Claims that the recipe cannot judge:",
-        "",
-        *gaps,
-        "",
-        "Scores that a third-party index of results states, to compare with:",
-        "",
-        *make_table("on | average | stated (%): | ours: | note", stated),
-        "",
+        *_head("Claims that the recipe cannot judge:", gaps),
+        *_head(
+            "Scores that a third-party index of results states, to compare with:",
+            make_table("on | average | stated (%): | ours: | note", stated) if stated else [],
+        ),
         *make_table(" | ".join(["accuracy (%) on", *(f"{arm}:" for arm in arms)]), accuracies),
         "",
     ]
     return "\n".join(lines)
+
+
+def _head(title: str, lines: Sequence[str]) -> list[str]:
+    """A part of the page under its title; nothing where there is nothing to list."""
+    return [title, "", *lines, ""] if lines else []
 
 
 def list_benchmarks(recipe: Recipe) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from migrl.files import ASIDE, clear_rests, delete, name_aside, open_lock, put_f
 from migrl.running.stage import MANIFEST
 
 LOCK = f"{ASIDE}lock"
-REFERENCES, CALIBRATION, ENGINES = LOOSE_FOLDERS = ("reference_runs", "calibration", "engines")
+REFERENCES, CALIBRATION, ENGINES, PEERS = LOOSE_FOLDERS = ("reference_runs", "calibration", "engines", "peers")
 """Folders beside the recipes' that have no manifest of their own."""
 LOOSE_NAMES = {"claims.json": {"levels.json", "README.md"}, "measurements.json": {"report.md"}}
 """What a recipe's folder without a manifest holds, and may hold beside it: it was not run, or only `make gpu` was."""

@@ -23,7 +23,7 @@ PAIRED = {
 
 
 def render_verdicts(results: Path) -> str:
-    """The claims with a number, and the tiny recipe's directions, as rows of a markdown table; without a run 'not run'.
+    """The claims with a number, and the other recipes' directions, as rows of a table; without a run 'not run'.
 
     The remaining ones, what a figure of the paper shows, stand in the results folder of their recipe.
     """

@@ -214,7 +214,8 @@ def recompute_not_run(folder: Path, claims_file: Path = CLAIMS_FILE) -> tuple[st
     if not due:
         return "not run", [f"claims.json: holds no claim of {claims_file.name}"]
     nothing = ComparableRows({})
-    entries, levels = judge_claims(due, nothing), judge_levels(load_levels(claims_file), nothing)
+    entries = judge_claims(due, nothing)
+    levels = judge_levels(select_levels(load_levels(claims_file), due[0].recipe), nothing)
     differences = list(compare(judged, entries, "claims.json"))
     stored = collect(differences, lambda: read_object(folder / "levels.json", list))
     if stored is not None:

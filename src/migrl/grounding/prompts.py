@@ -40,6 +40,16 @@ def build_messages(
     return [{"role": "user", "content": content}]
 
 
+def build_own_messages(question: str, image_count: int, text: str, lead: str = "") -> list[dict[str, Any]]:
+    """Chat messages as the authors of a published checkpoint ask: every image without a word, then `text`.
+
+    `{question}` in `text` stands for the question, without `lead` at its beginning: words of ours, and not of theirs.
+    Boxes that it quotes stay as they are.
+    """
+    asked = {"type": "text", "text": text.replace("{question}", question.removeprefix(lead))}
+    return [{"role": "user", "content": [*[{"type": "image"}] * image_count, asked]}]
+
+
 _QUOTED_BOX = re.compile(r"<\|box_start\|>\((\d{1,4}),(\d{1,4})\),\((\d{1,4}),(\d{1,4})\)<\|box_end\|>")
 
 

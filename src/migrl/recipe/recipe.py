@@ -35,7 +35,7 @@ class Recipe(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    claims: Literal["tiny", "paper", "none"]
+    claims: Literal["tiny", "paper", "paper_3b", "none"]
     model: ModelSettings
     source: Annotated[WorldSource | HubSource | FolderSource | RehearsalSource, Field(discriminator="kind")]
     synthesize: SynthesizeSettings

@@ -207,8 +207,17 @@ class GrpoSettings(VllmRolloutSettings):
         return self
 
 
+class PromptForm(Section):
+    """How the authors of a published checkpoint ask: `grounding.prompts.build_own_messages` has the words' meaning."""
+
+    text: Annotated[str, Field(pattern=r"\{question\}")]
+    lead: str = ""
+
+
 class EvaluateSettings(Section):
     """Evaluation: one engine, one decoding, one pixel limit and one prompt for all arms.
+
+    `form` asks as others do, in place of `style`; a recipe's own arms are never asked so.
 
     `decoding` greedy takes the likeliest token, after `repetition_penalty`; checkpoint takes what the base model's own
     generation_config.json says (temperature, top-k, top-p, penalty), for every arm. Nothing else is ever inherited.
@@ -218,6 +227,7 @@ class EvaluateSettings(Section):
     engine: EngineName = "transformers"
     arms: Annotated[tuple[str, ...], Field(min_length=1)]
     style: PromptStyle = "think"
+    form: PromptForm | None = Field(default=None, exclude_if=lambda form: form is None)
     decoding: Literal["greedy", "checkpoint"] = "greedy"
     repetition_penalty: Annotated[Number, Field(gt=0, le=2)] = 1.0
     max_new_tokens: Count

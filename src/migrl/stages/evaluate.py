@@ -23,12 +23,13 @@ from migrl.evidence.evaluations import (
     read_devices,
 )
 from migrl.files import write_json, write_jsonl
+from migrl.grounding.prompts import build_own_messages
 from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_evaluation
 from migrl.models.family import find_processor_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import list_vision_token_ids, load_processor, read_end_tokens
-from migrl.recipe import TRAINING_SPLITS, Recipe
+from migrl.recipe import TRAINING_SPLITS, PromptForm, Recipe
 from migrl.running.launch import launch_generation
 from migrl.running.metering import GenerationMeter, read_performance, release_memory
 from migrl.running.packages import read_version
@@ -94,7 +95,15 @@ def prepare_task(recipe: Recipe, fetch: Path) -> Task:
         prepare_input(sample, fetch / "data", processor, frame=model.frame, style=settings.style)
         for sample in read_benchmarks(fetch)
     ]
+    if settings.form is not None:
+        items = [ask_otherwise(item, settings.form) for item in items]
     return Task(items, choose_evaluation(recipe, base), processor)
+
+
+def ask_otherwise(item: ModelInput, form: PromptForm) -> ModelInput:
+    """The same pictures and question, in the words of others."""
+    messages = build_own_messages(item.sample.question, len(item.paths), form.text, form.lead)
+    return replace(item, messages=messages)
 
 
 @dataclass(frozen=True)
