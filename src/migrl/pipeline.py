@@ -25,6 +25,7 @@ from migrl.files import hash_file, take_lock
 from migrl.grounding.prompts import hash_prompts
 from migrl.recipe import EngineName, HubSource, PromptedTeacher, Recipe
 from migrl.recipe.arms import ARMS, SECTIONS, Arm, name_kind
+from migrl.recipe.sources import may_ask_lists
 from migrl.running.preflight import check_first
 from migrl.running.stage import StageContext, StageWork
 from migrl.running.stage_folder import run_stage
@@ -234,7 +235,7 @@ def prepare_stage(stage: Stage, recipe: Recipe, home: Path) -> StageWork:
     settings = recipe.model_dump(mode="json")
     sections: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in stage.sections}
     if stage.prompts:
-        sections["prompts"] = hash_prompts()
+        sections["prompts"] = hash_prompts(["boxes"] if may_ask_lists(recipe.source) else [])
     sections |= stage.extra(recipe)
 
     def run(context: StageContext) -> dict[str, Any]:

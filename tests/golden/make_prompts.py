@@ -24,7 +24,7 @@ def render_prompts() -> dict[str, Any]:
             first = case.scenes[0]
             resized = (first.columns * CELL_PX, first.rows * CELL_PX)
             question = quote_boxes(case.question, "resized_px", original_size=first.size, resized_size=resized)
-            kind = "choice" if case.letter else "box"
+            kind = "choice" if case.letter else "box" if case.every is None else "boxes"
             prompts[f"{name}/{task}"] = build_messages(question, len(case.scenes), "think", kind)
     return prompts
 

@@ -431,3 +431,33 @@ def test_any_value_under_any_key_is_read_or_refused_by_name(
         assert len(load(name, path).items) >= 1
     except UserError as error:
         assert "a.json, record 1: key " in str(error) or isinstance(error, MissingPictures)
+
+
+REF_L4 = {"id": "0", "file_name": "coco/a.png", "caption": "The dog.", "bbox": [10.0, 10.0, 40.0, 10.0]}
+
+
+def test_ref_l4_reads_val_and_test_as_one_set_and_counts_what_no_answer_can_hit(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["coco/a.png"], (100, 40))
+    for split, box in (("val", REF_L4["bbox"]), ("test", [90.0, 10.0, 20.0, 10.0])):
+        write_parquet(tmp_path / f"ref-l4-{split}.parquet", [REF_L4 | {"bbox": box, "is_rewrite": True}])
+    annotations = load("ref_l4", tmp_path)
+    test, val = annotations.items  # in the order of the files' names
+    assert val.exact_box_unit == (Fraction(1, 10), Fraction(1, 4), Fraction(1, 2), Fraction(1, 2))
+    assert val.sample.question.endswith("in the image: The dog.") and val.sample.kind == "box"
+    assert annotations.defects == {"out_of_range": (test.sample.uid,)}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bbox": [1, 2, 3]}, "key 'bbox': must be 4 numbers"),
+        ({"bbox": [1, 2, -3, 4]}, "not negative"),
+        ({"file_name": "../a.png"}, "is no path inside"),
+        ({"file_name": "b.png"}, "b.png"),
+        ({"caption": None}, "key 'caption'"),
+    ],
+)
+def test_a_broken_record_of_ref_l4_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    write_pictures(tmp_path, ["coco/a.png"], (100, 40))
+    with pytest.raises(UserError, match=reason):
+        load("ref_l4", write_json(tmp_path / "a.json", [REF_L4 | change]))

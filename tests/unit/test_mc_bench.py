@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from migrl.benchmarks.mc_bench import STYLES, McBench, McBox, McImage, McPair, load_detections, load_mc_bench
+from migrl.benchmarks.mc_bench import MC_BENCH, STYLES, McBench, McBox, McImage, McPair, load_detections, load_mc_bench
 from migrl.benchmarks.mc_bench_scores import average_ap50, bootstrap_ap50, run_coco, score_mc_bench
 from migrl.cli import app
 from migrl.errors import UserError
+from migrl.grounding.samples import BoxesTarget, BoxTarget, parse_sample
 
 BOX = (10.0, 10.0, 20.0, 20.0)
 FAR = (70.0, 70.0, 20.0, 20.0)
@@ -310,3 +311,16 @@ def test_the_command_scores_a_coco_result_list(tmp_path):
     report = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert (report["ap50"], report["pair_accuracy"], report["n"]) == (100.0, 100.0, 2)
     assert "Comparison" in CliRunner().invoke(app, command).stdout
+
+
+def test_each_pair_is_a_sample_that_asks_for_a_list_and_a_crowd_is_no_true_box(tmp_path):
+    records = copy.deepcopy(RECORDS)
+    records["annotations"][1] |= {"iscrowd": 1}
+    records["annotations"].append(records["annotations"][0] | {"id": 2, "category_id": 2, "bbox": [80, 60, 20.5, 30]})
+    annotations = MC_BENCH.load(save(tmp_path, "mc.json", records), tmp_path, "mc_bench")
+    first, second = (item.sample for item in annotations.items)
+    boxes = (BoxTarget(1, (0.1, 10 / 90, 0.3, 30 / 90)), BoxTarget(1, (0.8, 60 / 90, 1.0, 1.0)))  # rounding is cut
+    assert first.target == BoxesTarget(boxes, (1, 2)) and second.target == BoxesTarget(())
+    assert (first.task, first.images, first.sizes) == ("Comparison", ("D3/0.jpg", "D3/1.jpg"), ((100, 90), (100, 90)))
+    assert "the larger dog" in first.question and parse_sample(first.to_json(), "x") == first
+    assert annotations.defects == {"crowd": ("mc_bench:0",)} and MC_BENCH.counts[annotations.version] == 2000

@@ -42,11 +42,14 @@ def test_a_changed_key_concerns_only_the_stages_that_use_it(override: str, stage
 
 @pytest.mark.parametrize("key", list(prompts.SUFFIXES), ids="/".join)
 def test_a_prompts_text_concerns_the_stages_whose_result_it_decides(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = "synthesize.teacher={engine: server, model: m}"
-    before = list_sections(), list_sections(teacher)
+    teacher, lists = "synthesize.teacher={engine: server, model: m}", "source.eval_per_task.mini_any=2"
+    recipes: list[list[str]] = [[], [teacher], [lists]]
+    before = [list_sections(*keys) for keys in recipes]
     monkeypatch.setitem(prompts.SUFFIXES, key, prompts.SUFFIXES[key] + ",")
-    for old, new in zip(before, (list_sections(), list_sections(teacher)), strict=True):
-        assert list_changed(old, new) == ["sft", "merge", "select", "grpo", "evaluate", "pass_rates"]
+    for keys, old in zip(recipes, before, strict=True):
+        reads = key[1] != "boxes" or lists in keys  # a list's texts where one is asked for
+        stages = ["sft", "merge", "select", "grpo", "evaluate", "pass_rates"] if reads else []
+        assert list_changed(old, list_sections(*keys)) == stages
 
 
 def test_how_a_text_stands_beside_the_pictures_concerns_a_teacher_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,8 @@ def test_the_predicted_standard_error_is_the_spread_of_simulated_differences(
 
 def test_every_number_that_the_recipes_can_judge_has_a_design_of_its_benchmarks() -> None:
     designs, claims = load_designs(), {claim.id: claim for claim in load_claims()}
-    for claim in claims.values():
+    # How MC-Bench's pictures are shared is not known before its data is there.
+    for claim in (one for one in claims.values() if one.benchmarks != ("mc_bench",)):
         borrows = claim.recipe != "tiny" and claim.expected is None  # the power of a claim on the same benchmarks
         assert claim.id in designs or claim.gap or borrows, claim.id
     for claim_id, design in designs.items():

@@ -203,7 +203,7 @@ def test_an_image_shared_by_samples_is_embedded_once(tmp_path: Path) -> None:
     assert len(set(keys)) == len(keys) == len({path for entry in explorer.entries for path in entry.sample.images})
     assert len({entry.shots[0].picture.key for entry in explorer.entries}) == 1
     fixed = next(entry for entry in explorer.entries if entry.sample.uid == "mini:region:0")
-    assert fixed.shots[1].true_box_px == (4.0, 4.0, 12.0, 12.0)
+    assert fixed.shots[1].true_boxes_px == ((4.0, 4.0, 12.0, 12.0),)
 
 
 def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted(

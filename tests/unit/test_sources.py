@@ -28,7 +28,7 @@ def test_every_source_of_the_repository_loads_and_is_pinned_or_explains_itself()
     counts = {name: source.records for name, source in sources.items() if source.records}
     assert counts == {
         **{"mig_bench": 4276, "mig_bench_original": 4295, "lisa_val": 200, "lisa_test": 779, "reasonvos": 458},
-        **{"blink": 1901, "mmiu": 11698, "muirbench": 2600, "mc_bench": 2000},
+        **{"blink": 1901, "mmiu": 11698, "muirbench": 2600, "mc_bench": 2000, "ref_l4": 45341},
     }
     assert sources.keys() - counts == {"llmseg", "revos", "mgrounding", "univg", "coco"}
     assert len(sources["blink"].files) == 14 and sum(file.unpack for file in sources["mmiu"].files) == 7

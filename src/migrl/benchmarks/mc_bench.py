@@ -1,5 +1,9 @@
 """MC-Bench: find all that a text means in a pair of images; an optional benchmark, whose data is got by hand.
 
+A recipe that names it in `source.benchmarks` asks for a list of boxes a question (`load_samples`), and scores it by our
+rule and by this scorer (scoring/detections.py says what AP50 means without confidences). `migrl score mc_bench` scores
+anyone's result list.
+
 Source      `mc-bench_v0.2_val.json` and `MC-Bench_images.zip` from the cloud drives that the repository
             XuYunqiu/MC-Bench names (arXiv 2410.12332); no script can fetch them reliably.
 Version     0.2: 2,000 pairs in three text styles, 4,000 images, 3,203 boxes in groups 1 to 7, ids from 0.
@@ -30,8 +34,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
+from migrl.benchmarks.clusters import name_clusters
 from migrl.benchmarks.fields import Record, read_json_file
 from migrl.errors import UserError
+from migrl.grounding.samples import BoxesTarget, BoxTarget, Sample
 
 STYLES = ("Referring", "Comparison", "Reasoning")
 EDGE_PX = 1.0  # how far rounding to whole pixels may push a box past its image
@@ -80,12 +87,12 @@ def rank_box(box: McBox) -> tuple[float, int, XywhBox, int]:
 
 @dataclass(frozen=True)
 class McPair:
-    """One question: a text, two images in reading order, and every true box in either; there may be none."""
+    """One question: a text, its images in reading order (MC-Bench's are two), and every true box; there may be none."""
 
     pair_id: int
     text: str
     style: str
-    images: tuple[McImage, McImage]
+    images: tuple[McImage, ...]
     truths: tuple[McBox, ...]
 
 
@@ -220,6 +227,43 @@ def _read_pair(entry: _Entry, rows: Mapping[int, _Entry], images: Mapping[int, M
     )
 
 
+_QUESTION = "Locate everything that this text means in the two images. There may be none: {}"
+
+
+def load_samples(annotations: Path, images: Path, name: str) -> Annotations:
+    """Every pair as a sample that asks for a list; its task is the text style. uids are `<name>:<description's id>`.
+
+    Groups stay beside the boxes. A crowd, which COCO lets nobody miss, is no true box: its samples are counted.
+
+    Raises:
+        UserError: as `load_mc_bench`.
+    """
+    pairs = load_mc_bench(annotations).pairs
+    clusters = name_clusters([tuple(image.file_name for image in pair.images) for pair in pairs])
+    items, crowds = [], []
+    for pair, cluster in zip(pairs, clusters, strict=True):
+        uid = f"{name}:{pair.pair_id}"
+        truths = [truth for truth in pair.truths if not truth.crowd]
+        target = BoxesTarget(
+            tuple(_to_target(truth, pair.images) for truth in truths), tuple(truth.category_id for truth in truths)
+        )
+        paths = tuple(image.file_name for image in pair.images)
+        sizes = tuple((image.width_px, image.height_px) for image in pair.images)
+        question = _QUESTION.format(pair.text)
+        items.append(Item(Sample(uid, name, pair.style, paths, question, target, cluster, sizes=sizes)))
+        if len(truths) < len(pair.truths):
+            crowds.append(uid)
+    return Annotations("0.2", tuple(items), {"crowd": tuple(crowds)} if crowds else {})
+
+
+def _to_target(truth: McBox, images: Sequence[McImage]) -> BoxTarget:
+    """A true box in unit frame; rounding past the edge is cut."""
+    number, image = next((n, one) for n, one in enumerate(images, 1) if one.image_id == truth.image_id)
+    x, y, width, height = truth.box_xywh_px
+    right, bottom = min((x + width) / image.width_px, 1.0), min((y + height) / image.height_px, 1.0)
+    return BoxTarget(number, (x / image.width_px, y / image.height_px, right, bottom))
+
+
 def load_detections(path: Path, bench: McBench) -> tuple[McBox, ...]:
     """Read a COCO result list: `image_id`, `category_id`, `bbox` (xywh in px), `score` (0 to 1). It may be empty.
 
@@ -229,3 +273,7 @@ def load_detections(path: Path, bench: McBench) -> tuple[McBox, ...]:
     images = {image.image_id: image for pair in bench.pairs for image in pair.images}
     entries = _open_entries(path, "detections", read_json_file(path), _DETECTION_KEYS, _DETECTION_REMEDY)
     return tuple(entry.box(images, bench.category_ids, score=entry.number("score", 1.0)) for entry in entries)
+
+
+MC_BENCH = Benchmark("mc_bench", load_samples, {}, {"0.2": 2000})
+"""Its detections are scored by mc_bench_scores.py, not by a parser."""

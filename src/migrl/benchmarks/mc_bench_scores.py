@@ -41,7 +41,8 @@ def score_mc_bench(bench: McBench, detections: Sequence[McBox], *, resamples: in
     for detection in detections:
         found.setdefault(detection.image_id, []).append(detection)
     regrouped = {pair.pair_id: regroup_detections(pair, found, bench.category_ids) for pair in bench.pairs}
-    styles = {style: [pair for pair in bench.pairs if pair.style == style] for style in STYLES}
+    named = dict.fromkeys((*STYLES, *(pair.style for pair in bench.pairs)))
+    styles = {style: [pair for pair in bench.pairs if pair.style == style] for style in named}
     scores = {
         style: _score_pairs(pairs, regrouped, bench.category_ids, resamples)
         for style, pairs in {"": bench.pairs, **styles}.items()

@@ -63,17 +63,26 @@ def print_scores(folder: Path, served: Collection[str], console: Console) -> Non
     `served` are the arms that a server answers for.
     """
     from migrl.scoring.comparable import index_rows
+    from migrl.scoring.detections import MEANING
     from migrl.scoring.rows import load_rows
     from migrl.scoring.scores import compute_scores
 
     table = Table("arm", "benchmark", "macro", "95 % interval", "micro", "official rule", "readable")
-    rows = index_rows(load_rows(folder / "samples.jsonl"), served)
-    for arm, benchmarks in compute_scores(rows).items():
+    scores = compute_scores(index_rows(load_rows(folder / "samples.jsonl"), served))
+    for arm, benchmarks in scores.items():
         for benchmark, cell in benchmarks.items():
             official = f"{cell['compat']['macro']:.1f}" if "compat" in cell else "-"
             macro, micro, readable = (f"{cell[key]:.1f}" for key in ("macro", "micro", "parse_rate"))
             table.add_row(arm, benchmark, macro, _span(cell["low"], cell["high"]), micro, official, f"{readable} %")
     console.print(table)
+    listed = [
+        (arm, name, cell["detections"]) for arm in scores for name, cell in scores[arm].items() if "detections" in cell
+    ]
+    for arm, name, found in listed:
+        console.print(f"{name}, {arm}: any number of boxes")
+        print_detection_report(found, console)
+    if listed:
+        console.print(MEANING)
 
 
 def print_inspections(inspections: "Iterable[Inspection]", console: Console) -> None:
@@ -143,7 +152,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 
 
 def print_detection_report(report: dict[str, Any], console: Console) -> None:
-    """Print MC-Bench's two scores, overall and by text style."""
+    """Print MC-Bench's two scores, overall and by text style, or by task."""
     table = Table("style", *(Column(name, justify="right") for name in ("pairs", "AP50", "", "pair accuracy", "")))
     for style, cell in (*report["styles"].items(), ("all", report)):
         ap50 = (_show(cell["ap50"]), _span(cell["ap50_low"], cell["ap50_high"]))

@@ -5,7 +5,7 @@ was lost, then the second of each, and so on, until the budget is spent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from migrl.outputs import PAGE_MARK, write_output
 from migrl.report.embed import Picture
 from migrl.report.explorer import embed_new
 from migrl.report.page import render_page
-from migrl.report.shots import Part, Shot, place_true_boxes, split_completion
+from migrl.report.shots import Part, Shot, place_predicted_boxes, place_true_boxes, split_completion
 from migrl.report.shots import Reply as ShownReply
 from migrl.scoring.rows import ScoredRow
 
@@ -103,10 +103,15 @@ def _show(reply: Reply, pair: Pair, shots: Sequence[Shot], label: str) -> ShownR
     parts: tuple[Part, ...] = (Part("omitted", "a peer's details hold no text"),)
     if reply.completion is not None:
         parts = split_completion(reply.completion)
-    shot = None
-    if shots and score.boxes and isinstance(target, BoxTarget):
-        shot = shots[(score.image or target.image) - 1]  # the target's where the rule reads no image
-        size = (shot.picture.width, shot.picture.height)
-        box_px = convert_box(score.boxes["unit"], "unit", "original_px", original_size=size, resized_size=size)
-        shot = replace(shot, predicted_box_px=box_px)
-    return ShownReply(label, ScoredRow(pair.sample, score, reply.truncated, reply.tokens), parts, shot)
+    named = [(one.image, one.boxes["unit"]) for one in score.found or ()]
+    if score.boxes and isinstance(target, BoxTarget):
+        named = [(score.image or target.image, score.boxes["unit"])]  # the target's where the rule reads no image
+    if shots:
+        sizes = [(shot.picture.width, shot.picture.height) for shot in shots]
+        named = [
+            (image, convert_box(box, "unit", "original_px", original_size=size, resized_size=size))
+            for image, box in named
+            for size in (sizes[image - 1],)
+        ]
+    row = ScoredRow(pair.sample, score, reply.truncated, reply.tokens)
+    return ShownReply(label, row, parts, place_predicted_boxes(shots, named))

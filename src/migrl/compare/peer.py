@@ -154,6 +154,8 @@ def _read_detail(line: Mapping[str, Any], row: EvaluationRow, where: str) -> Rep
         hit = letter.status in READABLE and letter.letter == target.letter
         score = Score(letter.status, None, None, letter.letter, None, letter.hit)
         return Reply(score, rule=letter.rule, follows=letter.hit == hit)
+    if not isinstance(target, BoxTarget):
+        raise UserError(f"{where}: sample {row.sample.uid!r} asks for a list, which details cannot hold; {_REMEDY}")
     told = _check(_BoxDetail, line, where)
     _check_asked(told, row.sample, where)
     image = told.image if told.image is not None and 1 <= told.image <= len(row.sample.images) else None

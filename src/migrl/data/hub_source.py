@@ -87,8 +87,6 @@ def find_sources(source: HubSource) -> dict[str, Source]:
     for name in source.benchmarks:
         if name not in known:
             raise UserError(f"source.benchmarks: {name!r} is not in {path}; it has {', '.join(known)}")
-        if known[name].benchmark == "mc_bench":
-            raise UserError("source.benchmarks: 'mc_bench' asks for any number of boxes; score it with `migrl score`")
         if known[name].benchmark not in BENCHMARKS:
             raise UserError(
                 f"source.benchmarks: {name!r} is no benchmark that migrl can read; it reads {', '.join(BENCHMARKS)}, "

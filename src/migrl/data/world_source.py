@@ -1,8 +1,8 @@
 """The tiny world as a data source: splits with pictures on disk, disjoint down to single scenes.
 
-Evaluation sets are drawn first, so they do not depend on the size of the training splits. A case is
-refused if any of its scenes is already in another split; the test is the hash of the scene's
-content, and the count of refusals is part of the evidence.
+Evaluation sets are drawn first, so they do not depend on the size of the training splits; the set of lists is drawn
+last, so nothing depends on it. A case is refused if any of its scenes is already in another split; the test is the
+hash of the scene's content, and the count of refusals is part of the evidence.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from typing import Any
 from rich.progress import track
 
 from migrl.files import write_jsonl
-from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample, Target
+from migrl.grounding.samples import BoxesTarget, BoxTarget, ChoiceTarget, Sample, Target
 from migrl.recipe import WorldSource
+from migrl.recipe.sources import LIST_SET
 from migrl.world.cases import SEEN, Case, Palette, TaskMaker
 from migrl.world.in_domain import MINI_MIG
 from migrl.world.scenes import Scene, hash_scenes, render_scene
@@ -44,10 +45,12 @@ def build_world(source: WorldSource, folder: Path) -> dict[str, Any]:
     splits = Splits()
     counts: dict[str, int] = {}
     plan: list[tuple[str, dict[str, TaskMaker], Palette, int]] = [
-        (name, *SETS[name], count) for name, count in source.eval_per_task.items()
+        (name, *SETS[name], count) for name, count in source.eval_per_task.items() if name != LIST_SET
     ]
     plan.append(("cot", MINI_MIG, SEEN, source.cot_per_task))
     plan.append(("rl", MINI_MIG, SEEN, source.rl_per_task))
+    if LIST_SET in source.eval_per_task:
+        plan.append((LIST_SET, *SETS[LIST_SET], source.eval_per_task[LIST_SET]))
     for name, makers, palette, per_task in track(plan, description="drawing the world"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         rows = []
@@ -84,9 +87,11 @@ def save_cases(cases: list[Case], benchmark: str, task: str, number: int, folder
         target: Target
         if case.letter is not None:
             target = ChoiceTarget(case.letter, len(case.options))
+        elif case.every is not None:
+            target = BoxesTarget(tuple(BoxTarget(image, case.box_unit(image, look)) for image, look in case.every))
         else:
-            assert case.image is not None
-            target = BoxTarget(case.image, case.scenes[case.image - 1].box_unit(case.thing))
+            assert case.image is not None and case.look is not None
+            target = BoxTarget(case.image, case.box_unit(case.image, case.look))
         uid = f"{cluster}:{index}"
         samples.append(Sample(uid, benchmark, task, tuple(images), case.question, target, cluster, case.facts))
     return samples

@@ -9,7 +9,7 @@ its scores stand beside theirs; how it answered it has for itself, and no claim 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from migrl.errors import UserError
 from migrl.files import explain_fault, hash_json, read_jsonl
 from migrl.grounding.boxes import PIXEL_FACTOR, Frame
-from migrl.grounding.prompts import PromptStyle, hash_prompts
+from migrl.grounding.prompts import PromptStyle, TargetKind, hash_prompts
 from migrl.recipe import Recipe
 from migrl.running.progress_log import ProgressLog
 from migrl.scoring.rows import name_arm
@@ -111,6 +111,7 @@ def describe_evaluation(
     device: str,
     decoding: Mapping[str, Any],
     pixel_factor: int = PIXEL_FACTOR,
+    kinds: Collection[TargetKind] = (),
 ) -> Evaluation:
     """One entry of evaluations.json.
 
@@ -121,6 +122,7 @@ def describe_evaluation(
         device: name of the device that answered, `cpu` or what the GPU calls itself.
         decoding: all that decides a completion beside weights, prompt and limit.
         pixel_factor: side in px of what becomes one token of a picture; written where it is not PIXEL_FACTOR.
+        kinds: of the samples; the texts that ask for a list count only where they are read.
     """
     model, engine = recipe.model, recipe.evaluate.engine
     return {
@@ -133,7 +135,7 @@ def describe_evaluation(
         "attention": model.attention if engine == "transformers" else engine,
         "dtype": model.dtype,
         "device": device,
-        **_describe_asking(recipe, decoding, pixel_factor),
+        **_describe_asking(recipe, decoding, pixel_factor, kinds),
     }
 
 
@@ -145,6 +147,7 @@ def describe_served(
     decoding: Mapping[str, Any],
     server: Mapping[str, Any],
     pixel_factor: int = PIXEL_FACTOR,
+    kinds: Collection[TargetKind] = (),
 ) -> Evaluation:
     """The entry of an arm that someone serves.
 
@@ -153,6 +156,7 @@ def describe_served(
         decoding: as above, None where the server decides.
         server: what is known of it, as `_Server` says.
         pixel_factor: as above.
+        kinds: as above.
     """
     return {
         "arm": arm,
@@ -161,12 +165,14 @@ def describe_served(
         "engine": SERVER,
         **dict.fromkeys(("engine_version", "attention", "dtype"), UNTOLD),
         "device": device,
-        **_describe_asking(recipe, decoding, pixel_factor),
+        **_describe_asking(recipe, decoding, pixel_factor, kinds),
         "server": dict(server),
     }
 
 
-def _describe_asking(recipe: Recipe, decoding: Mapping[str, Any], pixel_factor: int) -> dict[str, Any]:
+def _describe_asking(
+    recipe: Recipe, decoding: Mapping[str, Any], pixel_factor: int, kinds: Collection[TargetKind]
+) -> dict[str, Any]:
     model, settings = recipe.model, recipe.evaluate
     return {
         "frame": model.frame,
@@ -176,7 +182,7 @@ def _describe_asking(recipe: Recipe, decoding: Mapping[str, Any], pixel_factor: 
         **({} if pixel_factor == PIXEL_FACTOR else {"pixel_factor": pixel_factor}),
         "max_new_tokens": settings.max_new_tokens,
         "decoding": {**decoding, "source": "recipe" if settings.decoding == "greedy" else "checkpoint"},
-        "prompts": hash_prompts() if settings.form is None else hash_json(settings.form.model_dump())[:16],
+        "prompts": hash_prompts(kinds) if settings.form is None else hash_json(settings.form.model_dump())[:16],
     }
 
 

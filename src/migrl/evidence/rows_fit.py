@@ -23,7 +23,8 @@ def check_rows_fit(evaluations: Sequence[Evaluation], rows: Sequence[EvaluationR
     for pair in sorted(described.keys() ^ answered.keys(), key=str):
         where = "samples but not in evaluations.json" if pair in answered else "evaluations.json but has no samples"
         raise UserError(f"{name_arm(*pair)}: is in the {where}; {REMEDY}")
-    known_prompts = {pair: entry["prompts"] == hash_prompts() for pair, entry in described.items()}
+    texts = hash_prompts(row.sample.kind for row in rows)
+    known_prompts = {pair: entry["prompts"] == texts for pair, entry in described.items()}
     for row in rows:
         pair = (row.arm, row.seed)
         entry = described[pair]

@@ -19,9 +19,10 @@ _OPEN, _CLOSE = "<answer>", "</answer>"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a completion says. `box` is in the frame the model writes in; `image` is 1-based.
+    """What a completion says. Boxes are in the frame the model writes in; `image` is 1-based.
 
     Where an answer names two letters, or two boxes, and singles out none, its status is "several" and it holds neither.
+    A question that any number of boxes may answer has all of them in `located`, each with its image; () says none.
     """
 
     status: Status
@@ -29,11 +30,12 @@ class Answer:
     image: int | None = None
     box: Box | None = None
     letter: str | None = None
+    located: tuple[tuple[int, Box], ...] | None = None
 
     @property
     def readable(self) -> bool:
-        """Whether there is something to score: a letter or a box, read under a status that counts."""
-        return self.status in READABLE and (self.letter is not None or self.box is not None)
+        """Whether there is something to score: a letter, a box or a list, read under a status that counts."""
+        return self.status in READABLE and (self.letter, self.box, self.located) != (None, None, None)
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,12 @@ _JOINT = re.compile(r",? ?(?:and|or|/|&) ?(?:(?:in|at) )?(?:the )?")
 _NEAR = 60  # characters: as far as a word before a box, or before an image, speaks of it
 
 
-_Reading = tuple[int | None, tuple[float, ...]]
+Reading = tuple[int | None, tuple[float, ...]]
 """The image that a box is said to lie in, and its numbers."""
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """Four numbers that stand at `start:end` of an answer, in order or not."""
 
     start: int
@@ -101,12 +101,12 @@ def _read(passage: Passage, limits: Sequence[tuple[float, float]], default: int 
     if len(readings) > 1:
         return Answer("several", image=images.pop() if len(images) == 1 else None)
     image, numbers = readings.pop()
-    answer = _check(image, numbers, limits)
+    answer = check_reading(image, numbers, limits)
     is_exact = exact is not None and answer.status == "ok"
     return replace(answer, status=passage.grade(is_exact=is_exact)) if answer.readable else answer
 
 
-def _check(image: int | None, numbers: tuple[float, ...], limits: Sequence[tuple[float, float]]) -> Answer:
+def check_reading(image: int | None, numbers: tuple[float, ...], limits: Sequence[tuple[float, float]]) -> Answer:
     """The answer if it fits the images; "repaired", and clipped, where the box is beyond the edge by rounding only."""
     if image is None or not 1 <= image <= len(limits):
         return Answer("out_of_range" if image is not None else "malformed", image=image)
@@ -126,12 +126,20 @@ def _check(image: int | None, numbers: tuple[float, ...], limits: Sequence[tuple
     return Answer("repaired", image=image, box=clipped)
 
 
-def _read_exact_json(text: str) -> _Reading | None:
+def _read_exact_json(text: str) -> Reading | None:
     """What the exact form says; None for any other, also where a key comes twice."""
     try:
-        data = json.loads(text, object_pairs_hook=_take_each_key_once)
+        data = json.loads(text, object_pairs_hook=take_each_key_once)
+    except (ValueError, RecursionError):
+        return None
+    return read_exact_object(data)
+
+
+def read_exact_object(data: Any) -> Reading | None:
+    """What a decoded object of the exact form says; None for anything else."""
+    try:
         image, numbers = data["image"], data["bbox_2d"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, IndexError):
         return None
     if type(image) is not int or not isinstance(numbers, list) or len(numbers) != 4:
         return None
@@ -140,15 +148,28 @@ def _read_exact_json(text: str) -> _Reading | None:
     return image, tuple(numbers)
 
 
-def _take_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def take_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
         raise ValueError("a key comes twice")
     return data
 
 
-def _read_text(text: str, images: int, default: int | None) -> set[_Reading]:
+def _read_text(text: str, images: int, default: int | None) -> set[Reading]:
     """What a text in lower case with single spaces gives as its answer: one reading, or more if it is not clear."""
+    boxes, mentions, blank = find_boxes(text, images)
+    return {
+        (image, box.numbers)
+        for box in _single_out(boxes, blank)
+        for image in (find_images(box, text, mentions) or (default,))
+    }
+
+
+def find_boxes(text: str, images: int) -> tuple[list[Found], list[Mention], str]:
+    """The boxes of a text in lower case with single spaces, the images it mentions, and the text without these.
+
+    What is denied or only compared with is left out, unless there is nothing else.
+    """
     mentions = _join(find_mentions(text, count=images), text)
     blank = _blank(text, mentions)
     boxes = _find_in_brackets(text) + _find_named_corners(text) or _find_bare(blank)
@@ -156,11 +177,7 @@ def _read_text(text: str, images: int, default: int | None) -> set[_Reading]:
     for aside in (_DENIED, _COMPARED):
         boxes = [box for box in boxes if not _is_told_by(aside, blank, box.start)] or boxes
         mentions = [one for one in mentions if not _is_told_by(aside, blank, one.start)] or mentions
-    return {
-        (image, box.numbers)
-        for box in _single_out(boxes, blank)
-        for image in (_find_images(box, text, mentions) or (default,))
-    }
+    return boxes, mentions, blank
 
 
 def _is_told_by(aside: re.Pattern[str], blank: str, start: int) -> bool:
@@ -187,17 +204,17 @@ def _blank(text: str, mentions: list[Mention]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _find_in_brackets(text: str) -> list[_Found]:
+def _find_in_brackets(text: str) -> list[Found]:
     boxes = []
     for found in _IN_BRACKETS.finditer(text):
         numbers = [float(number) for number in _BARE_NUMBER.findall(found[0])]
         # Three corners are no box; four are two boxes, if they are any.
         quarters = [numbers[at : at + 4] for at in range(0, len(numbers), 4)] if len(numbers) % 4 == 0 else []
-        boxes += [_Found(found.start(), found.end(), tuple(quarter)) for quarter in quarters]
+        boxes += [Found(found.start(), found.end(), tuple(quarter)) for quarter in quarters]
     return boxes
 
 
-def _find_named_corners(text: str) -> list[_Found]:
+def _find_named_corners(text: str) -> list[Found]:
     boxes = []
     sides: dict[int, float] = {}
     start = 0
@@ -207,25 +224,25 @@ def _find_named_corners(text: str) -> list[_Found]:
             sides, start = {}, found.start()
         sides[side] = float(found[5])
         if len(sides) == 4:
-            boxes.append(_Found(start, found.end(), tuple(sides[side] for side in range(4))))
+            boxes.append(Found(start, found.end(), tuple(sides[side] for side in range(4))))
             sides = {}
     return boxes
 
 
-def _find_bare(text: str) -> list[_Found]:
+def _find_bare(text: str) -> list[Found]:
     """Four numbers in a row without brackets, neither three nor five."""
     boxes = []
     for found in _BARE_RUN.finditer(text):
         numbers = [number.strip() for number in found[0].split(",")]
         if len(numbers) == 4 and all(_BARE_NUMBER.fullmatch(number) for number in numbers):
-            boxes.append(_Found(found.start(), found.end(), tuple(map(float, numbers))))
+            boxes.append(Found(found.start(), found.end(), tuple(map(float, numbers))))
     return boxes
 
 
-def _single_out(boxes: list[_Found], blank: str) -> list[_Found]:
+def _single_out(boxes: list[Found], blank: str) -> list[Found]:
     """The boxes that are said to be the answer; all of them if none is. Boxes named in one breath stay together."""
-    groups: list[list[_Found]] = []
-    cued: list[list[_Found]] = []
+    groups: list[list[Found]] = []
+    cued: list[list[Found]] = []
     for box in boxes:
         end = groups[-1][-1].end if groups else 0
         if groups and _AND.fullmatch(blank, end, box.start):
@@ -238,7 +255,7 @@ def _single_out(boxes: list[_Found], blank: str) -> list[_Found]:
     return [box for group in cued or groups for box in group]
 
 
-def _find_images(box: _Found, text: str, mentions: list[Mention]) -> tuple[int, ...]:
+def find_images(box: Found, text: str, mentions: list[Mention]) -> tuple[int, ...]:
     """The images that a box is said to lie in: one, none, or several where the text leaves it open."""
     start, end = text.rfind("{", 0, box.start), text.find("}", box.end)
     if start > text.rfind("}", 0, box.start) and end >= 0:

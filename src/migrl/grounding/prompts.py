@@ -1,26 +1,34 @@
 """Every word a model is asked with. The hash of these texts is part of each result.
 
 **Assumed** (the paper's prompt and output format are unknown): think tags, then an answer block
-with JSON that names the image and the box (UniVG-R1's tags, MG-Thinker's JSON with an image id).
+with JSON that names the image and the box (UniVG-R1's tags, MG-Thinker's JSON with an image id). Where any number of
+boxes may be right, the same JSON stands in a list.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from migrl.grounding.boxes import Frame, Size, convert_box
 
 PromptStyle = Literal["think", "direct"]
-TargetKind = Literal["box", "choice"]
+TargetKind = Literal["box", "boxes", "choice"]
 
 _BOX_FORM = 'inside <answer></answer> as {"image": number, "bbox_2d": [x1, y1, x2, y2]}.'
+_BOXES_FORM = (
+    'inside <answer></answer> as [{"image": number, "bbox_2d": [x1, y1, x2, y2]}, ...], '
+    "one entry for each box; [] if there is none."
+)
 _CHOICE_FORM = "inside <answer></answer> with one letter, like (A)."
 SUFFIXES: dict[tuple[PromptStyle, TargetKind], str] = {
     ("think", "box"): f"Think inside <think></think>, then answer {_BOX_FORM}",
     ("think", "choice"): f"Think inside <think></think>, then answer {_CHOICE_FORM}",
     ("direct", "box"): f"Answer {_BOX_FORM}",
     ("direct", "choice"): f"Answer {_CHOICE_FORM}",
+    ("think", "boxes"): f"Think inside <think></think>, then answer {_BOXES_FORM}",
+    ("direct", "boxes"): f"Answer {_BOXES_FORM}",
 }
 
 
@@ -75,8 +83,12 @@ def hash_messages(messages: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def hash_prompts() -> str:
-    """Hash of this module's texts, part of every stage key that uses them."""
-    texts = {"/".join(key): text for key, text in SUFFIXES.items()}
+def hash_prompts(kinds: Iterable[TargetKind] = ()) -> str:
+    """Hash of this module's texts, part of every stage key that uses them.
+
+    The texts that ask for a list count only where "boxes" is among `kinds`: nobody else reads them.
+    """
+    lists = "boxes" in set(kinds)
+    texts = {"/".join(key): text for key, text in SUFFIXES.items() if lists or key[1] != "boxes"}
     example = build_messages("QUESTION", 2, "think", "box")
     return hashlib.sha256(json.dumps([texts, example], sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from migrl.errors import UserError
 from migrl.files import is_unicode, read_jsonl
 from migrl.grounding.boxes import Box, BoxError, Size, check_numbers
+from migrl.grounding.prompts import TargetKind
 
 _LARGEST_SIDE = 2**31 - 1  # no picture format has longer sides; a number of JSON may have 4,000 digits
 TEXTS = ("uid", "benchmark", "task", "question", "cluster")
@@ -46,6 +47,22 @@ class BoxTarget:
 
 
 @dataclass(frozen=True)
+class BoxesTarget:
+    """Every true box of a question that any number of boxes may answer, in one image, in several, or none.
+
+    `groups` are the benchmark's own numbers for what belongs together, one a box, where it has such.
+    """
+
+    boxes: tuple[BoxTarget, ...]
+    groups: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, without groups where there are none."""
+        boxes = [box.to_json() for box in self.boxes]
+        return {"boxes": boxes, **({"groups": list(self.groups)} if self.groups else {})}
+
+
+@dataclass(frozen=True)
 class ChoiceTarget:
     """The true letter among `options` lettered options."""
 
@@ -56,7 +73,18 @@ class ChoiceTarget:
         return asdict(self)
 
 
-Target = BoxTarget | ChoiceTarget
+Target = BoxTarget | BoxesTarget | ChoiceTarget
+_KINDS: dict[type[Target], TargetKind] = {BoxTarget: "box", BoxesTarget: "boxes", ChoiceTarget: "choice"}
+
+
+def list_boxes(target: Target) -> tuple[BoxTarget, ...]:
+    """The true boxes of a target of either kind; none for a choice."""
+    match target:
+        case BoxTarget():
+            return (target,)
+        case BoxesTarget(boxes=boxes):
+            return boxes
+    return ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +108,8 @@ class Sample:
     sizes: tuple[Size, ...] = ()
 
     @property
-    def kind(self) -> Literal["box", "choice"]:
-        return "box" if isinstance(self.target, BoxTarget) else "choice"
+    def kind(self) -> TargetKind:
+        return _KINDS[type(self.target)]
 
     def to_json(self) -> dict[str, Any]:
         data = {**asdict(self), "target": self.target.to_json()}
@@ -161,13 +189,26 @@ def _parse_target(data: Any, image_count: int, fail: Any) -> Target:
             if found != defect:
                 raise fail("target", f"box_unit {list(box_unit)} {_DEFECT_TEXTS[found]}")
             return BoxTarget(image, box_unit, trusted, defect)
+        case {"boxes": [*boxes], **extra}:
+            if unknown := [key for key in extra if key != "groups"]:
+                raise fail("target", f"{unknown[0]!r} is not a key of a list of boxes")
+            targets = [_parse_target(box, image_count, fail) for box in boxes]
+            trusted_boxes = tuple(one for one in targets if isinstance(one, BoxTarget) and one.image_trusted)
+            if len(trusted_boxes) < len(targets):
+                raise fail("target", "boxes are a list of {image, box_unit}, each in an image that is trusted")
+            groups = extra.get("groups", [])
+            if not isinstance(groups, list | tuple) or any(type(group) is not int or group < 0 for group in groups):
+                raise fail("target", "groups are whole numbers from 0")
+            if groups and len(groups) != len(targets):
+                raise fail("target", f"{len(groups)} groups for {len(targets)} boxes")
+            return BoxesTarget(trusted_boxes, tuple(groups))
         case {"letter": str(letter), "options": int(options)} if not isinstance(options, bool):
             if not 1 <= options <= MAX_OPTIONS:
                 raise fail("target", f"options are 1 to {MAX_OPTIONS}")
             if len(letter) != 1 or not 0 <= ord(letter) - ord("A") < options:
                 raise fail("target", f"letter {letter!r} is not one of {options} options")
             return ChoiceTarget(letter, options)
-    raise fail("target", "must be {image, box_unit} or {letter, options}")
+    raise fail("target", "must be {image, box_unit}, {boxes} or {letter, options}")
 
 
 def find_defect(numbers: list[Any], fail: Any) -> tuple[Defect, Box]:

@@ -11,7 +11,7 @@ from migrl.errors import UserError
 from migrl.grounding.boxes import Box, Frame, Size, convert_box
 from migrl.grounding.images import find_sizes, read_image
 from migrl.grounding.prompts import PromptStyle, build_messages, hash_messages, quote_boxes
-from migrl.grounding.samples import BoxTarget, Sample
+from migrl.grounding.samples import BoxesTarget, BoxTarget, Sample
 from migrl.models.family import find_processor_family
 from migrl.models.loading import compute_resized_size
 
@@ -40,9 +40,18 @@ class ModelInput:
     @property
     def true_box(self) -> Box:
         """The true box of a grounding sample, in the model's frame."""
-        index = self.box_target.image - 1
+        return self._convert(self.box_target)
+
+    @property
+    def true_boxes(self) -> list[tuple[int, Box]]:
+        """The true boxes of a sample that any number of them may answer, each with its image, in the model's frame."""
+        assert isinstance(self.sample.target, BoxesTarget)
+        return [(box.image, self._convert(box)) for box in self.sample.target.boxes]
+
+    def _convert(self, target: BoxTarget) -> Box:
+        index = target.image - 1
         sizes = {"original_size": self.sizes[index], "resized_size": self.resized_sizes[index]}
-        return convert_box(self.box_target.box_unit, "unit", self.frame, **sizes)
+        return convert_box(target.box_unit, "unit", self.frame, **sizes)
 
     def load_images(self) -> list[Image.Image]:
         return [read_image(path, size) for path, size in zip(self.paths, self.sizes, strict=True)]

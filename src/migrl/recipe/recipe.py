@@ -9,7 +9,7 @@ from migrl.recipe.arms import ARMS, CHANGEABLE, Arm, ArmStage, decides, find_arm
 from migrl.recipe.engines import VllmSettings
 from migrl.recipe.keys import explain_faults, explain_unknown, list_keys, set_key
 from migrl.recipe.section import Section, Seed, check_divides, dump_whole
-from migrl.recipe.sources import FolderSource, HubSource, RehearsalSource, WorldSource
+from migrl.recipe.sources import HubSource, RehearsalSource, Source
 from migrl.recipe.stages import (
     EvaluateSettings,
     GrpoSettings,
@@ -37,7 +37,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     claims: Literal["tiny", "paper", "paper_3b", "none"]
     model: ModelSettings
-    source: Annotated[WorldSource | HubSource | FolderSource | RehearsalSource, Field(discriminator="kind")]
+    source: Annotated[Source, Field(discriminator="kind")]
     synthesize: SynthesizeSettings
     sft: SftSettings
     sampling: SamplingSettings

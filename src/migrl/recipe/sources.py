@@ -20,7 +20,9 @@ SINGLE_IMAGE = "Single_Image"
 """The task of UniVG-R1's questions over one picture of COCO."""
 TRAINING_SPLITS = ("cot", "rl")
 """The splits that are trained on, the cold start's and RL's; every other one is a benchmark."""
-WorldSet = Literal["mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu"]
+WorldSet = Literal["mini_mig", "mini_reason", "mini_frames", "mini_relate", "mini_blink", "mini_mmiu", "mini_any"]
+LIST_SET, LIST_BENCHMARK = "mini_any", "mc_bench"
+"""The rendered set, and the published one, whose questions any number of boxes may answer."""
 Side = Annotated[int, Field(strict=True, ge=28, le=65535)]  # px: a cell of the vision tower, the most of a JPEG
 
 
@@ -144,3 +146,20 @@ class FolderSource(Section):
 
     kind: Literal["folder"]
     path: Path
+
+
+Source = WorldSource | HubSource | FolderSource | RehearsalSource
+
+
+def may_ask_lists(source: Source) -> bool:
+    """Whether a sample may ask for a list of boxes, as far as a recipe alone can tell."""
+    match source:
+        case WorldSource():
+            return LIST_SET in source.eval_per_task
+        case RehearsalSource():
+            return False
+        case HubSource():
+            # A catalogue of one's own may call MC-Bench anything.
+            named = LIST_BENCHMARK in source.benchmarks or source.catalog is not None
+            return named or isinstance(source.training, PreparedTraining)
+    return True

@@ -17,7 +17,7 @@ from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_aft
 from migrl.report.rollouts import RolloutView
 from migrl.report.scores import list_score_lines, order_benchmarks, order_lines
 from migrl.report.text import PAPER, flatten, order_arms
-from migrl.report.words import tell_arms, tell_many, tell_seeds, tell_tally, tell_width, tell_world
+from migrl.report.words import LIST_MEANING, tell_arms, tell_many, tell_seeds, tell_tally, tell_width, tell_world
 from migrl.scoring.rows import EvaluationRow
 
 
@@ -104,6 +104,7 @@ def write_report(
             "world": tell_world(facts),
             "own_arms": tell_arms(facts, lines),
             "no_width": tell_width(lines),
+            "list_meaning": LIST_MEANING,
             "code_facts": list_code_facts(facts),
             "levels": levels,
             "evaluations": evaluations,

@@ -167,5 +167,5 @@ def _mark_entries(entries: Iterable[Entry]) -> list[Entry]:
 
 def _estimate_chars(entry: Entry) -> int:
     texts = sum(len(part.text) for reply in entry.replies for part in reply.parts)
-    shots = len(entry.shots) + sum(reply.shot is not None for reply in entry.replies)
+    shots = len(entry.shots) + sum(len(reply.shots) for reply in entry.replies)
     return SAMPLE_CHARS + len(entry.sample.question) + texts + SHOT_CHARS * shots + REPLY_CHARS * len(entry.replies)

@@ -19,6 +19,7 @@ from migrl.report.text import (
     show_rate,
 )
 from migrl.report.words import (
+    LIST_MEANING,
     tell_arms,
     tell_attested,
     tell_dissent,
@@ -73,6 +74,11 @@ def write_markdown(
         ]
         for note in (tell_arms(facts, lines), tell_width(lines)):
             text += [escape_cell(note), ""] if note else []
+    listed = [line for line in order_lines(claims, lines) if line.detections]
+    if listed:
+        text += ["## Any number of boxes", ""]
+        text += _tabulate("benchmark | arm | AP50: | pair accuracy (%): | n:", map(_tell_detections, listed))
+        text += [LIST_MEANING, ""]
     if levels:
         text += ["## Levels that others state", ""]
         text += _tabulate(
@@ -134,6 +140,18 @@ def _tell_score(line: ScoreLine) -> list[Any]:
         line.n,
         show_rate(score.get("truncation_rate")),
         ledger.replace("_", " ") or "–",
+    ]
+
+
+def _tell_detections(line: ScoreLine) -> list[Any]:
+    found = line.detections
+    ap50 = {"low": found.get("ap50_low"), "high": found.get("ap50_high")}
+    return [
+        line.benchmark,
+        name_arm(line.arm),
+        f"{show_percent(found.get('ap50'))} {show_interval(ap50, show_percent)}".strip(),
+        f"{show_percent(found.get('pair_accuracy'))} {show_interval(found, show_percent)}".strip(),
+        line.n,
     ]
 
 

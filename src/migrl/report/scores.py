@@ -17,6 +17,12 @@ class ScoreLine:
     n: int
 
     @property
+    def detections(self) -> Mapping[str, Any]:
+        """AP50 and pair accuracy where any number of boxes may be right; empty elsewhere."""
+        found = self.score.get("detections")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
     def official(self) -> Mapping[str, Any]:
         """The score by the official script's rule; empty where there is none."""
         official = self.score.get("compat")

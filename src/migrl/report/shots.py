@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from migrl.grounding.boxes import Box, convert_box
-from migrl.grounding.samples import BoxTarget, Sample
+from migrl.grounding.samples import Sample, list_boxes
 from migrl.report.embed import Picture
 from migrl.scoring.rows import EvaluationRow, ScoredRow
 
@@ -19,13 +19,19 @@ ANSWER_CHARS = (300, 100)
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as one sample shows it: its 1-based number and the boxes over it, in original px."""
+    """A picture as one sample shows it: its 1-based number and the boxes over it, in original px.
+
+    `is_target` says that a true box lies in it.
+    """
 
     picture: Picture
     number: int
-    is_target: bool
-    true_box_px: Box | None
-    predicted_box_px: Box | None = None
+    true_boxes_px: tuple[Box, ...] = ()
+    predicted_boxes_px: tuple[Box, ...] = ()
+
+    @property
+    def is_target(self) -> bool:
+        return bool(self.true_boxes_px)
 
 
 @dataclass(frozen=True)
@@ -38,25 +44,34 @@ class Part:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one model answered; `name` is what a reader calls it, `shot` the image it names, with both boxes."""
+    """What one model answered; `name` is what a reader calls it, `shots` the images it names, with all boxes."""
 
     name: str
     row: ScoredRow
     parts: tuple[Part, ...]
-    shot: Shot | None
+    shots: tuple[Shot, ...]
 
 
 def place_true_boxes(sample: Sample, pictures: Mapping[str, Picture]) -> tuple[Shot, ...]:
-    """The images of a sample in order, with the true box over the target; `pictures` are its embedded ones by path."""
+    """The images of a sample in order, the true boxes over them; `pictures` are its embedded ones by path."""
     return tuple(_frame(sample, pictures[path], number) for number, path in enumerate(sample.images, start=1))
 
 
 def read_reply(row: EvaluationRow, shots: Sequence[Shot], name: str) -> Reply:
     """One model's evaluation row as a page shows it; `shots` are the sample's, from `place_true_boxes`."""
-    boxes, number, shot = row.score.boxes, row.score.image, None
-    if boxes and number is not None and 1 <= number <= len(shots):
-        shot = replace(shots[number - 1], predicted_box_px=boxes["original_px"])
-    return Reply(name, row, split_completion(row.completion), shot)
+    named = [(one.image, one.boxes["original_px"]) for one in row.score.found or ()]
+    if row.score.boxes and row.score.image is not None:
+        named = [(row.score.image, row.score.boxes["original_px"])]
+    return Reply(name, row, split_completion(row.completion), place_predicted_boxes(shots, named))
+
+
+def place_predicted_boxes(shots: Sequence[Shot], named: Sequence[tuple[int, Box]]) -> tuple[Shot, ...]:
+    """Those of a sample's shots that boxes lie in, with these; `named` are 1-based images, boxes in original px."""
+    return tuple(
+        replace(shot, predicted_boxes_px=boxes)
+        for shot in shots
+        if (boxes := tuple(box_px for image, box_px in named if image == shot.number))
+    )
 
 
 def split_completion(completion: str) -> tuple[Part, ...]:
@@ -67,12 +82,13 @@ def split_completion(completion: str) -> tuple[Part, ...]:
 
 
 def _frame(sample: Sample, picture: Picture, number: int) -> Shot:
-    target = sample.target
-    if not isinstance(target, BoxTarget) or target.image != number:
-        return Shot(picture, number, is_target=False, true_box_px=None)
     size = (picture.width, picture.height)
-    box_px = convert_box(target.box_unit, "unit", "original_px", original_size=size, resized_size=size)
-    return Shot(picture, number, is_target=True, true_box_px=box_px)
+    boxes_px = [
+        convert_box(box.box_unit, "unit", "original_px", original_size=size, resized_size=size)
+        for box in list_boxes(sample.target)
+        if box.image == number
+    ]
+    return Shot(picture, number, tuple(boxes_px))
 
 
 def _shorten(kind: Literal["thought", "answer"], text: str, head: int, tail: int) -> list[Part]:

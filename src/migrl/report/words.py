@@ -7,9 +7,11 @@ from typing import Any
 from migrl.recipe.arms import describe_changes
 from migrl.report.scores import ScoreLine
 from migrl.report.text import BADGES, is_number, show_claimed, show_p, show_points
+from migrl.scoring.detections import MEANING
 
 Claim = Mapping[str, Any]
 
+LIST_MEANING = f"Accuracy counts an answer that finds every box at IoU 0.5 and no other. {MEANING}"
 _RENDERED = "Rendered shapes and a tiny model: this shows the direction only; the paper's own numbers were not run."
 _ONE_SEED = "One training run: intervals cover the choice of samples, not of the training seed."
 _NO_WIDTH = (

@@ -10,9 +10,10 @@ from fractions import Fraction
 from typing import Any
 
 from migrl.benchmarks.readings import BoxParser, BoxQuestion, ExactBox
-from migrl.grounding.answers import READABLE, Status, parse_box_answer, parse_choice_answer
+from migrl.grounding.answers import READABLE, Answer, Status, parse_box_answer, parse_boxes_answer, parse_choice_answer
 from migrl.grounding.boxes import FRAMES, Box, Frame, Size, compute_iou, convert_box, frame_size
-from migrl.grounding.samples import BoxTarget, ChoiceTarget, Target
+from migrl.grounding.samples import BoxesTarget, BoxTarget, ChoiceTarget, Target
+from migrl.scoring.matching import match_boxes, measure_match
 
 BOX_DECIMALS = 6
 IOU_DECIMALS = 9
@@ -20,6 +21,14 @@ IOU_THRESHOLD = 0.5
 IOU_TOLERANCE = 1e-9  # an IoU of exactly 0.5 is a hit, whatever rounding error converting the frame left
 THRESHOLDS = {"acc_30": 0.3, "acc_50": 0.5, "acc_70": 0.7}
 _EXACT = {threshold: Fraction(str(threshold)) for threshold in THRESHOLDS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBox:
+    """One box of an answer with any number of them: its image, 1-based, and the box in all four frames."""
+
+    image: int
+    boxes: Mapping[Frame, Box]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,9 @@ class Score:
         boxes: the box that was read, by frame: by our rule in all four, else in the one it was read in. None if there
             is none.
         iou: with the true box; 0 if unreadable or on the wrong image, None for choices. Exact by other rules than ours.
+            Of a list, the mean over all boxes (`matching.measure_match`).
+        found: the list that was read, where any number of boxes may be right.
+        weakest: the lowest IoU of that list's matched boxes, 0 where one is surplus or missing.
     """
 
     status: Status
@@ -39,14 +51,32 @@ class Score:
     letter: str | None
     iou: float | Fraction | None
     hit: bool
+    found: tuple[FoundBox, ...] | None = None
+    weakest: float | None = None
 
     @property
     def readable(self) -> bool:
         """Whether there is an answer: of several boxes or letters, of which none is singled out, there is none."""
-        return self.status in READABLE and (self.boxes is not None or self.letter is not None)
+        return self.status in READABLE and (self.boxes, self.letter, self.found) != (None, None, None)
+
+    @property
+    def images(self) -> set[int]:
+        """The images that a readable answer puts a box into."""
+        named = [self.image] if self.found is None else [box.image for box in self.found]
+        return {image for image in named if image is not None and self.readable}
+
+    def reaches(self, threshold: float) -> bool:
+        """Whether the box, or each of a list without surplus or missing ones, reaches one of the THRESHOLDS."""
+        iou = self.iou if self.weakest is None else self.weakest
+        return iou is not None and is_hit(iou, threshold)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON, without what only lists have."""
+        data = asdict(self)
+        for key in ("found", "weakest"):
+            if data[key] is None:
+                del data[key]
+        return data
 
 
 def is_hit(iou: float | Fraction, threshold: float = IOU_THRESHOLD) -> bool:
@@ -81,17 +111,42 @@ def score_completion(
         return Score(answer.status, None, None, answer.letter, None, answer.readable and answer.letter == target.letter)
     pairs = list(zip(sizes, resized_sizes, strict=True))
     limits = [frame_size(frame, original_size=original, resized_size=resized) for original, resized in pairs]
+    if isinstance(target, BoxesTarget):
+        told = parse_boxes_answer(completion, frame_limits=limits, truncated=truncated, tagged=tagged)
+        return _score_list(told, target, frame, pairs)
     answer = parse_box_answer(completion, frame_limits=limits, truncated=truncated, tagged=tagged)
     image = answer.image if answer.image is not None and 1 <= answer.image <= len(pairs) else None
     if not answer.readable or answer.box is None or image is None:
         return Score(answer.status, image, None, None, 0.0, False)
-    original_size, resized_size = pairs[image - 1]
-    boxes = {
-        to: convert_box(answer.box, frame, to, original_size=original_size, resized_size=resized_size) for to in FRAMES
-    }
+    boxes = _convert(answer.box, frame, pairs[image - 1])
     right = image == target.image or not target.image_trusted
     iou = round(compute_iou(boxes["unit"], target.box_unit), IOU_DECIMALS) if right else 0.0
-    return Score(answer.status, image, {to: _round(box) for to, box in boxes.items()}, None, iou, right and is_hit(iou))
+    return Score(answer.status, image, _round_all(boxes), None, iou, right and is_hit(iou))
+
+
+def _score_list(answer: Answer, target: BoxesTarget, frame: Frame, sizes: Sequence[tuple[Size, Size]]) -> Score:
+    """The score of a list: a hit finds every true box at the threshold, and nothing else."""
+    if not answer.readable or answer.located is None:
+        return Score(answer.status, None, None, None, 0.0, False)
+    found = [(image, _convert(box, frame, sizes[image - 1])) for image, box in answer.located]
+    ious = match_boxes([(image, boxes["unit"]) for image, boxes in found], target.boxes)
+    iou, weakest = measure_match(ious, len(found), len(target.boxes))
+    weakest = round(weakest, IOU_DECIMALS)
+    return Score(
+        answer.status,
+        None,
+        None,
+        None,
+        round(iou, IOU_DECIMALS),
+        is_hit(weakest),
+        found=tuple(FoundBox(image, _round_all(boxes)) for image, boxes in found),
+        weakest=weakest,
+    )
+
+
+def _convert(box: Box, frame: Frame, sizes: tuple[Size, Size]) -> dict[Frame, Box]:
+    """A box of `frame` in every frame; `sizes` are the original and the resized one of its image."""
+    return {to: convert_box(box, frame, to, original_size=sizes[0], resized_size=sizes[1]) for to in FRAMES}
 
 
 def score_unanswered(target: Target) -> Score:
@@ -136,6 +191,10 @@ def _make_exact(box: Box) -> ExactBox:
     """The decimals of a box as fractions; a box of three decimals is exact again."""
     x1, y1, x2, y2 = (Fraction(str(v)) for v in box)
     return (x1, y1, x2, y2)
+
+
+def _round_all(boxes: Mapping[Frame, Box]) -> dict[Frame, Box]:
+    return {frame: _round(box) for frame, box in boxes.items()}
 
 
 def _round(box: Box) -> Box:

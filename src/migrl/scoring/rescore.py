@@ -20,7 +20,7 @@ from migrl.files import hash_file, read_jsonl
 from migrl.grounding.answers import find_answer_block
 from migrl.grounding.boxes import PIXEL_FACTOR, Frame, Size
 from migrl.grounding.images import read_sizes
-from migrl.grounding.samples import BoxTarget, Sample
+from migrl.grounding.samples import BoxTarget, ChoiceTarget, Sample
 from migrl.outputs import DETAILS_MARK, check_output, write_output
 from migrl.scoring.completions import IOU_DECIMALS, Score, score_by_rule
 from migrl.scoring.rows import ScoredRow
@@ -80,7 +80,7 @@ def rescore_file(
         UserError: an unknown benchmark, and as the steps below.
     """
     if name not in BENCHMARKS:
-        raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}, mc_bench")
+        raise UserError(f"benchmark {name!r}: unknown; the benchmarks are {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
     if details is not None:
         check_output(details, "--details", DETAILS_MARK)
@@ -206,6 +206,7 @@ def _score(item: Item, text: str, parse: Any, sizes: _SizeReader) -> Score:
     if isinstance(target, BoxTarget):
         exact = item.exact_box_unit
         return score_by_rule(text, target, parse, frame=frame, sizes=sizes.read(item.sample), exact_box_unit=exact)
+    assert isinstance(target, ChoiceTarget)  # lists are scored as detections
     answer = parse(text, ChoiceQuestion(target.options, item.choices))
     hit = answer.readable and answer.letter == target.letter
     return Score(answer.status, None, None, answer.letter, None, hit)

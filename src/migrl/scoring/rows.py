@@ -14,8 +14,8 @@ from migrl.errors import UserError
 from migrl.files import explain_fault
 from migrl.grounding.answers import Status
 from migrl.grounding.boxes import FRAMES, Frame, Size
-from migrl.grounding.samples import ChoiceTarget, Sample, parse_sample
-from migrl.scoring.completions import Score, score_completion, score_unanswered
+from migrl.grounding.samples import BoxesTarget, ChoiceTarget, Sample, parse_sample
+from migrl.scoring.completions import FoundBox, Score, score_completion, score_unanswered
 
 _SAMPLE_KEYS = ("uid", "benchmark", "task", "images", "sizes", "question", "target", "cluster")
 _LARGEST = 2**31 - 1  # an integer of JSON may have 4,000 digits, which no float holds
@@ -86,6 +86,15 @@ class EvaluationRow(ScoredRow):
         }
 
 
+class _FoundShape(BaseModel):
+    """One box of a list."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    image: Annotated[int, Field(ge=1)]
+    boxes: Annotated[dict[Frame, _Box], Field(min_length=len(FRAMES))]
+
+
 class _RowShape(BaseModel):
     """What a row holds beside its sample."""
 
@@ -105,6 +114,8 @@ class _RowShape(BaseModel):
     letter: str | None
     iou: Annotated[float, Field(ge=0, le=1)] | None
     hit: bool
+    found: Annotated[tuple[_FoundShape, ...], Strict(False)] | None = None
+    weakest: Annotated[float, Field(ge=0, le=1)] | None = None
     unanswered: bool = False
 
 
@@ -180,11 +191,16 @@ def parse_row(data: Any, where: str) -> EvaluationRow:
             )
     if (shape.iou is None) != isinstance(sample.target, ChoiceTarget):
         raise UserError(f"{where}: key 'iou': a box has one, a choice has none; run the evaluate stage again")
+    if shape.found is not None and not isinstance(sample.target, BoxesTarget):
+        raise UserError(f"{where}: key 'found': one answer was asked for, no list; run the evaluate stage again")
+    if (shape.found is None) != (shape.weakest is None):
+        raise UserError(f"{where}: key 'weakest': stands beside 'found'; run the evaluate stage again")
+    found = None if shape.found is None else tuple(FoundBox(one.image, one.boxes) for one in shape.found)
     if shape.unanswered and (shape.completion or shape.tokens or shape.truncated):
         raise UserError(f"{where}: key 'unanswered': there is a completion; run the evaluate stage again")
     return EvaluationRow(
         sample=sample,
-        score=Score(shape.status, shape.image, shape.boxes, shape.letter, shape.iou, shape.hit),
+        score=Score(shape.status, shape.image, shape.boxes, shape.letter, shape.iou, shape.hit, found, shape.weakest),
         truncated=shape.truncated,
         tokens=shape.tokens,
         arm=shape.arm,

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from migrl.grounding.samples import BoxTarget
+from migrl.grounding.samples import BoxesTarget, BoxTarget
 from migrl.scoring.comparable import ComparableRows
+from migrl.scoring.detections import score_detections
 from migrl.scoring.official import find_rule, has_rule
 from migrl.scoring.tables import count_readings, measure_hits, summarize_rows
 
@@ -11,13 +12,16 @@ from migrl.scoring.tables import count_readings, measure_hits, summarize_rows
 def compute_scores(rows: ComparableRows) -> dict[str, Any]:
     """The content of `scores.json`: arm -> benchmark -> accuracies in percent, intervals, parse ledger.
 
-    Benchmarks of boxes also hold `compat`, the score by the official script's rule.
+    Benchmarks of boxes also hold `compat`, the score by the official script's rule, and those of lists `detections`,
+    MC-Bench's metrics.
     """
     scores: dict[str, Any] = {}
     for (arm, benchmark), own in sorted(rows.groups.items()):
         table = summarize_rows(own)
         if has_rule(benchmark) and all(isinstance(row.sample.target, BoxTarget) for row in own):
             table["compat"] = _score_officially(rows, arm, benchmark)
+        if all(isinstance(row.sample.target, BoxesTarget) for row in own):
+            table["detections"] = score_detections(own)
         scores.setdefault(arm, {})[benchmark] = table
     return scores
 

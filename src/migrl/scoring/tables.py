@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from migrl.grounding.answers import STATUSES
-from migrl.grounding.samples import BoxTarget
-from migrl.scoring.completions import THRESHOLDS, is_hit
+from migrl.grounding.samples import BoxesTarget, BoxTarget, list_boxes
+from migrl.scoring.completions import THRESHOLDS
 from migrl.scoring.rows import ScoredRow
 from migrl.statistics.bootstrap import find_single_cluster_tasks
 from migrl.statistics.intervals import bootstrap_macro, normal_macro, wilson_interval, wilson_over_clusters
@@ -80,7 +80,7 @@ def _measure_all(rows: Sequence[ScoredRow]) -> dict[str, dict[str, float | None]
         return {"accuracy": measure_hits(rows)}
     metrics = {
         # An answer on the wrong image has IoU 0, so at 0.5 this is `hit`.
-        name: _measure(rows, [is_hit(iou, threshold) for iou in ious], bootstrap_macro)
+        name: _measure(rows, [row.score.reaches(threshold) for row in rows], bootstrap_macro)
         for name, threshold in THRESHOLDS.items()
     }
     return metrics | {"mean_iou": _measure(rows, [float(iou) for iou in ious], normal_macro)}
@@ -125,8 +125,8 @@ def _summarize_task(rows: list[ScoredRow], reads_image: bool) -> dict[str, Any]:
         "high": high,
         "mean_iou": _round(math.fsum(ious) / len(ious)) if ious else None,
         "image_accuracy": _measure_images(rows) if reads_image else None,
-        "acc_30": _percent(is_hit(iou, 0.3) for iou in ious) if ious else None,
-        "acc_70": _percent(is_hit(iou, 0.7) for iou in ious) if ious else None,
+        "acc_30": _percent(row.score.reaches(0.3) for row in rows) if ious else None,
+        "acc_70": _percent(row.score.reaches(0.7) for row in rows) if ious else None,
     }
 
 
@@ -145,12 +145,15 @@ def _bound_task(rows: list[ScoredRow]) -> tuple[float, float]:
 
 
 def _measure_images(rows: Iterable[ScoredRow]) -> float | None:
-    """How often the right image is named, over boxes whose image the benchmark says reliably; None without any."""
+    """How often the right image is named, over boxes whose image the benchmark says reliably; None without any.
+
+    A list has to put its boxes into exactly the images that hold one.
+    """
     asked = [(row.score, row.sample.target) for row in rows]
     return _percent_known(
-        score.readable and score.image == target.image
+        score.readable and score.images == {box.image for box in list_boxes(target)}
         for score, target in asked
-        if isinstance(target, BoxTarget) and target.image_trusted
+        if isinstance(target, BoxesTarget) or (isinstance(target, BoxTarget) and target.image_trusted)
     )
 
 

@@ -23,7 +23,7 @@ from migrl.evidence.evaluations import (
     read_devices,
 )
 from migrl.files import write_json, write_jsonl
-from migrl.grounding.prompts import build_own_messages
+from migrl.grounding.prompts import TargetKind, build_own_messages
 from migrl.grounding.samples import Sample, read_samples
 from migrl.models.decoding import Completion, choose_evaluation
 from migrl.models.family import find_processor_family
@@ -62,7 +62,9 @@ def run(context: StageContext) -> dict[str, Any]:
     rows = {arm: read_rows(context, arm, samples) for arm in recipe.local_arms}
     rows |= {arm: answers.rows for arm, answers in served.items()}
     write_jsonl(context.folder / "samples.jsonl", [row.to_json() for arm in settings.arms for row in rows[arm]])
-    evaluations = describe_arms(context) | {arm: answers.evaluation for arm, answers in served.items()}
+    evaluations = describe_arms(context, {sample.kind for sample in samples}) | {
+        arm: answers.evaluation for arm, answers in served.items()
+    }
     check_evaluations([evaluations[arm] for arm in settings.arms])
     write_json(context.folder / EVALUATIONS, [evaluations[arm] for arm in settings.arms])
     return {
@@ -133,6 +135,7 @@ def ask_servers(context: StageContext) -> dict[str, ServedAnswers]:
         completions = engine.answer(task.items, task.decoding)
         rows = [make_row(item, arm, None, some[0]) for item, some in zip(task.items, completions, strict=True)]
         device, decoding = engine.device, engine.describe_decoding()
+        kinds = {item.sample.kind for item in task.items}
         made = describe_served(
             recipe,
             arm,
@@ -140,6 +143,7 @@ def ask_servers(context: StageContext) -> dict[str, ServedAnswers]:
             decoding=decoding,
             server=engine.describe(),
             pixel_factor=find_processor_family(task.processor).pixel_factor,
+            kinds=kinds,
         )
         found[arm] = ServedAnswers(rows, made, engine.add_up())
     return found
@@ -193,8 +197,11 @@ def generate(context: StageContext, rank: Rank) -> None:
         work_through(context, arm, own, batches, partial(make_worker, arm), f"evaluating {arm}")
 
 
-def describe_arms(context: StageContext) -> dict[str, Evaluation]:
-    """An entry of evaluations.json for each arm with weights: settings, the devices that were noted, the hash."""
+def describe_arms(context: StageContext, kinds: set[TargetKind]) -> dict[str, Evaluation]:
+    """An entry of evaluations.json for each arm with weights: settings, the devices that were noted, the hash.
+
+    `kinds` are the samples'.
+    """
     recipe, base = context.recipe, context.inputs["fetch"] / "model"
     logs = sorted((context.folder / PROGRESS).glob(DEVICES.format(rank="*")))
     processor = load_processor(base, min_pixels=recipe.model.min_pixels, max_pixels=recipe.evaluate.max_pixels)
@@ -209,6 +216,7 @@ def describe_arms(context: StageContext) -> dict[str, Evaluation]:
             device=read_devices(logs, arm),
             decoding=decoding,
             pixel_factor=find_processor_family(processor).pixel_factor,
+            kinds=kinds,
         )
         for arm in recipe.local_arms
     }

@@ -21,7 +21,7 @@ from migrl.data.prepared_folder import copy_prepared
 from migrl.data.world_source import build_world
 from migrl.errors import UserError
 from migrl.files import hash_file, write_jsonl
-from migrl.grounding.samples import BoxTarget, Sample, read_samples
+from migrl.grounding.samples import Sample, list_boxes, read_samples
 from migrl.models.chat_template import check_template
 from migrl.models.family import read_family
 from migrl.models.folder import (
@@ -124,7 +124,7 @@ def measure_sample(sample: Sample, where: str, pictures: PictureCheck) -> Sample
 def refuse_unsound(path: Path, samples: list[Sample]) -> None:
     """Evaluation keeps defective boxes in its denominators; nothing may be trained on them."""
     for sample in samples:
-        if isinstance(sample.target, BoxTarget) and (sample.target.defect or not sample.target.image_trusted):
+        if any(box.defect or not box.image_trusted for box in list_boxes(sample.target)):
             raise UserError(f"{path}: sample {sample.uid!r}: its box or image is not sound; remove it from training")
 
 

@@ -18,8 +18,8 @@ from trl.trainer.grpo_trainer import RewardFunc
 
 from migrl.errors import UserError
 from migrl.files import read_json, write_json
-from migrl.grounding.answers import format_box_answer, format_choice_answer
-from migrl.grounding.samples import BoxTarget, read_samples
+from migrl.grounding.answers import format_box_answer, format_boxes_answer, format_choice_answer
+from migrl.grounding.samples import BoxesTarget, BoxTarget, ChoiceTarget, read_samples
 from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import (
@@ -243,10 +243,13 @@ def check_perfect_reward(item: ModelInput, processor: ProcessorMixin, rewards: l
         UserError: a reward is below its maximum.
     """
     target = item.sample.target
-    if isinstance(target, BoxTarget):
-        answer = format_box_answer(target.image, item.true_box)
-    else:
-        answer = format_choice_answer(target.letter)
+    match target:
+        case BoxTarget():
+            answer = format_box_answer(target.image, item.true_box)
+        case BoxesTarget():
+            answer = format_boxes_answer(item.true_boxes)
+        case ChoiceTarget():
+            answer = format_choice_answer(target.letter)
     ids = processor.tokenizer(f"<think>Image 1.</think>{answer}").input_ids
     text = processor.tokenizer.decode(ids, skip_special_tokens=True)
     for reward in rewards:

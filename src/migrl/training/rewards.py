@@ -1,10 +1,14 @@
 """Rule-based rewards: each is a function of one rollout, which evaluation's own scorer has read, and has a maximum.
 
     accuracy        IoU if the right image is named; for choices, 1 for the right letter
-    gated_accuracy  the same, but 0 below the threshold of a hit
+    gated_accuracy  the same, but 0 without a hit
     hit             1 for a hit
     format          1 for exactly one think block and one well-formed answer block
     truncation      -1 for a completion that was cut at the limit
+
+Where any number of boxes may be right, IoU is that of the list, sum of the matched boxes' IoUs / max(found, true), from
+0 to 1 and 1 for an empty answer where nothing is to be found (scoring/matching.py); a hit finds every box at IoU 0.5
+and no other, and the well-formed answer is a list.
 
 A recipe lists those it wants with their weights, `grpo.rewards: [{name: accuracy, weight: 1}, ...]`. To add one: a
 function here, its line in REWARDS, and its name in `recipe.RewardName`.

@@ -12,8 +12,8 @@ from migrl.world.scenes import COLOURS, SEEN_COLOURS, SEEN_SHAPES, SHAPES, Look,
 class Case:
     """One question over an image set.
 
-    `look` and `image` name the true object of a grounding case (image is 1-based); `options` and
-    `letter` the answer of a choice case. `facts` is what a good teacher says, `{look}` and
+    `look` and `image` name the true object of a grounding case (image is 1-based), `every` all of them where any number
+    may be right; `options` and `letter` the answer of a choice case. `facts` is what a good teacher says, `{look}` and
     `{image}` of the conclusion included, in the words of the base's lessons.
     """
 
@@ -24,11 +24,17 @@ class Case:
     facts: str = ""
     options: tuple[str, ...] = ()
     letter: str | None = None
+    every: tuple[tuple[int, Look], ...] | None = None
 
     @property
     def thing(self) -> Thing:
         assert self.image is not None and self.look is not None
         return self.scenes[self.image - 1].find(self.look)
+
+    def box_unit(self, image: int, look: Look) -> Box:
+        """The box of the thing with this look in image number `image` (1-based)."""
+        scene = self.scenes[image - 1]
+        return scene.box_unit(scene.find(look))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The sets of the tiny world: name, tasks, and what their images may show."""
 
+from migrl.world.any_number import MINI_ANY
 from migrl.world.cases import SEEN, UNSEEN, Palette, TaskMaker
 from migrl.world.choice import MINI_BLINK, MINI_MMIU
 from migrl.world.in_domain import MINI_MIG
@@ -14,4 +15,8 @@ READ_SETS: dict[str, tuple[dict[str, TaskMaker], Palette]] = {
 }
 """Sets whose questions the base has read, though never answered (lesson `repeat`). Another one here is another base."""
 
-SETS: dict[str, tuple[dict[str, TaskMaker], Palette]] = {**READ_SETS, "mini_relate": (MINI_RELATE, UNSEEN)}
+SETS: dict[str, tuple[dict[str, TaskMaker], Palette]] = {
+    **READ_SETS,
+    "mini_relate": (MINI_RELATE, UNSEEN),
+    "mini_any": (MINI_ANY, SEEN),
+}

@@ -109,14 +109,16 @@ def find_changes(source: Source, folder: Path) -> list[str]:
 
 
 def _find_by_hand(source: Source, folder: Path, offline: Path | None, record: FetchRecord) -> Path:
-    """Folder where the user put what cannot be downloaded."""
+    """Folder where the user put what cannot be downloaded: annotations are a file, or a folder of parquet files."""
     places = [folder / source.folder]
     if offline:
         places += [offline / source.folder, offline]
     for place in places:
         annotations = place / source.annotations
-        if annotations.is_file() and (place / source.images).is_dir():
-            record.check(f"manual/{source.name}/{source.annotations}", annotations)
+        files = [annotations] if annotations.is_file() else sorted(annotations.glob("*.parquet"))
+        if files and (place / source.images).is_dir():
+            for path in files:
+                record.check(f"manual/{source.name}/{path.relative_to(place).as_posix()}", path)
             return place
     raise UserError(
         f"{places[0]}: source {source.name!r} has to be put there by hand: `{source.annotations}` and "

@@ -36,7 +36,7 @@ def find_answers(recipe: Recipe, arm: str, task: Task, fetch: Path) -> Path:
     asked = [
         find_server(recipe, arm).model_dump(mode="json"),
         asdict(task.decoding),
-        [recipe.evaluate.style, hash_prompts()],
+        [recipe.evaluate.style, hash_prompts(item.sample.kind for item in task.items)],
         [recipe.model.frame, recipe.model.min_pixels, recipe.evaluate.max_pixels],
         read_manifest(fetch)["digest"],
     ]
