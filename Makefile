@@ -161,8 +161,9 @@ calibrate: $(STAMP) ## error rates of the verdicts by simulation, into results/c
 publish: $(STAMP) ## build RECIPE's repositories for the Hub as TO=OWNER/NAME; sends nothing without ARGS=--yes
 	$(BIN)/migrl publish --recipe $(RECIPE) --to "$(TO)" $(ARGS)
 
-readme: $(STAMP) ## write the verdict tables of results/ into the README
+readme: $(STAMP) ## write the tables of results/ into README.md and results/README.md
 	$(BIN)/migrl readme
+	$(BIN)/migrl seal results
 
 claims: $(STAMP) ## print the committed tiny verdict table
 	$(BIN)/migrl claims results/tiny

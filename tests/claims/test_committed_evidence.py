@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from migrl.claims.references import compare_with_reference
 from migrl.evidence.measurements import render_measurements
-from migrl.evidence.readme_tables import render_verdicts
+from migrl.evidence.readme_tables import render_engines, render_readings, render_short, render_verdicts
 from migrl.evidence.seal import TREE, check_results, list_files
 from migrl.evidence.verify import verify
 from migrl.files import hash_json
@@ -98,8 +98,10 @@ def test_the_committed_run_lies_within_the_prediction_interval_of_the_reference_
 
 
 def test_the_readme_shows_the_committed_verdicts() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert render_verdicts(ROOT / "results") in readme
+    results = ROOT / "results"
+    assert render_short(results) in (ROOT / "README.md").read_text()
+    shown = (results / "README.md").read_text()
+    assert all(render(results) in shown for render in (render_verdicts, render_readings, render_engines))
 
 
 def test_no_default_alarm_would_have_stopped_the_committed_training_at_any_step() -> None:

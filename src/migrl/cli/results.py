@@ -21,10 +21,10 @@ def claims(folder: Annotated[Path, typer.Argument(help="A results folder, such a
 
 @app.command()
 def readme(results: Results = Path("results"), path: Path = Path("README.md")) -> None:
-    """Write the verdict table of the committed results into the README."""
-    from migrl.evidence.readme_tables import update_readme
+    """Write the tables of the committed results into README.md and results/README.md."""
+    from migrl.evidence.readme_tables import update_readmes
 
-    update_readme(path, results)
+    update_readmes(path, results)
 
 
 @app.command()

@@ -21,7 +21,7 @@ def copy_prepared(source: Path, data: Path) -> None:
             or a broken record.
     """
     if not source.is_dir():
-        raise UserError(f"source.path={source}: no such folder; prepare the data as README, Data, says")
+        raise UserError(f"source.path={source}: no such folder; prepare the data as reproduce/README.md, Data, says")
     sizes = list_plain_files(source)
     records = sorted(name for name in sizes if name.endswith(".jsonl") and "/" not in name and name[0] != ".")
     data.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The README's verdict tables, generated from claims.yaml and the committed claims.json files."""
+"""Tables of README.md and results/README.md, generated from claims.yaml and the committed claims.json files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,15 +28,26 @@ def render_verdicts(results: Path) -> str:
     The remaining ones, what a figure of the paper shows, stand in the results folder of their recipe.
     """
     rows = []
-    for claim, entry in _pair_claims(results):
-        if claim.recipe == "paper" and claim.expected is None:
-            continue
-        verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
-        paper = "direction" if claim.expected is None else f"{claim.expected:+.2f}"
-        cells = (verdict, paper, *show_measured(entry), describe_power(entry), describe_scope(entry))
+    for claim, entry in _pair_shown(results):
+        cells = (*_judge(claim, entry), *show_measured(entry), describe_power(entry), describe_scope(entry))
         rows.append((f"`{claim.id}`", *cells))
     head = "claim | verdict | paper: | ours, 95 % interval: | n: | power | compares"
     return "\n".join(make_table(head, rows))
+
+
+def render_short(results: Path) -> str:
+    """The same claims in their own words, with verdict and difference alone."""
+    rows = [(claim.statement, *_judge(claim, entry), show_measured(entry)[0]) for claim, entry in _pair_shown(results)]
+    return "\n".join(make_table("claim | verdict | paper: | ours:", rows))
+
+
+def _pair_shown(results: Path) -> list[tuple[Claim, dict[str, Any]]]:
+    return [pair for pair in _pair_claims(results) if pair[0].recipe != "paper" or pair[0].expected is not None]
+
+
+def _judge(claim: Claim, entry: Mapping[str, Any]) -> tuple[str, str]:
+    verdict = entry["verdict"] if entry["verdict"] == NOT_RUN else f"**{entry['verdict']}**"
+    return verdict, "direction" if claim.expected is None else f"{claim.expected:+.2f}"
 
 
 def render_readings(results: Path) -> str:
@@ -107,18 +118,24 @@ def _pair_claims(results: Path) -> list[tuple[Claim, dict[str, Any]]]:
     return pairs
 
 
-def update_readme(readme: Path, results: Path) -> None:
-    """Replace the tables between their markers.
+def update_readmes(readme: Path, results: Path) -> None:
+    """Replace the tables between their markers, in the README and in that of the results.
 
     Raises:
         UserError: a marker is missing, or as the tables.
     """
-    text = readme.read_text(encoding="utf-8")
-    for start, end, table in (
+    _replace_tables(readme, [(START, END, render_short(results))])
+    tables = [
         (START, END, render_verdicts(results)),
         (READINGS_START, READINGS_END, render_readings(results)),
         (ENGINES_START, ENGINES_END, render_engines(results)),
-    ):
+    ]
+    _replace_tables(results / "README.md", tables)
+
+
+def _replace_tables(readme: Path, tables: list[tuple[str, str, str]]) -> None:
+    text = readme.read_text(encoding="utf-8")
+    for start, end, table in tables:
         if start not in text or end not in text:
             raise UserError(f"{readme}: the markers {start} and {end} are missing; put them where the table belongs")
         before, _, rest = text.partition(start)
