@@ -36,8 +36,8 @@ def link_training(training: Path, data: Path, benchmarks: Iterable[str]) -> dict
     """
     if not training.is_dir():
         raise UserError(
-            f"source.training.path={training}: no such folder; prepare it as reproduce/README.md, Data, says, or set training to "
-            "null to evaluate the base model alone"
+            f"source.training.path={training}: no such folder; prepare it as reproduce/README.md, Data, says, or set "
+            "training to null to evaluate the base model alone"
         )
     sizes = list_plain_files(training)
     counts = {}

@@ -100,7 +100,8 @@ class Workload:
             names = sorted(path.stem for path in source.path.glob("[!.]*.jsonl") if path.stem not in TRAINING_SPLITS)
             if not names:
                 raise UserError(
-                    f"source.path={source.path}: no <benchmark>.jsonl there; prepare it as reproduce/README.md, Data, says"
+                    f"source.path={source.path}: no <benchmark>.jsonl there; prepare it as reproduce/README.md, Data, "
+                    "says"
                 )
             return dict.fromkeys((*TRAINING_SPLITS, *names))
         found: dict[str, int | None] = {name: self.sources[name].records for name in source.benchmarks}
