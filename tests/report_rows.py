@@ -105,8 +105,16 @@ def make_rollouts(folder: Path, steps: int = 3, text: str = "") -> RolloutView:
     """A group of two completions at each of some steps: a hit, and a miss that says `text`; the picture is made."""
     row = next(row for row in make_rows(folder / "images") if isinstance(row.sample.target, BoxTarget))
     write_images([row], folder / "images")
-    common = {"characters": 9, "tokens": 7, "advantage": 0.5, "status": "ok", "letter": None, "image": 1, "rewards": {}}
-    hit = {**common, "text": "<answer>yes</answer>", "reward": 1.1, "box_px": [1, 2, 9, 9], "iou": 0.9, "hit": True}
+    common = {
+        "characters": 9,
+        "tokens": 7,
+        "advantage": 0.5,
+        "status": "ok",
+        "letter": None,
+        "rewards": {},
+        "boxes": [{"image": 1, "box_px": [1, 2, 9, 9]}],
+    }
+    hit = {**common, "text": "<answer>yes</answer>", "reward": 1.1, "iou": 0.9, "hit": True}
     miss = {**hit, "text": f"<answer>no</answer>{text}", "reward": 0.1, "iou": 0.0, "hit": False}
     rows = [{"step": step, "sample": row.sample.uid, "completions": [hit, miss]} for step in range(1, steps + 1)]
     return build_rollouts(rows, [row.sample], folder / "images")

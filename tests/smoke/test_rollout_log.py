@@ -23,7 +23,7 @@ def test_kept_groups_say_what_was_answered_and_what_it_earned(finished: Finished
             assert one["rewards"]["format"] == has_exact_form(one["text"], sample.kind)
             assert one["rewards"]["hit"] == one["hit"] == (one["iou"] >= 0.5)
             assert one["reward"] == pytest.approx(sum(weights[name] * one["rewards"][name] for name in weights))
-            assert (one["box_px"] is None) == (one["image"] is None) and 0 < one["tokens"] <= recipe["max_new_tokens"]
+            assert len(one["boxes"]) == (one["status"] == "ok") and 0 < one["tokens"] <= recipe["max_new_tokens"]
         order = sorted(group, key=lambda one: one["reward"])
         assert [one["advantage"] for one in order] == sorted(one["advantage"] for one in group)
         assert sum(one["advantage"] for one in group) == pytest.approx(0, abs=1e-4)

@@ -215,7 +215,7 @@ def test_rewards_take_the_list_s_iou_its_hit_and_the_exact_form_of_a_list() -> N
     item = ModelInput(sample, (), ((100, 100),) * 2, ((100, 100),) * 2, [], "original_px")
 
     def earn(text: str) -> tuple[float, ...]:
-        rollout = Rollout(item, text, False, score(text, TWO))
+        rollout = Rollout(item, text, 9, False, score(text, TWO))
         return tuple(REWARDS[name].compute(rollout) for name in ("accuracy", "gated_accuracy", "hit", "format"))
 
     assert earn(THOUGHT + format_boxes_answer([(1, HIT), (2, HIT)])) == (1, 1, 1, 1)

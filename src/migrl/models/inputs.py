@@ -44,9 +44,10 @@ class ModelInput:
 
     @property
     def true_boxes(self) -> list[tuple[int, Box]]:
-        """The true boxes of a sample that any number of them may answer, each with its image, in the model's frame."""
-        assert isinstance(self.sample.target, BoxesTarget)
-        return [(box.image, self._convert(box)) for box in self.sample.target.boxes]
+        """The true boxes, each with its image, in the model's frame; a choice has none."""
+        target = self.sample.target
+        boxes = target.boxes if isinstance(target, BoxesTarget) else (target,) if isinstance(target, BoxTarget) else ()
+        return [(box.image, self._convert(box)) for box in boxes]
 
     def _convert(self, target: BoxTarget) -> Box:
         index = target.image - 1

@@ -86,8 +86,13 @@ def _make_group(row: Row, sample: Sample, pictures: dict[str, Picture], images_r
             pictures[path] = embed_picture(images_root, path, size, f"r{len(pictures)}")
     frames = []
     for shot in place_true_boxes(sample, pictures):
-        inside = [one for one in row["completions"] if one["image"] == shot.number and one["box_px"]]
-        hits, misses = (tuple(tuple(one["box_px"]) for one in inside if one["hit"] == hit) for hit in (True, False))
+        inside = [
+            (one["hit"], tuple(box["box_px"]))
+            for one in row["completions"]
+            for box in one["boxes"]
+            if box["image"] == shot.number
+        ]
+        hits, misses = (tuple(box for was_hit, box in inside if was_hit == hit) for hit in (True, False))
         frames.append(Frame(shot, hits, misses))
     takes = [Take(one, split_completion(one["text"])) for one in row["completions"]]
     return Group(sample, tuple(frames), tuple(takes))

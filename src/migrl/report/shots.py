@@ -59,10 +59,7 @@ def place_true_boxes(sample: Sample, pictures: Mapping[str, Picture]) -> tuple[S
 
 def read_reply(row: EvaluationRow, shots: Sequence[Shot], name: str) -> Reply:
     """One model's evaluation row as a page shows it; `shots` are the sample's, from `place_true_boxes`."""
-    named = [(one.image, one.boxes["original_px"]) for one in row.score.found or ()]
-    if row.score.boxes and row.score.image is not None:
-        named = [(row.score.image, row.score.boxes["original_px"])]
-    return Reply(name, row, split_completion(row.completion), place_predicted_boxes(shots, named))
+    return Reply(name, row, split_completion(row.completion), place_predicted_boxes(shots, row.score.named_px))
 
 
 def place_predicted_boxes(shots: Sequence[Shot], named: Sequence[tuple[int, Box]]) -> tuple[Shot, ...]:

@@ -55,6 +55,13 @@ class Score:
     weakest: float | None = None
 
     @property
+    def named_px(self) -> list[tuple[int, Box]]:
+        """Each box that our rule read, with the number of its image, in original px."""
+        if self.boxes and self.image is not None:
+            return [(self.image, self.boxes["original_px"])]
+        return [(one.image, one.boxes["original_px"]) for one in self.found or ()]
+
+    @property
     def readable(self) -> bool:
         """Whether there is an answer: of several boxes or letters, of which none is singled out, there is none."""
         return self.status in READABLE and (self.boxes, self.letter, self.found) != (None, None, None)

@@ -5,10 +5,10 @@ them: a random choice that no result had a part in. A row is a group:
 
     uid          <step>/<number of the group>
     step, sample
-    completions  text, characters, tokens, reward, rewards, advantage, status, image, letter, box_px, iou, hit
+    completions  text, characters, tokens, reward, rewards, advantage, status, letter, boxes, iou, hit
 
-`text` is cut at TEXT_CHARS, `characters` is its whole length; `reward` is the weighted sum of `rewards`; `box_px` lies
-in the original picture. TensorBoard shows the same groups as pictures while the training runs.
+`text` is cut at TEXT_CHARS, `characters` is its whole length; `reward` is the weighted sum of `rewards`; boxes are
+in px of the original pictures. TensorBoard shows the same groups as pictures while the training runs.
 """
 
 import json
@@ -20,8 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from migrl.files import write_jsonl
-from migrl.grounding.boxes import Box, convert_box
-from migrl.grounding.samples import BoxTarget
+from migrl.grounding.boxes import convert_box
 from migrl.recipe import GrpoSettings, RewardSettings
 from migrl.running.progress_log import ProgressLog
 from migrl.running.stage import PROGRESS, TENSORBOARD
@@ -88,9 +87,8 @@ def describe_group(
                 "rewards": {name: round(value, 6) for name, value in earned.items()},
                 "advantage": round(advantage, 6),
                 "status": score.status,
-                "image": score.image,
                 "letter": score.letter,
-                "box_px": list(score.boxes["original_px"]) if score.boxes else None,
+                "boxes": [{"image": image, "box_px": list(box_px)} for image, box_px in score.named_px],
                 "iou": None if score.iou is None else round(float(score.iou), 6),
                 "hit": score.hit,
             }
@@ -106,14 +104,16 @@ def draw_group(rollouts: Sequence[Rollout]) -> Any:
         scale = min(SHOWN_SIDE / max(image.size), 8)
         picture = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         draw = ImageDraw.Draw(picture)
-        target = item.sample.target
-        if isinstance(target, BoxTarget) and target.image == number:
-            size = {"original_size": image.size, "resized_size": image.size}
-            _outline(draw, convert_box(target.box_unit, "unit", "original_px", **size), scale, TRUTH, 4)
+        size = {"original_size": image.size, "resized_size": item.resized_sizes[number - 1]}
+        outlines = [
+            (named, convert_box(box, item.frame, "original_px", **size), TRUTH, 4) for named, box in item.true_boxes
+        ]
         for rollout in rollouts:
-            if rollout.score.image == number and rollout.score.boxes:
-                colour = HIT if rollout.score.hit else MISS
-                _outline(draw, rollout.score.boxes["original_px"], scale, colour, 2)
+            colour = HIT if rollout.score.hit else MISS
+            outlines += [(named, box_px, colour, 2) for named, box_px in rollout.score.named_px]
+        for named, box_px, colour, width in outlines:
+            if named == number:
+                draw.rectangle(tuple(value * scale for value in box_px), outline=colour, width=width)
         shown.append(picture)
     sheet = Image.new("RGB", (sum(some.width + 6 for some in shown), max(some.height for some in shown)), "white")
     left = 0
@@ -121,10 +121,6 @@ def draw_group(rollouts: Sequence[Rollout]) -> Any:
         sheet.paste(picture, (left, 0))
         left += picture.width + 6
     return np.asarray(sheet)
-
-
-def _outline(draw: ImageDraw.ImageDraw, box_px: Box, scale: float, colour: str, width: int) -> None:
-    draw.rectangle(tuple(value * scale for value in box_px), outline=colour, width=width)
 
 
 def describe_in_words(rollouts: Sequence[Rollout], row: dict[str, Any]) -> str:
