@@ -86,6 +86,14 @@ def split_weights(folder: Path) -> list[str]:
     return shards
 
 
+def test_a_model_that_a_run_made_is_linked_and_any_other_is_copied(tmp_path: Path, base: Path) -> None:
+    recipe, weights = read_recipe(base), base / "model.safetensors"
+    for name, runs, linked in (("ours", tmp_path, True), ("other", tmp_path / "runs", False)):
+        fetch.fetch_model(recipe.model, tmp_path / name, runs)
+        assert (tmp_path / name / "model.safetensors").samefile(weights) == linked
+        assert hash_file(tmp_path / name / "model.safetensors") == hash_file(weights)
+
+
 def test_a_model_brings_its_known_files_and_leaves_the_rest(base: Path, tmp_path: Path) -> None:
     for name in ("modeling_mine.py", "training_args.bin", "pytorch_model.bin", "optimizer.pt", ".env"):
         (base / name).write_bytes(b"x")

@@ -72,7 +72,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if missing and context.recipe.trains:
         raise UserError(f"{data / missing[0]}.jsonl: no samples; training needs the splits {TRAINING_SPLITS}")
     if not isinstance(source, RehearsalSource):
-        fetch_model(settings, model)
+        fetch_model(settings, model, context.folder.parents[1])
     if fault := read_family(model).find_frame_fault(settings.frame):
         raise UserError(fault)
     check_template(model)
@@ -128,11 +128,14 @@ def refuse_unsound(path: Path, samples: list[Sample]) -> None:
             raise UserError(f"{path}: sample {sample.uid!r}: its box or image is not sound; remove it from training")
 
 
-def fetch_model(settings: ModelSettings, folder: Path) -> None:
-    """Copy a local model, or download a Hub model at its pinned revision, and check the stated hashes."""
+def fetch_model(settings: ModelSettings, folder: Path, runs: Path | None = None) -> None:
+    """Copy a local model, or download a Hub model at its pinned revision, and check the stated hashes.
+
+    What lies below `runs` is linked: its files are never written to, only replaced.
+    """
     if settings.revision is None and find_local_model(settings.path) is None:
         raise UserError(f"model.revision: a Hub model such as {settings.path!r} needs a pinned revision; add it")
-    bring_weights(settings.path, settings.revision, settings.sha256, folder)
+    bring_weights(settings.path, settings.revision, settings.sha256, folder, runs)
 
 
 def fetch_teacher(teacher: LocalTeacher, folder: Path) -> dict[str, Any]:
@@ -148,11 +151,14 @@ def fetch_teacher(teacher: LocalTeacher, folder: Path) -> dict[str, Any]:
     return {"model": teacher.model, "revision": revision}
 
 
-def bring_weights(path: str, revision: str | None, sha256: dict[str, str], folder: Path) -> None:
+def bring_weights(
+    path: str, revision: str | None, sha256: dict[str, str], folder: Path, runs: Path | None = None
+) -> None:
     """Bring the files of a local model folder, or of a Hub model at `revision`, and check the stated hashes."""
     local = find_local_model(path)
     source = download_model(path, revision, folder) if local is None else local
-    lay_out_model(source, folder, link=local is None)
+    ours = runs is not None and source.resolve().is_relative_to(runs.resolve())
+    lay_out_model(source, folder, link=ours or local is None)
     for name, expected in sha256.items():
         file = folder / name
         found = hash_file(file) if file.is_file() else "no such file"
