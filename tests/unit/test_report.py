@@ -26,6 +26,7 @@ from report_rows import (
 from migrl.errors import UserError
 from migrl.grounding.answers import READABLE, STATUSES
 from migrl.report import explorer as explorer_module
+from migrl.report.answers_picture import choose_shown, draw_answers
 from migrl.report.embed import embed_picture
 from migrl.report.explorer import build_explorer, choose_samples, link_samples
 from migrl.report.forest import lay_out_forest
@@ -60,7 +61,7 @@ def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_out
         assert words in html
     assert html.count('class="truth"') > 3 and html.count('class="guess"') > 3
     assert not re.search(r"https?://|@import|src=\"(?!data:)|href=\"(?!#|data:)", html)
-    names = {path.name for path in (tmp_path / "out/figures").iterdir()}
+    names = {path.name for path in (tmp_path / "out/figures").glob("*.svg")}
     assert names == {
         *("pass_rates.svg", "pass_rates_after.svg", "sft_loss.svg"),
         *("grpo_reward.svg", "grpo_hit_reward.svg", "grpo_zero_variance.svg"),
@@ -69,7 +70,7 @@ def test_the_report_shows_every_verdict_status_and_outcome_and_needs_nothing_out
 
 def test_a_plot_is_the_same_in_the_page_and_as_a_file_that_stands_alone(tmp_path: Path) -> None:
     html = write(tmp_path, make_rows(tmp_path / "images"), logs=LOGS)
-    for path in (tmp_path / "out/figures").iterdir():
+    for path in (tmp_path / "out/figures").glob("*.svg"):
         drawing = ElementTree.parse(path).getroot()
         style, *marks = [ElementTree.tostring(part, encoding="unicode") for part in drawing]
         assert "#0b5cad" in style and drawing.get("aria-label") in html
@@ -224,6 +225,17 @@ def test_cells_take_turns_until_the_page_is_full_and_what_is_left_out_is_counted
     html = write(tmp_path, rows)
     assert f"{len(explorer.entries)} of 42 samples, chosen by rule" in html
     assert f">{explorer.shown['mini', 'more']['both_miss']} of 30</td>" in html
+
+
+def test_the_picture_shows_a_fixed_a_kept_and_a_broken_answer_each_of_another_task(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path / "images", more=3)
+    samples = group_rows(rows, ARMS)
+    chosen = choose_shown(samples)
+    assert [one.outcome for one in chosen] == ["fixed"]  # the others are of the same task
+    assert draw_answers(samples, ("sft", "rl"), tmp_path / "images", tmp_path / "answers.png")
+    with Image.open(tmp_path / "answers.png") as picture:
+        assert picture.width == 1200 and len(picture.convert("RGB").getcolors(100_000) or ()) > 5
+    assert not draw_answers([], ("sft", "rl"), tmp_path, tmp_path / "none.png") and not (tmp_path / "none.png").exists()
 
 
 def test_rollouts_stand_inert_and_of_too_many_steps_every_second_is_left_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from migrl.grounding.answers import READABLE, STATUSES
+from migrl.report.answers_picture import draw_answers
 from migrl.report.explorer import Entry, build_explorer
 from migrl.report.forest import lay_out_forest
 from migrl.report.heat import build_heat, list_pairs
@@ -49,7 +50,7 @@ def write_report(
     out: Path,
     rollouts: RolloutView | None = None,
 ) -> None:
-    """Write `out`/report.html, `out`/report.md and `out`/figures/*.svg. Equal inputs give equal bytes.
+    """Write `out`/report.html, `out`/report.md and `out`/figures. Equal inputs give equal bytes.
 
     Args:
         rows: evaluation rows (samples.jsonl).
@@ -77,13 +78,15 @@ def write_report(
     served = {one["arm"] for one in evaluations if "server" in one}
     explorer = build_explorer(rows, arms, images_root, served)
     pairs = list_pairs(claims, [arm for arm in arms if arm not in served], explorer.before, explorer.after)
-    heat = build_heat(group_rows(rows, arms, served), scores, arms, pairs)
+    samples = group_rows(rows, arms, served)
+    heat = build_heat(samples, scores, arms, pairs)
     curves = draw_curves(logs.training)
     histograms = [draw_pass_rates(logs.pass_rates)] if logs.pass_rates else []
     histograms += [draw_pass_rates_after(logs.pass_rates_after)] if logs.pass_rates_after else []
 
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    draw_answers(samples, (explorer.before, explorer.after), images_root, figures / "answers.png")
     for plot in (*curves, *histograms):
         (figures / f"{plot.name}.svg").write_text(render_plot(plot), encoding="utf-8", newline="\n")
 
