@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("", "reproduce/**/", "results/**/", "src/**/", "perf/")
 PAGES = sorted({path for folder in FOLDERS for path in ROOT.glob(f"{folder}*.md")})
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
