@@ -1,4 +1,4 @@
-"""The command that asks a model one question."""
+"""Commands to look at things: one question to a model, and the report of a run that is still going on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +49,22 @@ def ask(
     console.print(
         f"image {reply.answer.image}, {reply.picture}: [{box}] px, drawn in {out}", markup=False, soft_wrap=True
     )
+
+
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of a recipe's stages, such as runs/tiny.")],
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = True,
+) -> None:
+    """Build the report of a run from what is there so far, and open it; a finished run's own is opened as it is."""
+    import webbrowser
+
+    from migrl.stages.view import find_report
+
+    page = find_report(run).absolute()
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    if show and not webbrowser.open(page.as_uri()):
+        console.print("no browser here; open the file elsewhere")
 
 
 def check_pictures(pictures: list[Path], out: Path) -> None:
