@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from architectures import QWEN2_VL, write_untrained
 from smoke_run import ROOT, call_migrl
 from test_published_benchmarks import write_catalog, write_hub
 
 from migrl.grounding.prompts import build_own_messages, hash_messages
 from migrl.peers import PEERS_FILE, load_peers
 from migrl.scoring.rows import load_rows
-from migrl.world.model import QWEN2_VL, write_untrained
 
 
 @pytest.fixture(scope="module")
