@@ -123,6 +123,8 @@ def test_a_claim_opens_to_all_that_stands_behind_its_verdict(tmp_path: Path) -> 
             "[+1.0, +17.0], this run lies inside it",
             "the number of steps",
             'href="#tasks-mini"',
+            'href="#samples?benchmark=mini&amp;outcome=fixed">1 fixed',
+            'href="#samples?benchmark=mini&amp;outcome=broken">1 broken',
         ),
     ):
         assert words in claim.group(), words
@@ -253,7 +255,7 @@ def test_every_link_of_the_heat_map_leads_to_a_sample_without_the_script(tmp_pat
     html = write(tmp_path, make_rows(tmp_path / "images"))
     links = set(re.findall(r'href="#(samples\?[^"]*)"', html))
     assert f"{link_samples(benchmark='mini', task='region', outcome='fixed')[1:]}".replace("&", "&amp;") in links
-    assert len(links) == 7 and links <= set(re.findall(r'id="(samples\?[^"]*)"', html))
+    assert len(links) == 9 and links <= set(re.findall(r'id="(samples\?[^"]*)"', html))
 
 
 def test_a_cell_of_the_heat_map_is_the_paired_delta_of_its_task() -> None:

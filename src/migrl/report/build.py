@@ -1,18 +1,20 @@
 """Write the report: one HTML file that needs nothing else, a short Markdown twin, and the figures."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from migrl.grounding.answers import READABLE, STATUSES
 from migrl.report.answers_picture import draw_answers
-from migrl.report.explorer import Entry, build_explorer
+from migrl.report.explorer import Entry, Explorer, build_explorer
 from migrl.report.forest import lay_out_forest
 from migrl.report.heat import build_heat, list_pairs
 from migrl.report.machine import list_code_facts
 from migrl.report.markdown import write_markdown
-from migrl.report.outcomes import group_rows
+from migrl.report.outcomes import Outcome, group_rows
 from migrl.report.page import render_page, render_plot
 from migrl.report.plots import draw_curves, draw_pass_rates, draw_pass_rates_after
 from migrl.report.rollouts import RolloutView
@@ -128,6 +130,7 @@ def write_report(
             "flat_rates": flatten_rates,
             "logs": logs,
             "explorer": explorer,
+            "list_deciding": partial(list_deciding, explorer),
             "rollouts": rollouts,
             "tag_replies": tag_replies,
         },
@@ -136,6 +139,17 @@ def write_report(
     (out / "report.html").write_text(html, encoding="utf-8", newline="\n")
     markdown = write_markdown(claims, levels, lines, evaluations, facts)
     (out / "report.md").write_text(markdown, encoding="utf-8", newline="\n")
+
+
+def list_deciding(explorer: Explorer, claim: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Benchmark, samples fixed and samples broken, of a claim on the two arms that outcomes compare."""
+    if (claim.get("subtrahend"), claim.get("minuend")) != (explorer.before, explorer.after):
+        return []
+    counts = {name: Counter[Outcome]() for name in claim.get("benchmarks") or ()}
+    for (name, _), outcomes in explorer.counts.items():
+        if name in counts:
+            counts[name].update(outcomes)
+    return [(name, found["fixed"], found["broken"]) for name, found in counts.items() if found]
 
 
 def tag_replies(entry: Entry) -> list[tuple[str, str, str]]:

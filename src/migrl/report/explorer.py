@@ -159,6 +159,7 @@ def _mark_entries(entries: Iterable[Entry]) -> list[Entry]:
         where = {"benchmark": entry.sample.benchmark, "task": entry.sample.task}
         links = [link_samples(**where), link_samples(**where, outcome=entry.answers.outcome)]
         links += [link_samples(**where, arm=row.arm) for row in entry.answers.rows]
+        links.append(link_samples(benchmark=entry.sample.benchmark, outcome=entry.answers.outcome))
         marks = [link[1:] for link in dict.fromkeys(links) if link not in taken]
         taken.update(links)
         marked.append(replace(entry, marks=tuple(marks)))
