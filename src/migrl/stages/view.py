@@ -11,6 +11,7 @@ from migrl.files import read_json
 from migrl.grounding.samples import read_samples
 from migrl.report.build import ReportLogs, write_report
 from migrl.report.rollouts import build_rollouts
+from migrl.running.progress_log import read_log
 from migrl.running.stage import PROGRESS
 from migrl.running.stage_folder import PARTIAL
 from migrl.stages.report import LOGS, ROLLOUTS
@@ -35,8 +36,8 @@ def find_report(run: Path) -> Path:
     if not data.is_dir():
         raise UserError(f"{run}: no run there, or nothing fetched yet; name a recipe's folder, such as runs/tiny")
     grpo = find_stage(run, "grpo")
-    # The later of a step's rows is that of a training that went on from a checkpoint.
-    kept = {row["uid"]: row for row in read_so_far(grpo / PROGRESS / ROLLOUTS)}
+    rollouts = grpo / PROGRESS / ROLLOUTS
+    kept = read_log(rollouts) if rollouts.is_file() else {}
     pool = read_samples(data / "rl.jsonl") if kept else []
     target = run / VIEW / "report.html"
     target.parent.mkdir(exist_ok=True)

@@ -33,6 +33,7 @@ from migrl.running.stage import StageContext
 from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_first_message
 from migrl.running.worker import Rank
 from migrl.training.checkpoints import find_checkpoint
+from migrl.training.features import find_tower
 
 LOG = "log.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -59,7 +60,7 @@ def freeze_vision_tower(model: PreTrainedModel) -> None:
     (transformers' `enable_input_require_grads`): a frozen tower would be run a second time and passed through
     backwards, for nothing. Called before a trainer has wrapped the model.
     """
-    tower: Any = model.get_submodule(find_family(model.config).vision_tower)
+    tower: Any = find_tower(model)
     tower.requires_grad_(False)
     tower.forward = torch.no_grad()(tower.forward)
     tower.eval()
