@@ -42,6 +42,8 @@ class PictureCheck:
                 pass
         finally:  # also when somebody stops it: what waits is not decoded then
             pool.shutdown(cancel_futures=True)
+        # In the order of names, whichever thread came first: what is said of them is the same each time.
+        self.sizes, self.faults = dict(sorted(self.sizes.items())), dict(sorted(self.faults.items()))
         self.turned.sort()
 
     def _decode_batch(self, names: Sequence[str]) -> None:
