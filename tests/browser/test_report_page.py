@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 from playwright.sync_api import expect
-from report_rows import make_rows, make_scores, write
+from report_rows import make_rollouts, make_rows, make_scores, write
 from watched import HOSTILE, Opener
 
 from migrl.report import explorer as explorer_module
@@ -232,6 +232,19 @@ def test_a_slider_goes_through_the_steps_of_rl_by_key(report: Path, open_page: O
     expect(page.locator("#steps output")).to_have_text("Step 3: 1 of 2 hit")
     still = open_page(report, java_script_enabled=False).page
     assert still.locator("#rollouts .step").count() == 3 and still.locator("#steps").is_hidden()
+
+
+def test_a_run_that_still_trains_has_the_slider_without_any_samples(tmp_path: Path, open_page: Opener) -> None:
+    nothing = {"scores": {}, "claims": [], "levels": [], "evaluations": []}
+    write(tmp_path, [], **nothing, rollouts=make_rollouts(tmp_path))  # as `migrl view` does
+    page = open_page(tmp_path / "out/report.html", "#rollouts").page
+    steps = page.locator("#rollouts .step")
+    expect(steps.nth(2)).to_be_hidden()
+    page.get_by_label("Step", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(steps.nth(1).locator(".takes .reply").first).to_be_visible()
+    expect(steps.nth(0)).to_be_hidden()
+    expect(page.locator("#steps output")).to_have_text("Step 2: 1 of 2 hit")
 
 
 def test_print_shows_verdicts_opened_and_no_controls(report: Path, open_page: Opener) -> None:

@@ -20,6 +20,7 @@ def test_a_run_that_still_trains_shows_its_curves_and_rollouts(finished: Finishe
     html = page.read_text(encoding="utf-8")
     assert "test, not finished" in html and html.count("<polyline") >= 2
     assert 'data-step="1"' in html and 'class="guess' in html and "Samples: not run." in html
+    assert html.count("<script>") == 1 and "filters" not in html.partition("<script>")[2], "of the slider alone"
     shown = call_migrl("view", finished.runs / "test", "--no-open")
     assert shown.stdout.strip().endswith("test/report/report.html")
 

@@ -134,11 +134,17 @@ def write_report(
             "rollouts": rollouts,
             "tag_replies": tag_replies,
         },
-        script="report.js" if explorer.entries else None,
+        scripts=list_scripts(explorer, rollouts),
     )
     (out / "report.html").write_text(html, encoding="utf-8", newline="\n")
     markdown = write_markdown(claims, levels, lines, evaluations, facts)
     (out / "report.md").write_text(markdown, encoding="utf-8", newline="\n")
+
+
+def list_scripts(explorer: Explorer, rollouts: RolloutView | None) -> list[str]:
+    """The scripts of what is on the page: a run that still trains has rollouts and no samples yet."""
+    found = ["rollouts.js"] if rollouts and rollouts.steps else []
+    return [*found, "explorer.js"] if explorer.entries else found
 
 
 def list_deciding(explorer: Explorer, claim: Mapping[str, Any]) -> list[tuple[str, int, int]]:

@@ -6,7 +6,7 @@ forbids every script but the page's own, by hash, and every request to anywhere.
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,20 @@ PLOT_STYLE = "plot.css"
 STYLES = ("style.css", PLOT_STYLE, "explorer.css")
 
 
-def render_page(template: str, values: Mapping[str, Any], *, script: str | None = None) -> str:
+def render_page(template: str, values: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
     """A whole page as text. Equal values give equal text.
 
     Args:
         template: file name of a template in this folder that extends `frame.html`.
         values: what the template names, with `title`.
-        script: file name of the page's only script, in this folder; without one, none is allowed to run.
+        scripts: file names in this folder, which make the page's only script; without any, none is allowed to run.
     """
-    code = (HERE / script).read_text(encoding="utf-8") if script else ""
+    code = _read_files(*scripts)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
     own = {
-        "style": _read_style(*STYLES),
-        "script": Markup(code),
-        "policy": f"'sha256-{digest}'" if script else "'none'",
+        "style": _read_files(*STYLES),
+        "script": code,
+        "policy": f"'sha256-{digest}'" if scripts else "'none'",
     }
     return make_environment().get_template(template).render(**own, **values)
 
@@ -56,10 +56,10 @@ def render_page(template: str, values: Mapping[str, Any], *, script: str | None 
 def render_plot(plot: Plot) -> str:
     """A plot of the page as an SVG file that stands alone, in the light colours."""
     template: Any = make_environment().get_template("plot.html").module
-    return str(template.svg(plot, _read_style(PLOT_STYLE)))
+    return str(template.svg(plot, _read_files(PLOT_STYLE)))
 
 
-def _read_style(*names: str) -> Markup:
+def _read_files(*names: str) -> Markup:
     return Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in names))
 
 

@@ -170,27 +170,6 @@ addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("#verdicts details")) details.open = true;
 });
 
-// Rollouts: one step at a time, chosen by a slider.
-const slider = document.getElementById("steps");
-if (slider) {
-  const steps = [...document.querySelectorAll("#rollouts .step")];
-  const choose = () => {
-    const at = Number(slider.elements.step.value);
-    steps.forEach((node, number) => {
-      node.hidden = number !== at;
-      node.open = number === at;
-    });
-    const words = steps[at].querySelector("summary").textContent;
-    slider.elements.label.value = words;
-    slider.elements.step.setAttribute("aria-valuetext", words);
-  };
-  slider.addEventListener("input", choose);
-  slider.addEventListener("submit", (event) => event.preventDefault());
-  slider.reset();
-  slider.hidden = false;
-  choose();
-}
-
 for (const control of section.querySelectorAll("#filters, .pager, .keys")) control.hidden = false;
 document.body.classList.add("scripted");
 clear(); // a reloaded page keeps old values in its fields; the address decides
