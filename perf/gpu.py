@@ -32,7 +32,6 @@ from kit.generation import measure_greedy, measure_rollouts
 from kit.training import measure_grpo, measure_sft
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from transformers.utils import logging
 
@@ -41,6 +40,7 @@ from migrl.evidence.measurements import MEASUREMENTS, add_part, read_cards
 from migrl.evidence.publication import replace_results
 from migrl.files import name_aside
 from migrl.plan.advice import change_recipe
+from migrl.progress import show_progress
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.gpu_parts import COLUMNS, Part, list_rows
 from migrl.running.launch import choose_gpu
@@ -102,7 +102,7 @@ def main() -> None:
         bench = Bench(recipe, Path(data))
         bench.draw()
         jobs = [job for job in list_jobs(bench, sizes, folder) if job.name.startswith(options.only)]
-        run_jobs(jobs, bench, folder, budget, console, fresh=options.fresh)
+        run_jobs(jobs, bench, folder, budget, fresh=options.fresh)
     print_card(folder, bench.device, console)
     parts = {job.name: find_part(folder, bench.device, job.name) for job in jobs}
     missing = [name for name, part in parts.items() if part is None or not (part.complete or part.skipped)]
@@ -176,19 +176,17 @@ def list_jobs(bench: Bench, sizes: Sizes, folder: Path) -> list[Job]:
     return jobs
 
 
-def run_jobs(jobs: list[Job], bench: Bench, folder: Path, budget: Budget, console: Console, *, fresh: bool) -> None:
+def run_jobs(jobs: list[Job], bench: Bench, folder: Path, budget: Budget, *, fresh: bool) -> None:
     """Measure every job that is not in the file, as far as the time goes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("parts", total=len(jobs))
-        for job in jobs:
-            progress.update(task, description=job.name)
+    with show_progress("parts", len(jobs)) as progress:
+        for done, job in enumerate(jobs):
+            progress.tell(done, job.name)
             try:
                 with budget.watch():
                     run_job(job, bench, folder, fresh=fresh)
             except OutOfTime:
                 break
-            progress.advance(task)
+            progress.tell(done + 1, job.name)
 
 
 def run_job(job: Job, bench: Bench, folder: Path, *, fresh: bool) -> None:

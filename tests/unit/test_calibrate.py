@@ -130,15 +130,17 @@ def test_intervals_that_take_samples_of_a_set_for_independent_are_found_out(monk
     assert any(": coverage " in miss for miss in list_misses(calibrate({"sets": design}, list_stated("sets"))))
 
 
-def test_the_result_does_not_depend_on_processes_and_finished_cells_are_read_again(tmp_path: Path) -> None:
-    designs, effort, told = {"c": make_design(6.0)}, Effort(runs=60, side_runs=3, resamples=50), []
-    found = run_grid(designs, effort, tmp_path, processes=2, tell=lambda done, total: told.append((done, total)))
+def test_the_result_does_not_depend_on_processes_and_finished_cells_are_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    designs, effort = {"c": make_design(6.0)}, Effort(runs=60, side_runs=3, resamples=50)
+    found = run_grid(designs, effort, tmp_path, processes=2)
     alone = {cell: run_cell(designs["c"], cell, effort, 0, cell.count_runs(effort)) for cell in list_cells(designs)}
     assert found == alone
-    assert told[0] == (0, 141) and told[-1] == (141, 141)
-    again: list[tuple[int, int]] = []
-    assert run_grid(designs, effort, tmp_path, tell=lambda done, total: again.append((done, total))) == found
-    assert again == [(141, 141)]
+    assert "simulated pairs of runs: 141 of 141, took" in capsys.readouterr().err
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert run_grid(designs, effort, tmp_path) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
     for out in ("a", "b"):
         write_table(build_table(designs, effort, found), tmp_path / out)
     assert (tmp_path / "a" / "table.json").read_bytes() == (tmp_path / "b" / "table.json").read_bytes()

@@ -22,14 +22,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.fields import Record, open_record, read_json_file
 from migrl.benchmarks.letter_parsers import BLINK_PARSERS
 from migrl.benchmarks.parquet import list_parquet, pick_suffix, read_pictures, read_rows, write_picture
 from migrl.errors import UserError
 from migrl.grounding.samples import ChoiceTarget, Sample
+from migrl.progress import track
 
 OPTIONS = {
     "Art_Style": 2,
@@ -150,7 +149,7 @@ def _tell_version(items: list[Item]) -> str:
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the val files below `images`; return how many."""
     count = 0
-    for path in track(list_parquet(annotations, "val-*.parquet"), description="writing pictures"):
+    for path in track(list_parquet(annotations, "val-*.parquet"), "writing pictures"):
         for idx, column, pictures in read_pictures(path, list(PICTURES), "idx"):
             for picture in pictures:
                 name = f"{idx}_{column.removeprefix('image_')}{pick_suffix(picture)}"

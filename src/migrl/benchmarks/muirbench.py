@@ -12,13 +12,12 @@ Checked     against the format's description; no real file was at hand.
 
 from pathlib import Path
 
-from rich.progress import track
-
 from migrl.benchmarks.benchmark import Annotations, Benchmark, Item
 from migrl.benchmarks.fields import Record, is_list, open_record
 from migrl.benchmarks.letter_parsers import MUIRBENCH_PARSERS
 from migrl.benchmarks.parquet import list_parquet, pick_suffix, read_pictures, read_rows, write_picture
 from migrl.grounding.samples import ChoiceTarget, Sample
+from migrl.progress import track
 
 KEYS = ("idx", "task", "question", "options", "answer", "counterpart_idx", "image_list")
 COUNTS = {"test": 2600}
@@ -83,7 +82,7 @@ def _parse_row(record: Record, name: str) -> Item:
 def extract_pictures(annotations: Path, images: Path) -> int:
     """Write every picture of the test files below `images`; return how many."""
     count = 0
-    for path in track(list_parquet(annotations, "test-*.parquet"), description="writing pictures"):
+    for path in track(list_parquet(annotations, "test-*.parquet"), "writing pictures"):
         for idx, _, pictures in read_pictures(path, ["image_list"], "idx"):
             for number, picture in enumerate(pictures, 1):
                 name = f"{idx}_{number}{pick_suffix(picture)}"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from migrl.cli.shared import Results, Runs, app, console
 from migrl.errors import UserError
@@ -28,16 +27,7 @@ def calibrate(
     from migrl.statistics.power import load_designs
 
     designs, effort = load_designs(), Effort(simulations, others)
-    columns = (TextColumn("simulated pairs of runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("")
-        outcomes = run_grid(
-            designs,
-            effort,
-            runs / "calibration",
-            processes=processes or len(os.sched_getaffinity(0)),
-            tell=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    outcomes = run_grid(designs, effort, runs / "calibration", processes=processes or len(os.sched_getaffinity(0)))
     table = build_table(designs, effort, outcomes)
     write_table(table, results / "calibration")
     for entry in table["benchmarks"]:

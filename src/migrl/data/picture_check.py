@@ -3,16 +3,15 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
-
-from rich.progress import track
 
 from migrl.errors import UserError
 from migrl.grounding.boxes import Size
 from migrl.grounding.images import decode_image, fit_sizes
+from migrl.progress import show_progress
 
 BATCH = 64  # pictures a thread decodes in one go
-MANY_PICTURES = 5000  # about what is decoded in five seconds
 _ANY_AREA = (1, 1 << 40)  # limits that any picture meets: only its shape is looked at here
 
 
@@ -30,23 +29,23 @@ class PictureCheck:
         self.turned: list[str] = []
 
     def decode(self, names: Iterable[str], label: str) -> None:
-        """Decode those of the named pictures that were not decoded before, under a bar where there are many."""
+        """Decode those of the named pictures that were not decoded before, and show it where that takes long."""
         fresh = sorted({*names} - self.sizes.keys() - self.faults.keys())
         batches = [fresh[at : at + BATCH] for at in range(0, len(fresh), BATCH)]
         # Threads, as PIL's decoders let go of Python's lock.
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
             found = pool.map(self._decode_batch, batches)
-            shown = len(fresh) >= MANY_PICTURES
-            for _ in track(found, f"decoding pictures of {label}", total=len(batches), disable=not shown):
-                pass
+            with show_progress(f"decoding pictures of {label}", len(fresh), quick=True) as progress:
+                for decoded in accumulate(found):
+                    progress.tell(decoded)
         finally:  # also when somebody stops it: what waits is not decoded then
             pool.shutdown(cancel_futures=True)
         # In the order of names, whichever thread came first: what is said of them is the same each time.
         self.sizes, self.faults = dict(sorted(self.sizes.items())), dict(sorted(self.faults.items()))
         self.turned.sort()
 
-    def _decode_batch(self, names: Sequence[str]) -> None:
+    def _decode_batch(self, names: Sequence[str]) -> int:
         for name in names:
             path = self.folder / name
             try:
@@ -58,3 +57,4 @@ class PictureCheck:
                 self.sizes[name] = image.size
                 if orientation != 1:
                     self.turned.append(name)
+        return len(names)

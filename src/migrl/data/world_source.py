@@ -11,10 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rich.progress import track
-
 from migrl.files import write_jsonl
 from migrl.grounding.samples import BoxesTarget, BoxTarget, ChoiceTarget, Sample, Target
+from migrl.progress import track
 from migrl.recipe import WorldSource
 from migrl.recipe.sources import LIST_SET
 from migrl.world.cases import SEEN, Case, Palette, TaskMaker
@@ -51,7 +50,7 @@ def build_world(source: WorldSource, folder: Path) -> dict[str, Any]:
     plan.append(("rl", MINI_MIG, SEEN, source.rl_per_task))
     if LIST_SET in source.eval_per_task:
         plan.append((LIST_SET, *SETS[LIST_SET], source.eval_per_task[LIST_SET]))
-    for name, makers, palette, per_task in track(plan, description="drawing the world"):
+    for name, makers, palette, per_task in track(plan, "drawing the world", quick=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
         rows = []
         for task, make in makers.items():

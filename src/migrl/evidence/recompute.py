@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.progress import Progress
 
 from migrl.claims.claims import CLAIMS_FILE, Claim, load_claims, load_levels, select_claims, select_levels
 from migrl.claims.references import check_deltas, load_references
@@ -25,6 +24,7 @@ from migrl.evidence.not_run import render_not_run
 from migrl.evidence.rows_fit import check_rows_fit
 from migrl.evidence.seal import TREE, list_files
 from migrl.files import explain_fault
+from migrl.progress import show_progress
 from migrl.recipe import Recipe, load_recipe
 from migrl.report.markdown import write_markdown
 from migrl.report.scores import list_score_lines
@@ -39,7 +39,6 @@ RECIPES = CLAIMS_FILE.parent / "recipes"
 STORED: dict[str, type] = {"scores": dict, "claims": list, "levels": list, "references": dict}
 """What stands beside the rows, a JSON file each: the first three follow from them."""
 TABLE_TOLERANCE = 2e-4
-MANY_ROWS = 8_000  # about what is scored, averaged and judged in five seconds
 JUDGED_FILES = ("claims.json", "levels.json", "references.json", "scores.json", EVALUATIONS, SAMPLES, "samples.jsonl")
 """What a folder of measured costs cannot hold, for nothing there would be checked by its rows."""
 PARTS_FILES = (MEASUREMENTS, PAGE)
@@ -83,19 +82,18 @@ def recompute_run(folder: Path, references: Path, claims_file: Path = CLAIMS_FIL
     if (references / folder.name).is_dir():
         follow["references"] = lambda _: load_references(references / folder.name, recipe)
     made: dict[str, Any] = {"evaluations": evaluations}
-    with Progress(transient=True, disable=len(rows) < MANY_ROWS) as progress:
-        bar = progress.add_task(f"checking {folder.name}", total=len(rows) * (1 + len(follow)))
+    with show_progress(f"checking {folder.name}", len(rows) * (1 + len(follow)), quick=True) as progress:
         rescored = []
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             rescored.append(rescore_row(row))
             differences += compare_scoring(row, rescored[-1])
-            progress.advance(bar)
+            progress.tell(number)
         indexed = collect(differences, partial(index_rows, rescored, recipe.served))
-        for name, make in follow.items():
+        for passes, (name, make) in enumerate(follow.items(), 2):
             made[name] = None if indexed is None else collect(differences, partial(make, indexed))
             if made[name] is not None:
                 differences += compare(stored[name], made[name], f"{name}.json")
-            progress.advance(bar, len(rows))
+            progress.tell(passes * len(rows))
     if None not in made.values():
         page = render_page(made["scores"], made["claims"], made["levels"], made["evaluations"], manifest)
         differences += compare_text(folder / PAGE, page, "the samples and the manifest give")

@@ -11,7 +11,7 @@ from typing import Any
 
 from migrl.errors import UserError
 from migrl.models.inputs import ModelInput
-from migrl.running.progress import track
+from migrl.progress import track
 from migrl.running.progress_log import ProgressLog, read_log
 from migrl.running.stage import PROGRESS, StageContext
 from migrl.running.watch.signals import stop_if_asked
@@ -47,8 +47,9 @@ def work_through(
     try:
         work = make_worker()
         stop_if_asked(folder.parent, f"loading for {label}")
+        shown = track(todo, shared, count=len) if rank.index == 0 else todo
         with watch_progress(folder, context.recipe.watch, rank.index) as tick:
-            for number, batch in enumerate(track(todo, shared, visible=rank.index == 0), 1):
+            for number, batch in enumerate(shown, 1):
                 log.append([row for row in work(batch) if row["uid"] not in done])
                 tick()
                 stop_if_asked(folder.parent, f"{label}, batch {number} of {len(todo)}")

@@ -6,7 +6,7 @@ that decides its numbers.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ from migrl.claims import claims
 from migrl.claims.calibration import simulate
 from migrl.claims.calibration.simulate import Judged, Scenario, judge_simulated
 from migrl.files import hash_file, hash_json, read_json, write_json
+from migrl.progress import show_progress
 from migrl.statistics import bootstrap, intervals, power
 from migrl.statistics.power import Alternative, Design
 
@@ -74,19 +75,9 @@ def run_cell(design: Design, cell: Cell, effort: Effort, first: int, stop: int) 
 
 
 def run_grid(
-    designs: Mapping[str, Design],
-    effort: Effort,
-    work: Path,
-    *,
-    processes: int = 1,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    designs: Mapping[str, Design], effort: Effort, work: Path, *, processes: int = 1
 ) -> dict[Cell, list[Judged]]:
-    """Every cell's judged runs.
-
-    Args:
-        work: folder of finished cells.
-        tell: called with the number of runs that are done, and of all.
-    """
+    """Every cell's judged runs; `work` is the folder of finished cells."""
     work.mkdir(parents=True, exist_ok=True)
     cells = list_cells(designs)
     code = [hash_file(Path(str(module.__file__))) for module in _DECIDING]
@@ -96,19 +87,19 @@ def run_grid(
     }
     found = {cell: _read_cell(work / f"{cell.name}.json", keys[cell]) for cell in cells}
     done, total = sum(map(len, found.values())), sum(cell.count_runs(effort) for cell in cells)
-    tell(done, total)
+    progress = show_progress("simulated pairs of runs", total, done)
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
         waiting: dict[Cell, list[Future[list[Judged]]]] = {}
         for cell in (cell for cell in cells if not found[cell]):
             ends = [*range(0, cell.count_runs(effort), _BATCH), cell.count_runs(effort)]
             waiting[cell] = [pool.submit(run_cell, designs[cell.claim], cell, effort, *span) for span in pairwise(ends)]
-        for cell, batches in waiting.items():
-            for batch in batches:
-                found[cell] += batch.result()
-                done += len(batch.result())
-                tell(done, total)
-            write_json(work / f"{cell.name}.json", {"key": keys[cell], "runs": found[cell]})
+        with progress:
+            for cell, batches in waiting.items():
+                for batch in batches:
+                    found[cell] += batch.result()
+                    progress.tell(sum(map(len, found.values())))
+                write_json(work / f"{cell.name}.json", {"key": keys[cell], "runs": found[cell]})
     finally:
         pool.shutdown(cancel_futures=True)  # else an interrupted calibration would first finish what is waiting
     return found

@@ -1,39 +1,31 @@
-"""Bars on stderr for what reads or writes many bytes."""
+"""How far it is with what reads or writes many bytes."""
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from migrl.progress import show_progress
 
 CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
 def track_bytes(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes the number of bytes done; a bar appears on stderr after five seconds."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(text, total=total)
-    start = time.monotonic()
+    """Yield a function that takes the number of bytes done; they are shown where it takes long."""
+    with show_progress(text, total, in_bytes=True, quick=True) as progress:
+        done = 0
 
-    def advance(count: int) -> None:
-        bar.advance(task, count)
-        if time.monotonic() - start > 5:
-            bar.start()
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.tell(done)
 
-    try:
         yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def hash_with_progress(path: Path) -> str:
-    """SHA-256 of a file's bytes, with a bar on stderr when it takes long."""
+    """SHA-256 of a file's bytes; how far it is shows where it takes long."""
     digest = hashlib.sha256()
     with path.open("rb") as file, track_bytes(f"hashing {path.name}", path.stat().st_size) as advance:
         while chunk := file.read(CHUNK_BYTES):

@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from migrl.engines.server.bar import Bar
 from migrl.engines.server.client import ChatServer
+from migrl.engines.server.figures import Figures
 from migrl.engines.server.retries import Request, Unanswered, ask
 from migrl.engines.server.unanswered import FailedRequests
+from migrl.progress import show_progress
 from migrl.running.progress_log import ProgressLog
 from migrl.running.watch.signals import stop_if_asked
 
@@ -50,15 +51,15 @@ async def ask_all(
     async def work() -> None:
         while (request := await ready.get()) is not None:
             try:
-                reply, spent = await ask(server, request, bar.count_failure)
+                reply, spent = await ask(server, request, figures.count_failure)
             except Unanswered as error:
                 failed.add(request.name, error)
-                bar.show_figures(advance=1)
+                figures.tell(advance=1)
             else:
                 told = {"base_url": server.settings.base_url, **reply.pop("served_by")}
                 rows.append({"uid": request.name, "reply": reply, "spent": asdict(spent), "served_by": told})
                 failed.count_reply()
-                bar.count_reply(reply)
+                figures.count_reply(reply)
 
     def keep() -> None:
         with writing:
@@ -73,7 +74,8 @@ async def ask_all(
             await asyncio.to_thread(keep)  # a slow disk must not hold up the sending
             stop_if_asked(home, f"{len(log.rows)} replies")
 
-    with Bar("asking the server", len(log.rows), failed.total) as bar:
+    with show_progress("asking the server", failed.total, len(log.rows)) as progress:
+        figures = Figures(progress, len(log.rows))
         try:
             async with server, asyncio.TaskGroup() as group:
                 watcher = group.create_task(watch())

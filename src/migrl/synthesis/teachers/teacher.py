@@ -7,13 +7,12 @@ nothing but the key of the stage and the teacher, so it becomes part of the evid
 
 from pathlib import Path
 
-from rich.progress import track
-
 from migrl.engines.server.ledger import find_log
 from migrl.grounding.samples import BoxTarget, read_samples
 from migrl.models.decoding import Decoding
 from migrl.models.inputs import ModelInput, prepare_input
 from migrl.models.loading import load_processor
+from migrl.progress import track
 from migrl.recipe import PromptedTeacher, Recipe
 from migrl.running.stage import read_manifest
 from migrl.synthesis.teachers.prompts import hash_teacher_prompts
@@ -25,7 +24,7 @@ def load_items(recipe: Recipe, fetch: Path) -> list[ModelInput]:
     processor = load_processor(fetch / "model", min_pixels=model.min_pixels, max_pixels=recipe.sft.max_pixels)
     return [
         prepare_input(sample, data, processor, frame=model.frame, style="think")
-        for sample in track(read_samples(data / "cot.jsonl"), description="reading samples")
+        for sample in track(read_samples(data / "cot.jsonl"), "reading samples", quick=True)
         if isinstance(sample.target, BoxTarget)
     ]
 
