@@ -99,6 +99,10 @@ class FinishedRun:
     runs: Path
     results: Path
 
+    @property
+    def log(self) -> Path:
+        return self.runs.parent / "log"
+
     def stage(self, name: str) -> Path:
         return self.runs / "test" / name
 
@@ -115,7 +119,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Finish
     run = FinishedRun(folder / "runs", folder / "results" / "test")
     with FileLock(folder.with_suffix(".lock")):
         if not (run.results / "manifest.json").exists():
-            command = [MIGRL, *map(str, reproduce_arguments(folder))]
-            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG, check=False)
-            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+            folder.mkdir(exist_ok=True)
+            with run.log.open("w") as log:
+                command = [MIGRL, *map(str, reproduce_arguments(folder))]
+                result = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=HANG, check=False)
+            assert result.returncode == 0, run.log.read_text()[-8000:]
     return run

@@ -27,6 +27,15 @@ def test_every_stage_leaves_a_manifest_and_the_evidence_verifies(finished: Finis
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_its_log_is_short_and_made_of_plain_lines(finished: FinishedRun) -> None:
+    log = finished.log.read_bytes().decode()
+    lines = log.split("\n")
+    assert "\r" not in log and "\x1b" not in log and "%|" not in log and len(lines) <= 60
+    for words in ("sft: step 8 of 8, loss ", "grpo: step 4 of 4, loss ", "evaluating rl: 53 of 53, took "):
+        assert sum(line.startswith(words) for line in lines) == 1, log
+    assert all(f"[{place}/{len(STAGES)}] {stage}: done in" in log for place, stage in enumerate(STAGES, 1))
+
+
 def test_a_second_run_skips_everything_and_writes_none_of_it_again(finished: FinishedRun, tmp_path: Path) -> None:
     shutil.copytree(finished.runs, tmp_path / "runs")
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from migrl.running.watch.guard import LongRunGuard
 from migrl.running.watch.signals import Stopped, read_request, stop_on_signals
 from migrl.running.watch.trackers import check_trackers, keep_local, use_trackers
 from migrl.running.watch.watchdog import Watchdog
-from migrl.training.trainer import StepLog, name_metrics, train_resuming
+from migrl.training.step_log import ProgressLines, StepLog, name_metrics
+from migrl.training.trainer import train_resuming
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST = ROOT / "reproduce" / "recipes" / "test.yaml"
@@ -252,12 +255,13 @@ def train(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    use_trackers(arguments, StageContext("grpo", load_recipe(TEST, [f"trackers=[{trackers}]"]), {}, folder))
+    context = StageContext("grpo", load_recipe(TEST, [f"trackers=[{trackers}]"]), {}, folder)
+    use_trackers(arguments, context)
     guard = LongRunGuard(folder, WatchSettings(), alarms, list_losses, 0)
     rows = [{"ids": index % 4} for index in range(20)]  # so that the last step is not the end of an epoch
     trainer = Trainer(Word(), arguments, train_dataset=rows, callbacks=[AtStep(2, act), *callbacks])
     trainer.add_callback(guard)
-    train_resuming(trainer, folder / "checkpoints")
+    train_resuming(trainer, context)
     return trainer
 
 
@@ -401,6 +405,19 @@ def test_tensorboard_and_the_log_go_on_where_a_killed_training_is_taken_up(
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [*range(1, 9)]
     assert [row["loss"] for row in rows] == pytest.approx([values[step] for step in range(1, 9)])
+
+
+def test_a_training_tells_a_log_where_it_is_and_where_it_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    minutes = count(step=60.0)
+    train(tmp_path, callbacks=[ProgressLines("cold start", interval=240, clock=lambda: next(minutes))])
+    told = [line for line in capsys.readouterr().err.splitlines() if ": step " in line]
+    assert [re.sub(r"loss \d\.\d{3}", "loss L", line) for line in told[:2]] == [
+        "cold start: step 4 of 8, loss L, 4 min 0 s left",
+        "cold start: step 8 of 8, loss L, took 10 min 0 s",
+    ]
+    assert re.fullmatch(r"grpo: step 8 of 8, loss \d\.\d{3}, took \d+ s", told[2]), "the stage's own"
 
 
 def test_metrics_of_trl_that_are_missing_in_a_step_do_not_end_it() -> None:

@@ -135,7 +135,7 @@ def train(context: StageContext, rank: Rank) -> None:
         raise UserError("grpo: the tokenizer pads right, so short prompts would train blind; set padding_side to left")
     meter = StepMeter(settings.lora, rollouts=True)
     trainer.add_callback(meter)
-    train_resuming(trainer, context.folder / "checkpoints")
+    train_resuming(trainer, context)
     meter.save(context.folder)
     if log is not None:
         log.close()

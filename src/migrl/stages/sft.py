@@ -70,7 +70,7 @@ def train(context: StageContext, rank: Rank) -> None:
     loss_tokens = check_labels(trainer, processor, completions)
     meter = StepMeter(settings.lora)
     trainer.add_callback(meter)
-    train_resuming(trainer, context.folder / "checkpoints")
+    train_resuming(trainer, context)
     meter.save(context.folder)
     facts = {"samples": len(items), "trainable_parameters": trainable, "loss_tokens_checked": loss_tokens}
     if trainer.is_world_process_zero():

@@ -1,5 +1,6 @@
 """What the two training stages share: LoRA on the language model, data sets for trl, logs, gates."""
 
+import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -12,18 +13,9 @@ from datasets import Dataset, Features, List, Value
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from torch.distributed import distributed_c10d
-from transformers import (
-    PreTrainedModel,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
 
 from migrl.errors import UserError
-from migrl.files import write_jsonl
 from migrl.grounding.images import read_image
 from migrl.models.family import ModelFamily, find_family
 from migrl.models.folder import CONFIG, INDEX
@@ -34,6 +26,7 @@ from migrl.running.watch.guard import AlreadyTrained, LongRunGuard, share_first_
 from migrl.running.worker import Rank
 from migrl.training.checkpoints import find_checkpoint
 from migrl.training.features import find_tower
+from migrl.training.step_log import ProgressBar, ProgressLines, StepLog, list_steps
 
 LOG = "log.jsonl"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -174,46 +167,6 @@ def decode_images(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "images": [decoded[uid] for uid in rows["uid"]]}
 
 
-class StepLog(TrainerCallback):
-    """`log.jsonl`, a row per step, in the main process.
-
-    What was before this start comes from the trainer's state, which checkpoints carry: after any kill none is missing
-    or twice.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        write_jsonl(self.path, list_steps(state.log_history))
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        write_jsonl(self.path, list_steps(state.log_history[-1:]), append=True)
-
-
-def list_steps(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per step of what a trainer logged, with our names; its summary at the end is none."""
-    return [{"step": row["step"], **name_metrics(row)} for row in history if "loss" in row]
-
-
-class ProgressBar(ProgressCallback):
-    """The trainer's bar with a few metrics behind it, in place of a line of all metrics a step."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.training_bar is not None and logs:
-            metrics = name_metrics(logs)
-            self.training_bar.set_postfix({name: f"{metrics[name]:.3f}" for name in BAR_METRICS if name in metrics})
-
-
 def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -> list[TrainerCallback]:
     """The log, and what may end a training (running/watch/guard.py)."""
     process = PartialState()
@@ -221,8 +174,8 @@ def make_callbacks(context: StageContext, alarms: AlarmSettings | None = None) -
     return [StepLog(context.folder / LOG), guard] if process.is_main_process else [guard]
 
 
-def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
-    """Train under our bar, from the last complete checkpoint if there is one.
+def train_resuming(trainer: Trainer, context: StageContext) -> None:
+    """Train, showing how far it is, from the last complete checkpoint if there is one.
 
     Raises:
         UserError: an alarm, or no room for a checkpoint.
@@ -231,9 +184,9 @@ def train_resuming(trainer: Trainer, checkpoints: Path) -> None:
     guard = trainer.pop_callback(LongRunGuard)
     assert isinstance(guard, LongRunGuard)  # of make_callbacks
     # All from the same, though another machine may see the files of the last one later.
-    checkpoint = share_first_message(find_checkpoint(checkpoints, trainer.args.world_size))
+    checkpoint = share_first_message(find_checkpoint(context.folder / "checkpoints", trainer.args.world_size))
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(ProgressBar())
+    trainer.add_callback(ProgressBar() if sys.stderr.isatty() else ProgressLines(context.name))
     trainer.add_callback(guard)
     trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
     with guard.watching(get_model(trainer)), suppress(AlreadyTrained):  # then what it loaded is the result
@@ -249,34 +202,3 @@ def save_trained(trainer: Trainer, folder: Path) -> None:
         for path in folder.iterdir():
             if path.suffix != ".safetensors" and path.name not in (CONFIG, INDEX, ADAPTER_CONFIG):
                 path.unlink()
-
-
-BAR_METRICS = ("loss", "token_accuracy", "hit_reward", "kl")
-METRICS = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "entropy": "entropy",
-    "mean_token_accuracy": "token_accuracy",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "hit": "hit_reward",
-    "zero_variance": "zero_variance",
-    "kl": "kl",
-    "completions/mean_length": "completion_length",
-    "completions/clipped_ratio": "truncation",
-    "sampling/sampling_logp_difference/mean": "sampling_difference",
-    "sampling/sampling_logp_difference/max": "largest_sampling_difference",
-    "sampling/importance_sampling_ratio/mean": "importance_ratio",
-}
-
-
-def name_metrics(logs: dict[str, Any]) -> dict[str, float]:
-    """The trainer's metrics under our names, without those it could not measure; the rest stays in the trackers.
-
-    Each reward's mean is called as trl does, such as `rewards/format`.
-    """
-    means = [key for key in logs if key.startswith("rewards/") and key.endswith("/mean")]
-    # Sorted, as a resumed training finds them in the state that it reads back: the same row, byte for byte.
-    names = METRICS | {key: key.removesuffix("/mean") for key in sorted(means)}
-    return {ours: float(logs[theirs]) for theirs, ours in names.items() if logs.get(theirs) is not None}
