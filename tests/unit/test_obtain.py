@@ -8,17 +8,22 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import snapshot_download
 
 from migrl.data.download import Obtained, Source, download, load_sources, obtain, record
+from migrl.data.download.hub import DownloadBar
 from migrl.data.download.progress import hash_with_progress
 from migrl.errors import UserError
 from migrl.files import take_lock
+from migrl.progress import Lines
 
 FIRST, SECOND = "1" * 40, "2" * 40
 REPO = "someone/data"
@@ -168,6 +173,20 @@ def test_a_file_that_did_not_change_is_not_hashed_again(
     (folder / "downloads" / REPO / "records.json").touch()
     obtain(source, folder, endpoint=hub.address)
     assert hashed[3:] == ["records.json"]
+
+
+def test_without_a_terminal_a_long_download_tells_how_far_it_is(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    minutes = count(step=60.0)
+    monkeypatch.setattr("migrl.data.download.hub.Lines", partial(Lines, clock=lambda: next(minutes)))
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 200_000)
+    obtain(make_source(tmp_path), tmp_path, endpoint=hub.address)
+    told = ["downloading: 200.0 kB of 512.0 kB, 1 min 34 s left", "downloading: 400.0 kB of 512.0 kB, 34 s left"]
+    assert capsys.readouterr().err.splitlines() == told
+    whole = {"repo_type": "dataset", "allow_patterns": "*.bin", "endpoint": hub.address}
+    snapshot_download(REPO, revision=FIRST, local_dir=tmp_path / "whole", tqdm_class=DownloadBar, **whole)
+    assert capsys.readouterr().err.splitlines() == told, "as the files of a model come"
 
 
 def test_a_connection_that_breaks_half_way_is_taken_up_where_it_broke(

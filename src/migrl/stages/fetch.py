@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +174,14 @@ def download_model(path: str, revision: str | None, folder: Path) -> Path:
     """Bring the files of a model folder from the Hub, into a place beside `folder` that a killed run finds again."""
     from huggingface_hub import snapshot_download
 
+    from migrl.data.download.hub import DownloadBar
+
     # Of each revision apart: the newest commit may be another one at the next start.
     place = folder.parent / DOWNLOAD / folder.name / (revision or "newest").replace("/", "_")
-    snapshot_download(path, revision=revision, local_dir=place, allow_patterns=[*SMALL_FILES, WEIGHTS, INDEX])
+    download = partial(snapshot_download, path, revision=revision, local_dir=place, tqdm_class=DownloadBar)
+    download(allow_patterns=[*SMALL_FILES, WEIGHTS, INDEX])
     if (place / INDEX).is_file() and not (place / WEIGHTS).is_file():
-        snapshot_download(path, revision=revision, local_dir=place, allow_patterns=read_shards(place / INDEX))
+        download(allow_patterns=read_shards(place / INDEX))
     return place
 
 

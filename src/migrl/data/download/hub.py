@@ -2,17 +2,41 @@
 
 import glob
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, tqdm  # type: ignore[attr-defined]
 
 from migrl.data.download.catalog import Repo
 from migrl.errors import UserError, is_disk_full
+from migrl.progress import Lines
+
+
+class DownloadBar(tqdm):
+    """The bar of huggingface_hub; without a terminal no bar, but a plain line a minute.
+
+    Of a whole folder it makes three: files, bytes that came and bytes that were written. The last are told.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        silent = not sys.stderr.isatty()
+        if silent:
+            options["disable"] = True  # the bar of files would be drawn all the same
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        told = silent and options.get("unit") == "B" and not str(options.get("name")).endswith(".transfer")
+        self.lines = Lines("downloading", 0, int(options.get("initial") or 0), in_bytes=True) if told else None
+
+    def update(self, n: float | None = 1) -> Any:
+        if self.lines is not None:
+            self.lines.total = int(self.total or 0)  # of a folder it grows as files are begun
+            self.lines.tell(self.lines.done + int(n or 0))
+        return super().update(n)
 
 
 class Hub:
@@ -50,7 +74,8 @@ class Hub:
                 rest.unlink()
         url = hf_hub_url(name, path, repo_type=self.repos[name].type, revision=commit, endpoint=self.endpoint)
         with self._explain_errors(f"{name}/{path}", name, commit), partial.open("ab") as file:
-            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+            headers, start = build_hf_headers(), file.tell()
+            http_get(url, file, resume_size=start, headers=headers, expected_size=size, tqdm_class=DownloadBar)
         partial.replace(target)
 
     @contextmanager
