@@ -18,6 +18,8 @@ UV_VERSION := 0.13.9
 STAGES := fetch synthesize sft merge select grpo evaluate pass_rates
 BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
+# In a log, more than a hundred names of packages would bury the rest; errors stay.
+QUIET := $(shell test -t 2 || echo --quiet)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -48,8 +50,8 @@ $(STAMP): pyproject.toml requirements.lock
 	  "$$chosen" -m venv --clear .venv; \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install $(QUIET) --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	$(BIN)/uv pip install $(QUIET) --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
