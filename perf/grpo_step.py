@@ -3,7 +3,7 @@
     python perf/grpo_step.py                        tiny and mid, three measurements each, alternating; paper by FLOPs
     python perf/grpo_step.py --shapes tiny --repeats 5 --json out.json
 
-    tiny    the tiny recipe on the committed base: 12 prompts, groups of 8, micro batches of 48
+    tiny    the tiny recipe on the committed base: 16 prompts, groups of 8, micro batches of 64
     mid     about 100 M parameters, random: one prompt of 4 pictures and about 800 tokens, completions of 40 to 88
     paper   a prompt of the paper recipe, counted: nothing is run
 

@@ -97,7 +97,7 @@ def test_the_plan_shows_the_times_of_the_committed_run(tmp_path: Path) -> None:
     seconds, duration = read_json(TINY / "manifest.json")["stages"]["grpo"]["seconds"], plan_grpo().duration
     assert duration.basis == "measured" and duration.low == seconds
     # Twice the steps at the rate of the committed run; the plan takes its completions to be longer than they were.
-    longer = plan_grpo("grpo.max_steps=120").duration
+    longer = plan_grpo("grpo.max_steps=160").duration
     assert longer.basis == "measured" and "per second, measured" in longer.words
     assert longer.high == pytest.approx(2 * seconds, rel=0.4)
     assert plan_grpo("grpo.num_generations=4").duration is None

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from migrl.files import hash_file
 from migrl.models.family import read_family
 from migrl.world.base import BaseTraining, train_base
-from migrl.world.tokenizer import ANSWER_TOKENS
+from migrl.world.corpus import draw_corpus
+from migrl.world.tokenizer import ANSWER_TOKENS, build_processor
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "reproduce" / "tiny_base"
@@ -28,7 +29,7 @@ def test_the_committed_weights_are_the_ones_the_recipes_name() -> None:
         assert named == {"model.safetensors": hash_file(BASE / "model.safetensors")}
 
 
-@pytest.mark.parametrize("phase", ["see", "speak", "bind"])
+@pytest.mark.parametrize("phase", ["see", "speak", "bind", "look-up", "choose"])
 def test_the_first_steps_of_training_follow_the_recorded_losses(
     phase: str, trajectory: tuple[dict[str, list[float]], dict[str, list[float]]]
 ) -> None:
@@ -37,6 +38,11 @@ def test_the_first_steps_of_training_follow_the_recorded_losses(
     assert len(found) == len(recorded) == 20
     assert float(deviation.max()) < MAX_DEVIATION
     assert abs(float((found - recorded).mean() / recorded.mean())) < MEAN_DRIFT
+
+
+def test_the_tokenizer_learned_anew_is_the_committed_one(tmp_path: Path) -> None:
+    build_processor(draw_corpus(BaseTraining().seed), tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == (BASE / "tokenizer.json").read_text()
 
 
 @pytest.fixture(scope="module")

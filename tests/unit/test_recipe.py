@@ -130,7 +130,7 @@ def test_the_worlds_sets_have_the_names_that_a_recipe_may_use() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("grpo.num_generations=3", "legal values: 1, 2, 3, 4, 6, 9, 12, 18, 36"),
+        ("grpo.num_generations=3", "legal values: 1, 2, 3, 4, 6, 8, 12, 16, 24, 48"),
         ("sft.per_device_train_batch_size=5", "legal values: 1, 2, 4, 8, 16"),
         ("grpo.save_only_model=true", "cannot resume"),
         ("evaluate.arms=[base, base]", "at most once"),

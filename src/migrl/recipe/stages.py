@@ -99,6 +99,7 @@ class SftSettings(Section):
 class SelectSettings(Section):
     """Rejection sampling: keep samples that are sometimes hit, `0 < pass rate < 1`; or all, to rehearse.
 
+    `max_pass_rate` also leaves out what is hit more often than that, which RL soon has nothing to learn from.
     A batch of the transformers engine holds at most `batch` questions and, if given, `batch_pixels` pixels of their
     resized pictures; each has `rollouts` sequences. pass_rates takes the same engine: only the weights may differ.
     """
@@ -106,6 +107,7 @@ class SelectSettings(Section):
     engine: EngineName = "transformers"
     keep: Literal["solvable", "all"] = "solvable"
     rollouts: Annotated[int, Field(strict=True, ge=2, le=1000)]
+    max_pass_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
     batch: Batch
     batch_pixels: Count | None = None
     max_per_task: Count

@@ -10,6 +10,7 @@ from typing import Any
 
 from migrl.files import write_json, write_jsonl
 from migrl.models.loading import Weights
+from migrl.recipe import SelectSettings
 from migrl.running.launch import launch_generation
 from migrl.running.metering import read_performance
 from migrl.running.stage import StageContext
@@ -31,7 +32,7 @@ def run(context: StageContext) -> dict[str, Any]:
     launch_generation("migrl.stages.select", context, generate)
     samples = read_pool(context)
     rows = write_rollouts(context, samples)
-    kept = keep_solvable(rows, settings.max_per_task, settings.seed, everything=settings.keep == "all")
+    kept = keep_solvable(rows, settings)
     write_jsonl(context.folder / "rl.jsonl", [sample.to_json() for sample in samples if sample.uid in kept])
     facts = count_pass_rates(rows, settings.rollouts, len(kept))
     write_json(context.folder / "pass_rates.json", facts)
@@ -43,16 +44,17 @@ def generate(context: StageContext, rank: Rank) -> None:
     sample_rollouts(context, rank, read_pool(context), Weights(find_start(context)))
 
 
-def keep_solvable(rows: list[dict[str, Any]], max_per_task: int, seed: int, *, everything: bool = False) -> set[str]:
-    """Uids with 0 < pass rate < 1 (or all, with `everything`), at most `max_per_task` of a task, chosen by seed."""
+def keep_solvable(rows: list[dict[str, Any]], settings: SelectSettings) -> set[str]:
+    """Uids that are sometimes hit and at most `max_pass_rate` often (or all), `max_per_task` of a task, by seed."""
     by_task: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        if everything or 0 < row["hits"] < len(row["completions"]):
+        hits, rollouts = row["hits"], len(row["completions"])
+        if settings.keep == "all" or (0 < hits < rollouts and hits <= settings.max_pass_rate * rollouts):
             by_task[row["task"]].append(row["uid"])
-    rng = Random(seed)
+    rng = Random(settings.seed)
     kept = set()
     for _, uids in sorted(by_task.items()):
-        kept.update(rng.sample(uids, min(max_per_task, len(uids))))
+        kept.update(rng.sample(uids, min(settings.max_per_task, len(uids))))
     return kept
 
 

@@ -1,10 +1,12 @@
 """Training of the tiny base: Qwen2.5-VL's architecture at about 1.4 M parameters, from scratch.
 
-Three phases, from one seed. `see` trains the vision tower alone: a head on every visual
+Five phases, from one seed. `see` trains the vision tower alone: a head on every visual
 token names the colour, the shape and the box digits of the thing in that cell, as dense a signal
 as there is. `speak` trains the whole model on lessons, loss on the completion, with the vision
 head kept at a low weight. `bind` drops the head and goes on with lessons whose images show the
-same things in other places, so that the number of the image counts as much as the name. What was
+same things in other places, so that the number of the image counts as much as the name. Then the
+tower is frozen, and the language model learns to look up what was listed (`look-up`) and to answer
+choices by it (`choose`). What was
 tried, with figures: reproduce/tiny_base/LOG.md.
 """
 
@@ -13,9 +15,10 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +30,8 @@ from torch.utils.data import IterableDataset
 
 from migrl.world.batches import LessonBatches, SceneBatches
 from migrl.world.corpus import draw_corpus
-from migrl.world.lessons import Crowd
+from migrl.world.lessons import Crowd, Lesson, draw_lesson
+from migrl.world.look_ups import draw_choice, draw_look_up
 from migrl.world.model import build_model
 from migrl.world.see import IGNORED, SeeHead, find_word_ids
 from migrl.world.tokenizer import build_processor
@@ -45,10 +49,12 @@ class BaseTraining:
     see_steps: int = 400
     speak_steps: int = 4000
     bind_steps: int = 1200
+    look_up_steps: int = 2000
+    choose_steps: int = 3000
     lr: float = 4e-3
     bind_lr: float = 2e-3
     see_weight: float = 0.2
-    threads: int = 2
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,15 +108,26 @@ def train_base(training: BaseTraining, folder: Path, *, stop_after: int | None =
     scenes = SceneBatches(processor, seed=f"see-{seed}", size=size)
     easy_steps = training.speak_steps // 10
     lessons = LessonBatches(processor, seed=f"speak-{seed}", size=size, crowd=Crowd(3), easy_steps=easy_steps)
-    related = LessonBatches(processor, seed=f"bind-{seed}", size=size, crowd=Crowd(3, related=0.7))
+
+    def draw_batches(name: str, draw: Callable[[Random, Crowd], Lesson]) -> LessonBatches:
+        return LessonBatches(processor, seed=f"{name}-{seed}", size=size, crowd=Crowd(3, related=0.7), draw=draw)
+
+    language = [*model.get_submodule("model.language_model").parameters()]
+    bind, look_up = draw_batches("bind", draw_lesson), draw_batches("look-up", draw_look_up)
+    choose = draw_batches("choose", draw_choice)
     phases = (
         Phase("see", see, scenes, vision, training.see_steps, training.lr),
         Phase("speak", speak, lessons, every, training.speak_steps, training.lr),
-        Phase("bind", answer, related, list(model.parameters()), training.bind_steps, training.bind_lr),
+        Phase("bind", answer, bind, list(model.parameters()), training.bind_steps, training.bind_lr),
+        Phase("look-up", answer, look_up, language, training.look_up_steps, training.bind_lr),
+        Phase("choose", answer, choose, language, training.choose_steps, training.bind_lr),
     )
     losses = {}
     for phase in phases:
         if phase.name not in done:
+            trained = {id(parameter) for parameter in phase.parameters}
+            for parameter in every:
+                parameter.requires_grad_(id(parameter) in trained)
             optimizers = build_optimizers(phase.parameters, embeddings, phase.lr)
             losses[phase.name] = train_phase(phase, optimizers, stop_after)
             done.append(phase.name)
@@ -186,21 +203,16 @@ def train_phase(phase: Phase, optimizers: list[Optimizer], stop_after: int | Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Rebuild the tiny base model from its seed (about 46 minutes on 2 cores)."
+        description="Rebuild the tiny base model from its seed (a little over an hour; one thread)."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and processor")
-    parser.add_argument("--see-steps", type=int, default=BaseTraining.see_steps)
-    parser.add_argument("--speak-steps", type=int, default=BaseTraining.speak_steps)
-    parser.add_argument("--bind-steps", type=int, default=BaseTraining.bind_steps)
+    sizes = [field.name for field in fields(BaseTraining) if field.name.endswith("_steps")]
+    for name in sizes:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(BaseTraining, name))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="end each phase early, and record its losses beside the weights")
     arguments = parser.parse_args()
-    training = BaseTraining(
-        seed=arguments.seed,
-        see_steps=arguments.see_steps,
-        speak_steps=arguments.speak_steps,
-        bind_steps=arguments.bind_steps,
-    )
+    training = BaseTraining(seed=arguments.seed, **{name: getattr(arguments, name) for name in sizes})
     losses = train_base(training, arguments.out, stop_after=arguments.stop_after)
     if arguments.stop_after is not None:
         trajectory = {phase: [round(value, 5) for value in values] for phase, values in losses.items()}

@@ -1,6 +1,6 @@
 """Training batches of the tiny base: pictures with their cells' labels, and lessons with their tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
@@ -34,18 +34,27 @@ class SceneBatches(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class LessonBatches(IterableDataset[dict[str, torch.Tensor]]):
-    """Endless batches of lessons; for the first `easy_steps` images hold fewer things."""
+    """Endless batches of lessons that `draw` makes; for the first `easy_steps` images hold fewer things."""
 
-    def __init__(self, processor: ProcessorMixin, *, seed: str, size: int, crowd: Crowd, easy_steps: int = 0) -> None:
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        *,
+        seed: str,
+        size: int,
+        crowd: Crowd,
+        easy_steps: int = 0,
+        draw: Callable[[Random, Crowd], Lesson] = draw_lesson,
+    ) -> None:
         self.processor, self.seed, self.size = processor, seed, size
-        self.crowd, self.easy_steps = crowd, easy_steps
+        self.crowd, self.easy_steps, self.draw = crowd, easy_steps, draw
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         rng, size = Random(self.seed), self.size
         step = 0
         while True:
             crowd = replace(self.crowd, most=2) if step < self.easy_steps else self.crowd
-            lessons = [draw_lesson(rng, crowd) for _ in range(size * CHUNK_BATCHES)]
+            lessons = [self.draw(rng, crowd) for _ in range(size * CHUNK_BATCHES)]
             lessons.sort(key=lambda lesson: (len(lesson.scenes), len(lesson.question + lesson.completion)))
             batches = [lessons[i : i + size] for i in range(0, len(lessons), size)]
             rng.shuffle(batches)

@@ -11,7 +11,9 @@ from migrl.world.tasks import READ_SETS
 def draw_corpus(seed: int, rounds: int = 40) -> list[str]:
     """Lessons, questions, thoughts and prompt texts, `rounds` of each task."""
     rng = Random(f"corpus-{seed}")
-    texts = [*SUFFIXES.values(), *CONCLUSIONS.values(), "system\nYou are a helpful assistant.", "user\n", "assistant\n"]
+    # Not what asks for lists of boxes, which came later: other merges would be another base.
+    suffixes = [suffix for (_, kind), suffix in SUFFIXES.items() if kind != "boxes"]
+    texts = [*suffixes, *CONCLUSIONS.values(), "system\nYou are a helpful assistant.", "user\n", "assistant\n"]
     texts = texts * rounds
     for makers, palette in READ_SETS.values():
         for make in makers.values():

@@ -1,8 +1,8 @@
 """Lessons of the tiny base model: what it knows before any fine-tuning.
 
 Like the paper's base it is strong in one image (it names, points, reads back a box, answers
-simple choices) and can list what several images hold, but it was never taught to *compare*
-images: that is left to the cold start and to RL.
+simple choices) and can list what several images hold. To point at what follows from a comparison
+of images is left to the cold start and to RL.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def list_looks(scenes: list[Scene]) -> str:
     return list_images(tuple(scenes), list(range(1, len(scenes) + 1)))
 
 
-def _draw_scenes(rng: Random, count: int, crowd: Crowd, extra: int = 0) -> list[Scene]:
+def draw_scenes(rng: Random, count: int, crowd: Crowd, extra: int = 0) -> list[Scene]:
     scenes: list[Scene] = []
     for _ in range(count):
         if scenes and crowd.related and rng.random() < crowd.related:
@@ -87,7 +87,7 @@ def _draw_related(rng: Random, scene: Scene, most: int) -> Scene:
 
 def point(rng: Random, crowd: Crowd, listed: float = 0.5) -> Lesson:
     """Point at a named thing in the only image; a share `listed` of the thoughts lists everything first."""
-    (scene,) = _draw_scenes(rng, 1, crowd, extra=1)
+    (scene,) = draw_scenes(rng, 1, crowd, extra=1)
     thing = rng.choice(scene.things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name}."
     return _point_lesson(rng, [scene], 1, thing, question, listed)
@@ -95,7 +95,7 @@ def point(rng: Random, crowd: Crowd, listed: float = 0.5) -> Lesson:
 
 def point_in_image(rng: Random, crowd: Crowd, listed: float = 0.5) -> Lesson:
     """Point at a named thing in image k of several; `listed` as in `point`."""
-    scenes = _draw_scenes(rng, rng.choice((2, 2, 3)), crowd)
+    scenes = draw_scenes(rng, rng.choice((2, 2, 3)), crowd)
     number = rng.randint(1, len(scenes))
     thing = rng.choice(scenes[number - 1].things)
     question = f"{rng.choice(POINT_WORDS)} the {thing.look.name} in image {number}."
@@ -118,7 +118,7 @@ def _point_lesson(rng: Random, scenes: list[Scene], number: int, thing: Thing, q
 
 def point_several(rng: Random, crowd: Crowd) -> Lesson:
     """Point at up to three named things, one after the other, in any order: looking up is what is practised."""
-    scenes = _draw_scenes(rng, rng.choice((1, 2, 2, 3)), crowd)
+    scenes = draw_scenes(rng, rng.choice((1, 2, 2, 3)), crowd)
     found = [(number, thing) for number, scene in enumerate(scenes, 1) for thing in scene.things]
     found = rng.sample(found, min(3, len(found)))
     named = [f"the {thing.look.name} in image {number}" for number, thing in found]
@@ -129,7 +129,7 @@ def point_several(rng: Random, crowd: Crowd) -> Lesson:
 
 def describe(rng: Random, crowd: Crowd) -> Lesson:
     """Name every thing of one image with its box: the densest lesson."""
-    scenes = _draw_scenes(rng, rng.randint(1, 2), crowd, extra=1)
+    scenes = draw_scenes(rng, rng.randint(1, 2), crowd, extra=1)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     parts = [f"{thing.look.name} {format_bare_box(thing.box_cell_px)}" for thing in scene.things]
@@ -138,7 +138,7 @@ def describe(rng: Random, crowd: Crowd) -> Lesson:
 
 def list_all(rng: Random, crowd: Crowd) -> Lesson:
     """List the things of every image."""
-    scenes = _draw_scenes(rng, rng.randint(2, 3), crowd)
+    scenes = draw_scenes(rng, rng.randint(2, 3), crowd)
     if rng.random() < 0.3:
         scenes[-1] = crop_thing(rng, rng.choice(scenes[-1].things))
     listing = list_looks(scenes)
@@ -148,7 +148,7 @@ def list_all(rng: Random, crowd: Crowd) -> Lesson:
 
 def read_box(rng: Random, crowd: Crowd) -> Lesson:
     """Name the thing inside a given box."""
-    scenes = _draw_scenes(rng, rng.randint(1, 3), crowd)
+    scenes = draw_scenes(rng, rng.randint(1, 3), crowd)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     thing = rng.choice(scene.things)
@@ -165,12 +165,12 @@ def repeat(rng: Random, crowd: Crowd) -> Lesson:
     makers, palette = rng.choice(list(READ_SETS.values()))
     case = rng.choice(rng.choice(list(makers.values()))(rng, palette))
     sentence = case.question.split("<|box_start|>")[0] if rng.random() < 0.6 or not case.facts else case.facts
-    return Lesson(tuple(_draw_scenes(rng, 1, crowd)), f"Repeat: {sentence}", sentence, None)
+    return Lesson(tuple(draw_scenes(rng, 1, crowd)), f"Repeat: {sentence}", sentence, None)
 
 
 def choose(rng: Random, crowd: Crowd) -> Lesson:
     """Single-fact multiple choice: how many, what colour, what shape, which object."""
-    scenes = _draw_scenes(rng, rng.randint(1, 2), crowd)
+    scenes = draw_scenes(rng, rng.randint(1, 2), crowd)
     number = rng.randint(1, len(scenes))
     scene = scenes[number - 1]
     match rng.choice(("count", "which", "where")):
