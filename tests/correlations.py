@@ -20,7 +20,7 @@ _LARGEST = 0.999
 @dataclass(frozen=True)
 class Correlations:
     """Of two arms on one sample (`arms`); of one arm on two samples of an image set (`first`, `second`); of two arms
-    on two samples of a set (`across`). None where no image set has two samples, or no covariance fits."""
+    on two samples of a set (`across`). None where no image set has two samples."""
 
     arms: float | None
     first: float | None
@@ -76,8 +76,10 @@ def _solve(terms: list[tuple[float, float, float, float]]) -> float | None:
     return _find_root(miss)
 
 
-def _find_root(miss: Callable[[float], float]) -> float | None:
-    """Where an increasing function is 0, within the range of correlations; None if nowhere."""
-    if miss(-_LARGEST) > 0 or miss(_LARGEST) < 0:
-        return None
+def _find_root(miss: Callable[[float], float]) -> float:
+    """Where an increasing function is 0, in the range of correlations; its end where answers agree still more."""
+    if miss(-_LARGEST) > 0:
+        return -_LARGEST
+    if miss(_LARGEST) < 0:
+        return _LARGEST
     return float(brentq(miss, -_LARGEST, _LARGEST))

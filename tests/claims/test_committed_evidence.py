@@ -71,23 +71,18 @@ def test_rl_beats_the_cold_start_and_the_cold_start_beats_the_base(name: str) ->
     assert claim["low"] > 0 and claim["verdict"] == "reproduced", claim
 
 
-def test_over_all_kept_runs_rl_beats_the_cold_start_on_the_set_it_is_trained_for() -> None:
+@pytest.mark.parametrize("name", GROUNDING)
+def test_over_all_kept_runs_rl_beats_the_cold_start(name: str) -> None:
     """A single run is one draw: what a training run gains varies by five points, from seed to seed and by rounding."""
-    deltas = [claims["mig_bench"]["delta"] for claims in [read_claims(TINY), *read_references()]]
+    deltas = [claims[name]["delta"] for claims in [read_claims(TINY), *read_references()]]
     bound = fmean(deltas) - stdtrit(len(deltas) - 1, 0.95) * stdev(deltas) / len(deltas) ** 0.5
     assert bound > 0, deltas
 
 
-def test_the_effect_holds_in_all_but_one_of_the_reference_seeds() -> None:
+@pytest.mark.parametrize("name", GROUNDING)
+def test_the_effect_holds_in_every_reference_seed(name: str) -> None:
     references = read_references()
-    assert len(references) == 5
-    assert sum(claims["mig_bench"]["low"] > 0 for claims in references) >= len(references) - 1
-
-
-def test_out_of_domain_no_kept_run_shows_a_loss_and_some_show_a_gain() -> None:
-    """There the six runs together do not show a gain, which README says."""
-    found = [claims["out_of_domain"] for claims in [read_claims(TINY), *read_references()]]
-    assert all(claim["high"] > 0 for claim in found) and any(claim["low"] > 0 for claim in found)
+    assert len(references) == 5 and all(claims[name]["low"] > 0 for claims in references)
 
 
 @pytest.mark.parametrize("name", GROUNDING)
