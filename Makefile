@@ -20,6 +20,9 @@ BIN := .venv/bin
 STAMP := .venv/.migrl-stamp
 # In a log, more than a hundred names of packages would bury the rest; errors stay.
 QUIET := $(shell test -t 2 || echo --quiet)
+# uv gives up where it may not write its cache, as under a read-only home; it then downloads into none.
+UV_CACHE = $(or $(UV_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uv)
+NO_CACHE = $(shell { mkdir -p "$(UV_CACHE)" && test -w "$(UV_CACHE)"; } 2>/dev/null || echo --no-cache)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,8 +53,8 @@ $(STAMP): pyproject.toml requirements.lock
 	  "$$chosen" -m venv --clear .venv; \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install $(QUIET) --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
-	$(BIN)/uv pip install $(QUIET) --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(BIN)/uv pip install $(QUIET) $(NO_CACHE) --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	$(BIN)/uv pip install $(QUIET) $(NO_CACHE) --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
