@@ -32,6 +32,6 @@ def calibrate(
     write_table(table, results / "calibration")
     for entry in table["benchmarks"]:
         console.print(f"{entry['claim']}: {entry['finding']}", markup=False, soft_wrap=True)
-    console.print(f"table: {results / 'calibration' / 'table.md'}", markup=False)
+    console.print(f"table: {results / 'calibration' / 'table.md'}", markup=False, soft_wrap=True)
     if misses := list_misses(table):
         raise UserError("required error rates are refuted; see the statistics, not the table:\n" + "\n".join(misses))

@@ -1,5 +1,6 @@
 """The command that evaluates published checkpoints as their authors did."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,8 @@ def peers(
             raise UserError("--predictions are those of one record; name it by --only, and its file by --annotations")
         judged = [read_stored(chosen[0], annotations, predictions, images or annotations.parent)]
     else:
-        judged = run_peers(chosen, runs, overrides or (), tell=lambda said: console.print(said, markup=False))
+        tell = partial(console.print, markup=False, soft_wrap=True)
+        judged = run_peers(chosen, runs, overrides or (), tell=tell)
         if only is None:
             with lock_results(results):
                 write_page(judged, results / PEERS)

@@ -42,10 +42,10 @@ def reproduce(
     publish_report(report, target)
     if settings.claims == "none":
         print_measurements(target, console)
-        console.print(f"report: {target / 'report.md'}")
+        console.print(f"report: {target / 'report.md'}", markup=False, soft_wrap=True)
         return
     print_claims(target, console)
-    console.print(f"report: {target / 'report.html'}")
+    console.print(f"report: {target / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def publish_report(report: Path, target: Path) -> None:

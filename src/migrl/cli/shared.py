@@ -68,8 +68,8 @@ def tell_progress(recipe: Recipe) -> Callable[[str, str], None]:
         if event == "start":
             started[name] = time.monotonic()
         elif event == "skip":
-            console.print(f"{place}: already done, skipped")
+            console.print(f"{place}: already done, skipped", soft_wrap=True)
         else:
-            console.print(f"{place}: done in {time.monotonic() - started[name]:.1f} s")
+            console.print(f"{place}: done in {time.monotonic() - started[name]:.1f} s", soft_wrap=True)
 
     return tell
