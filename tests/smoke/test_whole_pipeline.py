@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,11 @@ def test_its_log_is_short_and_made_of_plain_lines(finished: FinishedRun) -> None
     for words in ("sft: step 8 of 8, loss ", "grpo: step 4 of 4, loss ", "evaluating rl: 53 of 53, took "):
         assert sum(line.startswith(words) for line in lines) == 1, log
     assert all(f"[{place}/{len(STAGES)}] {stage}: done in" in log for place, stage in enumerate(STAGES, 1))
+
+
+def test_every_line_of_its_log_is_ours_and_no_warning_of_a_library(finished: FinishedRun) -> None:
+    ours = re.compile(r"\[\d/\d\] |(sft|grpo): step |(sampling|evaluating) |test recipe|[┏┃┡│└]|report: |$")
+    assert [line for line in finished.log.read_text().split("\n") if not ours.match(line)] == []
 
 
 def test_a_second_run_skips_everything_and_writes_none_of_it_again(finished: FinishedRun, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from migrl.files import find_from_root, write_jsonl
 from migrl.grounding.samples import BoxTarget, Sample
 from migrl.models.family import get_family, read_family
 from migrl.models.folder import read_config
-from migrl.models.loading import choose_kernels, pick_device, read_processor
+from migrl.models.loading import choose_kernels, pick_device, read_processor, save_model
 from migrl.recipe import RehearsalSource
 from migrl.running.metering import release_memory
 from migrl.running.stage import check_disk
@@ -140,7 +140,7 @@ def write_random_model(source: RehearsalSource, processor_folder: Path, dtype: s
         parameters = sum(weight.numel() for weight in build_model(config, dtype=kind).parameters())
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, parameters * kind.itemsize)
-    draw_model(source, config, dtype).save_pretrained(folder, max_shard_size="5GB")
+    save_model(draw_model(source, config, dtype), folder, max_shard_size="5GB")
     processor.save_pretrained(folder)
     release_memory()
     return {"parameters": parameters, "weights": "random"}

@@ -1,5 +1,6 @@
 """Loading a model of a known family and its processor, the same way for every stage and arm."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +132,18 @@ def load_weights(weights: Weights, settings: ModelSettings, local_rank: int = 0)
 
 def write_merged(weights: Weights, settings: ModelSettings, folder: Path) -> None:
     """A whole model in a folder, for what reads no adapters; made on the processor, as nothing is computed but sums."""
-    fold_adapter(load_model(weights.model, settings), weights).save_pretrained(folder)
+    save_model(fold_adapter(load_model(weights.model, settings), weights), folder)
     copy_small_files(weights.model, folder)
+
+
+def save_model(model: PreTrainedModel, folder: Path, **options: Any) -> None:
+    """Write a model's weights and config.
+
+    For this transformers asks accelerate, which imports DeepSpeed, and that would warn on a CPU that it finds no GPU.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    model.save_pretrained(folder, **options)
 
 
 def fold_adapter(model: PreTrainedModel, weights: Weights) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from migrl.errors import OutOfMemory, UserError
 from migrl.grounding.samples import read_samples
 from migrl.models.family import find_family
 from migrl.models.inputs import ModelInput, prepare_input
-from migrl.models.loading import copy_small_files, load_for_inference, load_processor
+from migrl.models.loading import copy_small_files, load_for_inference, load_processor, save_model
 from migrl.recipe import Recipe
 from migrl.running.metering import measure_memory, release_memory
 from migrl.running.stage import StageContext, check_disk
@@ -62,7 +62,7 @@ def merge_adapter(recipe: Recipe, base: Path, adapter: Path, data: Path, out: Pa
     base_logits = compute_logits(model, processor, items)
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     adapter_logits = compute_logits(adapted, processor, items)
-    adapted.merge_and_unload(safe_merge=True).save_pretrained(out)
+    save_model(adapted.merge_and_unload(safe_merge=True), out)
     copy_small_files(base, out)
     del state, model, adapted
     gc.collect()  # they refer to each other, and two models need twice the memory

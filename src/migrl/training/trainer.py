@@ -1,19 +1,19 @@
 """What the two training stages share: LoRA on the language model, data sets for trl, logs, gates."""
 
+import logging
 import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import deepspeed
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, List, Value
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from torch.distributed import distributed_c10d
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, ProgressCallback, Trainer, TrainerCallback
 
 from migrl.errors import UserError
 from migrl.grounding.images import read_image
@@ -99,6 +99,8 @@ def compile_nothing() -> None:
     Its all-reduce of inference would take a minute and a compiler in every new environment, and no training calls it.
     """
     if not torch.cuda.is_available():
+        import deepspeed  # not by what only starts the processes: it would warn there that it finds no GPU
+
         vars(deepspeed.ops)["__compatible_ops__"] = {}  # which it would find out and keep
 
 
@@ -189,8 +191,31 @@ def train_resuming(trainer: Trainer, context: StageContext) -> None:
     trainer.add_callback(ProgressBar() if sys.stderr.isatty() else ProgressLines(context.name))
     trainer.add_callback(guard)
     trainer.args.logging_nan_inf_filter = False  # else a loss that is no number is logged as the mean of those before
+    say_beforehand(trainer)
+    logging.getLogger("transformers.trainer_utils").addFilter(is_worth_telling)
     with guard.watching(get_model(trainer)), suppress(AlreadyTrained):  # then what it loaded is the result
         trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def say_beforehand(trainer: Trainer) -> None:
+    """Set what the trainer would find missing, and then set so itself with a warning.
+
+    It looks for the tokenizer's tokens in a model's outer configuration; one with a vision tower has them in that of
+    its language model. And it tells DeepSpeed of how many gradients are added up, but not accelerate. It still warns of
+    a token that the model's own generation does not know.
+    """
+    config, processor = get_model(trainer).config, trainer.processing_class
+    if isinstance(processor, ProcessorMixin):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(config, name, None) != (token := getattr(processor.tokenizer, name)):
+                setattr(config, name, token)
+    if trainer.is_deepspeed_enabled:
+        trainer.accelerator.gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+
+
+def is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not that checkpoints of one second are ordered by their steps: a disk is suspected, and nothing is wrong."""
+    return "mtime may not be reliable" not in record.getMessage()
 
 
 def save_trained(trainer: Trainer, folder: Path) -> None:
