@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml requirements.lock
 	  echo "setup: .venv with $$("$$chosen" --version)"; \
 	  "$$chosen" -m venv --clear .venv; \
 	fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install $(QUIET) $(NO_CACHE) --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install $(QUIET) $(NO_CACHE) --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
