@@ -24,6 +24,7 @@ from migrl.running.container import read_image
 from migrl.running.stage import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 DIGEST = "sha256:" + hashlib.sha256(b"an image").hexdigest()
 # Answers what the script asks an engine; everything it is called with goes into a file. An archive holds one file.
 ENGINE = """#!/bin/sh
@@ -135,6 +136,7 @@ def test_an_image_is_described_by_what_its_build_and_its_start_left(tmp_path: Pa
         read_image(image_file, digest_file)
 
 
+@needs_git
 def test_outside_of_git_the_revision_is_the_image_s_if_the_source_is_the_image_s(tmp_path: Path) -> None:
     commit = "git init -q; git -c user.name=a -c user.email=a@b commit -q --allow-empty -m another"
     subprocess.run(["sh", "-ec", commit], cwd=tmp_path, check=True)  # a repository around the source is not its own
@@ -201,7 +203,7 @@ def test_sigterm_reaches_the_command_through_everything_between(tmp_path: Path) 
     stand_in = tmp_path / "engines" / "docker"  # runs the command behind the image's name, as its first process
     starts = 'if [ "$1" = run ]; then while [ "$1" != migrl ]; do shift; done; shift; exec "$@"; fi\n'
     stand_in.write_text(stand_in.read_text() + starts)
-    (tmp_path / "long.mk").write_text(f"long:\n\t{sys.executable} long.py\n")
+    (tmp_path / "long.mk").write_text(f"long:\n\t'{sys.executable}' long.py\n")
     (tmp_path / "long.py").write_text(
         "import pathlib, signal\n"
         "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('saved').touch(), exit(143)))\n"
@@ -266,6 +268,7 @@ def test_each_engine_builds_runs_and_archives_by_its_own_words(tmp_path: Path, e
     assert (tmp_path / "kept" / "image.tar.sha256").read_text() == told
 
 
+@needs_git
 def test_the_build_is_told_the_revision_of_this_folder_and_of_none_around_it(tmp_path: Path) -> None:
     folder = tmp_path / "unpacked"
     environment = put_engines(folder, docker=0)
