@@ -116,7 +116,7 @@ def build_plan(recipe: Recipe, runs: Path, results: Path, options: GpuOptions, p
     if machine.knows_host:
         refusals += full
     else:
-        notes += [f"not this machine's disk: {fault}" for fault in full]
+        notes += [f"not this machine's {fault}" for fault in full]
     return Plan(
         recipe.name,
         machine,
