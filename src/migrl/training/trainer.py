@@ -204,8 +204,9 @@ def say_beforehand(trainer: Trainer) -> None:
     its language model. And it tells DeepSpeed of how many gradients are added up, but not accelerate. It still warns of
     a token that the model's own generation does not know.
     """
-    config, processor = get_model(trainer).config, trainer.processing_class
+    processor = trainer.processing_class
     if isinstance(processor, ProcessorMixin):
+        config = get_model(trainer).config
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(config, name, None) != (token := getattr(processor.tokenizer, name)):
                 setattr(config, name, token)
