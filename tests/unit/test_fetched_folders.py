@@ -236,7 +236,7 @@ def test_a_hub_model_is_asked_for_by_exact_names_and_its_weights_wait_in_a_worki
     shards = split_weights(base)
     asked: list[str] = []
 
-    def bring_named(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+    def bring_named(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str], tqdm_class: type) -> None:
         asked.extend(allow_patterns)
         local_dir.mkdir(parents=True, exist_ok=True)
         for name in allow_patterns:

@@ -133,7 +133,7 @@ def test_a_checkpoint_is_downloaded_once_for_all_that_it_is_asked(
 ) -> None:
     calls = []
 
-    def bring(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+    def bring(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str], tqdm_class: type) -> None:
         calls.append((path, revision))
         shutil.copytree(ROOT / "reproduce" / "tiny_base", local_dir)
 

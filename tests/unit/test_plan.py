@@ -239,7 +239,7 @@ def test_arithmetic_is_refused_before_anything_loads_and_only_for_stages_that_ru
 def test_a_model_of_unknown_shape_is_fetched_before_its_shape_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bring(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+    def bring(path: str, *, revision: str, local_dir: Path, allow_patterns: list[str], tqdm_class: type) -> None:
         shutil.copytree(ROOT / "reproduce" / "tiny_base", local_dir)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", bring)
