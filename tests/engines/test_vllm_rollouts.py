@@ -20,8 +20,8 @@ PLAIN = (
     "grpo.max_steps=3",
     "vllm.enforce_eager=true",
 )
-# The largest mean of a step was 2.2e-4, from the first step on, and every greedy text is equal (results/engines). With trl
-# alone it was 1.2e-3, in bfloat16, which it took; other prompts make 0.1.
+# The largest mean of a step was 2.2e-4, and every greedy text is equal (results/engines). With trl alone it was 1.2e-3,
+# in bfloat16, which it took; other prompts make 0.1.
 MEAN_DIFFERENCE = 5e-4
 # Mean length of a step's 32 completions, whose standard deviation is about 15: three standard errors of a difference.
 LENGTH_DIFFERENCE = 12.0
