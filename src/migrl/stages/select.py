@@ -1,7 +1,7 @@
 """select: rejection sampling. Keep RL samples that the start model hits sometimes, but not always.
 
-k rollouts per sample at the RL temperature; a sample is kept if 0 < pass rate < 1, at most
-`max_per_task` of each task. All-hit and all-miss groups have no advantage and would be wasted.
+k rollouts per sample at the RL temperature; a sample is kept if 0 < pass rate < 1 and it is at most
+`max_pass_rate`, at most `max_per_task` of each task. All-hit and all-miss groups have no advantage and would be wasted.
 """
 
 from collections import defaultdict

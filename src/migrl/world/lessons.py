@@ -5,7 +5,7 @@ simple choices) and can list what several images hold. To point at what follows 
 of images is left to the cold start and to RL.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -15,6 +15,7 @@ from migrl.world.cases import CONCLUSIONS, ask_choice, list_images
 from migrl.world.scenes import (
     COLOURS,
     SHAPES,
+    Look,
     Scene,
     Thing,
     crop_thing,
@@ -59,13 +60,19 @@ def list_looks(scenes: list[Scene]) -> str:
     return list_images(tuple(scenes), list(range(1, len(scenes) + 1)))
 
 
+def draw_any(rng: Random, count: int) -> list[Look]:
+    """Different looks of every colour and shape, seen in tasks or not."""
+    return draw_looks(rng, count, tuple(COLOURS), SHAPES)
+
+
 def draw_scenes(rng: Random, count: int, crowd: Crowd, extra: int = 0) -> list[Scene]:
+    """So many images, of which a crowd's share show things of an earlier one; unrelated ones may hold `extra` more."""
     scenes: list[Scene] = []
     for _ in range(count):
         if scenes and crowd.related and rng.random() < crowd.related:
             scenes.append(_draw_related(rng, rng.choice(scenes), crowd.most))
         else:
-            looks = draw_looks(rng, rng.randint(1, crowd.most + extra), tuple(COLOURS), SHAPES)
+            looks = draw_any(rng, rng.randint(1, crowd.most + extra))
             scenes.append(draw_scene(rng, looks, specks=rng.choice((0, 0, 6))))
     return scenes
 
@@ -75,7 +82,7 @@ def _draw_related(rng: Random, scene: Scene, most: int) -> Scene:
     match rng.choice(("some", "some", "moved", "mirrored", "close")):
         case "some":
             kept = rng.sample(scene.looks, rng.randint(1, min(most, len(scene.looks))))
-            new = [look for look in draw_looks(rng, most, tuple(COLOURS), SHAPES) if look not in kept]
+            new = [look for look in draw_any(rng, most) if look not in kept]
             return draw_scene(rng, kept + new[: rng.randint(0, most - len(kept))], specks=rng.choice((0, 0, 6)))
         case "moved":
             return move_things(rng, scene)
@@ -181,7 +188,7 @@ def choose(rng: Random, crowd: Crowd) -> Lesson:
         case "which":
             question, truth = f"Which object is in image {number}?", rng.choice(scene.looks).name
             here = {look.name for look in scene.looks}
-            other = [look.name for look in draw_looks(rng, 12, tuple(COLOURS), SHAPES) if look.name not in here]
+            other = [look.name for look in draw_any(rng, 12) if look.name not in here]
             options = [truth, *other[:2]]
         case _:
             look = rng.choice(scene.looks)
@@ -218,7 +225,12 @@ LESSONS: dict[Callable[[Random, Crowd], Lesson], float] = {
 """Lessons and their weights. Pointing is half of all: looking a named thing up takes longest to learn."""
 
 
-def draw_lesson(rng: Random, crowd: Crowd) -> Lesson:
-    """One lesson of the mixture."""
-    (kind,) = rng.choices(list(LESSONS), weights=list(LESSONS.values()))
+def draw_from(mixture: Mapping[Callable[[Random, Crowd], Lesson], float], rng: Random, crowd: Crowd) -> Lesson:
+    """One lesson of a mixture, whose kinds have weights."""
+    (kind,) = rng.choices(list(mixture), weights=list(mixture.values()))
     return kind(rng, crowd)
+
+
+def draw_lesson(rng: Random, crowd: Crowd) -> Lesson:
+    """One lesson of the phases `speak` and `bind`."""
+    return draw_from(LESSONS, rng, crowd)

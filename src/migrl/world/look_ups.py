@@ -7,7 +7,7 @@ an example, as `point_several` teaches pointing. Choices are asked in other word
 from collections.abc import Callable, Iterable
 from random import Random
 
-from migrl.world.lessons import Crowd, Lesson, choice_lesson, draw_lesson, draw_scenes, list_looks
+from migrl.world.lessons import Crowd, Lesson, choice_lesson, draw_any, draw_from, draw_lesson, draw_scenes, list_looks
 from migrl.world.scenes import COLOURS, SHAPES, Look, Scene, draw_looks, draw_scene
 
 PLACE_WORDS = (
@@ -27,11 +27,6 @@ NEW_WORDS = (
     "Which object is only in image 2?",
     "What does image 2 show that image 1 does not?",
 )
-
-
-def draw_any(rng: Random, count: int) -> list[Look]:
-    """Different looks of every colour and shape."""
-    return draw_looks(rng, count, tuple(COLOURS), SHAPES)
 
 
 def draw_over(rng: Random, groups: list[list[Look]]) -> list[Scene]:
@@ -203,11 +198,9 @@ CHOICES: dict[Callable[[Random, Crowd], Lesson], float] = {
 
 def draw_look_up(rng: Random, crowd: Crowd) -> Lesson:
     """One lesson of the phase `look-up`."""
-    (kind,) = rng.choices(list(LOOK_UPS), weights=list(LOOK_UPS.values()))
-    return kind(rng, crowd)
+    return draw_from(LOOK_UPS, rng, crowd)
 
 
 def draw_choice(rng: Random, crowd: Crowd) -> Lesson:
     """One lesson of the phase `choose`."""
-    (kind,) = rng.choices(list(CHOICES), weights=list(CHOICES.values()))
-    return kind(rng, crowd)
+    return draw_from(CHOICES, rng, crowd)
